@@ -1,0 +1,146 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12 · Tables, figures, and the ledger of claims
+#
+# This notebook computes nothing new. It reads what the others have left in `runs/` and in the folder of tables, and holds
+# it against what the paper claims. It fails rather than guesses: a table that is missing is an error that names the notebook.
+#
+# **After this notebook you can** say for each claim what the paper reports, what this run measured, at which scale, and
+# what was not tested.
+#
+# **Time:** seconds.
+
+# %% tags=["parameters"]
+PRESET = "tiny"
+SEED = None
+OVERRIDES = {}
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from tracelift_lib import report
+from tracelift_lib.pipeline import WARM_START, Run
+
+report.set_theme()
+run = Run(PRESET, SEED, OVERRIDES)
+tables = report.read_tables(run, {
+    "executor_success": "03", "uplift_of_reference": "03", "rm_held_out": "02", "rm_by_kind": "02",
+    "evaluation_levels": "07", "gain_over_warm_start": "07", "tracelift_against_exec_only": "07",
+    "unfaithful_successes": "07",
+})
+print("tables in", report.figures_folder(run).name + ":", ", ".join(tables))
+
+# %% [markdown]
+# ## The main table
+#
+# Held-out problems, sampled traces, mean with 95 % interval over problems and seeds.
+
+# %%
+levels = tables["evaluation_levels"]
+levels["value"] = [report.with_interval(r.mean, r.low, r.high, 2) for r in levels.itertuples()]
+main = levels.pivot(index=["split", "policy"], columns="measure", values="value").reset_index()
+main = main[["split", "policy", "success", "faithful", "quality", "tokens"]]
+main["policy"] = main["policy"].map(lambda p: report.LABELS.get(p, p))
+main
+
+# %% [markdown]
+# ## The executor and the reward model
+#
+# The bounds are those that this companion sets for its own tiny world: without a trace the executor must be weak, with the reference
+# strong, with a flawed trace misled; otherwise there would be no uplift to learn from.
+
+# %%
+success = tables["executor_success"].set_index("condition")["success"]
+bounds = pd.DataFrame([
+    {"what": "executor without a trace", "bound": "at most 0.40", "value": success["none"], "met": success["none"] <= 0.40},
+    {"what": "executor with the reference trace", "bound": "at least 0.95", "value": success["reference"],
+     "met": success["reference"] >= 0.95},
+    {"what": "executor with a flawed trace", "bound": "at most 0.40", "value": success["any flaw"],
+     "met": success["any flaw"] <= 0.40},
+])
+held_out = tables["rm_held_out"].set_index("metric")["value"]
+bounds.loc[len(bounds)] = ["RM pair accuracy on held-out groups", "at least 0.95", held_out["pair accuracy"],
+                           held_out["pair accuracy"] >= 0.95]
+bounds.round(3)
+
+# %% [markdown]
+# ## The ledger
+#
+# What the paper says (only figures that we can source), what this run says, and a verdict that is computed from
+# the tables. "Not tested" is a verdict too.
+
+# %%
+contrast = tables["tracelift_against_exec_only"].query("split == 'test' and comparison == 'tracelift - exec_only'")
+contrast = contrast.set_index("measure")
+gain = tables["gain_over_warm_start"].query("split == 'test' and measure == 'success'").set_index("comparison")
+
+
+def difference(row, up=True):
+    """(what this run measured, verdict) of a claim that `row.difference` is positive (or negative)."""
+    text = report.with_interval(row["difference"], row["low"], row["high"])
+    side = (row["low"] > 0) if up else (row["high"] < 0)
+    other = (row["high"] < 0) if up else (row["low"] > 0)
+    return text, "agrees" if side else "disagrees" if other else "no difference found"
+
+
+ours = {
+    "gain_over_exec_only": difference(contrast.loc["success"]),
+    "shorter_traces": difference(contrast.loc["tokens"], up=False),
+    "better_reasoning": difference(contrast.loc["faithful"]),
+    "rm_held_out": (f"pair accuracy {held_out['pair accuracy']:.3f}, group accuracy {held_out['group accuracy']:.3f}",
+                    "cannot be compared: the paper's figures are not available to us"),
+}
+
+# %%
+ledger = pd.DataFrame(
+    {"claim": c["claim"], "paper": c["figure"], "source": c["source"],
+     f"this run ({run.variant})": ours.get(c["id"], ("", ""))[0],
+     "verdict": ours.get(c["id"], ("", c.get("not_tested", "not tested")))[1]}
+    for c in report.claims()
+)
+sources = [run.need("evaluation", **p) for p in [WARM_START, *run.policies()]] + [run.need("rm_scores")]
+report.save_table(run, ledger, "claims_ledger", sources, "see each row", run.preset.planner_training.seeds)
+display(ledger.style.hide(axis="index").set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
+
+# %% [markdown]
+# ## What it cost
+#
+# From the manifests of the stages, so these are the times of the runs that made them, not of this notebook.
+
+# %%
+stages = [run.need(s) for s in ("problems", "executor", "planner", "groups", "reward_model", "rm_scores", "uplift", "baseline")]
+stages += [run.need("planner_training", **p) for p in run.policies()]
+stages += [run.need("evaluation", **p) for p in [WARM_START, *run.policies()]]
+cost = report.cost_table(stages)
+total = cost.groupby("stage", sort=False).agg(
+    runs=("seconds", "size"), seconds=("seconds", "sum"), peak_memory_gb=("peak_memory_gb", "max")).reset_index()
+print(f"{total['seconds'].sum() / 60:.1f} minutes on {stages[1].manifest['hardware']}")
+total
+
+# %% [markdown]
+# ## The summary for the README
+
+# %%
+summary = report.write_summary(run, main, bounds, ledger, total, stages[1].manifest["hardware"], sources)
+display(Markdown(summary))
+
+# %% [markdown]
+# ## What we saw
+#
+# - Each number above stands in a CSV file of the same folder, with preset, n, seeds and revision in its last columns.
+# - "Agrees" means that the direction is the paper's and the interval excludes 0, in a tiny world with tiny models. It is
+#   evidence about the method's mechanism, not about its size at scale.
+#
+# **Try it yourself.** Run `make reproduce SEED=1` and compare the two ledgers: which verdicts survive another seed?

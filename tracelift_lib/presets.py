@@ -1,0 +1,289 @@
+"""Presets: one code path, several sizes.
+
+A preset is a YAML file in `presets/`; it is data, never a branch in the code. Every key is
+checked: an unknown key or a wrong type is an error that says what is allowed. A section that a
+preset leaves out (null) is a part of the pipeline that this size does not run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tracelift_lib.problems import InputError
+from tracelift_lib.prompts import PromptLimits, PromptStyle
+from tracelift_lib.rewards import ARMS
+
+PRESET_FOLDER = Path(__file__).resolve().parent.parent / "presets"
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TinyWorld(Section):
+    """Generated arithmetic stories (tinyworld.py)."""
+
+    source: Literal["tiny_world"]
+    max_number: Positive = Field(description="largest quantity that a story names")
+    max_value: Positive = Field(description="the running quantity stays in 1..max_value")
+    sizes: dict[str, Positive] = Field(description="problems of each split")
+    steps: dict[str, list[Positive]] = Field(description="numbers of steps of each split")
+
+    @model_validator(mode="after")
+    def _same_splits(self) -> TinyWorld:
+        if set(self.sizes) != set(self.steps):
+            raise ValueError("sizes and steps must name the same splits")
+        return self
+
+
+class GSM8K(Section):
+    """Grade-school word problems, from a local folder or the hub."""
+
+    source: Literal["gsm8k"]
+    folder: str | None = Field(description="folder with gsm8k/test.jsonl; null: hub")
+    revision: str = Field(description="revision of openai/gsm8k on the hub")
+    sizes: dict[Literal["train", "test"], Positive]
+
+
+class Qwen2Shape(Section):
+    """Qwen2Config keys. A small model wants larger initial weights than the default 0.02 of large ones."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    max_position_embeddings: Positive
+    initializer_range: Annotated[float, Field(gt=0)]
+
+
+class TrainedModel(Section):
+    """A small Qwen2 model that the pipeline trains itself from random weights."""
+
+    source: Literal["train"]
+    vocab_size: Positive
+    shape: Qwen2Shape
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    mix: dict[Literal["plan", "solve_with_trace", "solve_without_trace"], Share]
+
+
+class WarmStart(Section):
+    """A planner fine-tuned from the executor's own weights on traces that mix habits."""
+
+    source: Literal["executor"]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    habits: dict[Literal["full", "skipped_step", "bare_answer", "wrong_operation"], Share]
+
+
+class WheelModel(Section):
+    """A GGUF model inside a wheel on PyPI, converted once to safetensors."""
+
+    source: Literal["wheel"]
+    package: str
+    version: str
+    file: str
+    sha256: str
+
+
+class HubModel(Section):
+    """A model on the Hugging Face hub, or a local copy of it."""
+
+    source: Literal["hub"]
+    model_id: str
+    revision: str
+    folder: str | None = None
+
+
+ModelSource = Annotated[TrainedModel | WheelModel | HubModel, Field(discriminator="source")]
+PlannerSource = Annotated[WarmStart | WheelModel | HubModel, Field(discriminator="source")]
+
+
+class Groups(Section):
+    """TraceLift-Groups (paper section 3, method.md section 3)."""
+
+    sizes: dict[Literal["train", "dev", "test"], Positive]
+    min_negatives: Positive = 4
+
+
+class RewardModelTraining(Section):
+    """Reasoning RM (method.md section 5)."""
+
+    backbone: Literal["planner", "executor"]
+    negatives: Positive
+    groups_per_step: Positive
+    accumulation: Positive
+    epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: float = 0.01
+    warmup: Share = 0.03
+    max_length: Positive
+    dimension_loss: Literal["ce", "mse"] = "ce"
+    lora: bool = False
+
+
+class Execution(Section):
+    """The frozen executor and the uplift (method.md sections 1 and 6)."""
+
+    k: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Share = 1.0
+    max_new_tokens: Positive
+    baseline_samples: Positive = Field(description="no-trace samples a problem, drawn once")
+    answer: Literal["strict", "last_number"]
+    batch_tokens: Positive
+    problems: Positive = Field(description="test problems that notebook 03 measures")
+    max_failure_rate: Share = Field(0.02, description="share of failed calls that stops a run")
+
+
+class PlannerTraining(Section):
+    """GRPO (method.md section 6)."""
+
+    arms: list[Literal[tuple(ARMS)]]  # type: ignore[valid-type]
+    seeds: list[int]
+    steps: Positive
+    problems_per_step: Positive
+    generations: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Share = 1.0
+    max_completion: Positive
+    lora_r: Positive
+    lora_alpha: Positive
+    lora_dropout: Share
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
+    beta: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Evaluation(Section):
+    splits: list[str]
+    traces: Positive = Field(description="sampled traces a problem")
+    bootstrap: Positive = Field(description="resamples of the paired bootstrap")
+
+
+class Preset(Section):
+    """Everything that decides what a run computes."""
+
+    name: str
+    description: str
+    is_result: bool = Field(description="false: outputs are marked 'not a result'")
+    seed: int
+    min_free_gb: Annotated[float, Field(ge=0)] = 1.0
+    leaves_out: dict[str, str] = Field({}, description="notebook number -> why this size has not got it")
+    prompt_style: PromptStyle
+    limits: PromptLimits = PromptLimits()
+    problems: Annotated[TinyWorld | GSM8K, Field(discriminator="source")]
+    executor: ModelSource
+    planner: PlannerSource | None = None
+    groups: Groups | None = None
+    reward_model: RewardModelTraining | None = None
+    execution: Execution
+    planner_training: PlannerTraining | None = None
+    evaluation: Evaluation | None = None
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
+
+
+def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | None = None) -> Preset:
+    """The preset `name` with `seed` and dotted `overrides` (such as `{"execution.k": 5}`) put in.
+
+    Raises:
+        InputError: no such preset, an unknown key, or a value of the wrong type; names the key.
+    """
+    data = _read_yaml(name)
+    for key, value in (overrides or {}).items():
+        _put(data, key, value, name)
+    if seed is not None:
+        data["seed"] = seed
+    try:
+        return Preset.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(name, error)) from None
+
+
+def variant(name: str, seed: int | None = None, overrides: dict[str, Any] | None = None) -> str:
+    """Name of a run's output folders: the preset, marked if its seed or values were changed."""
+    changed_seed = seed is not None and seed != load_preset(name).seed
+    return name + (f"-seed{seed}" if changed_seed else "") + ("-custom" if overrides else "")
+
+
+def _read_yaml(name: str) -> dict:
+    path = PRESET_FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise InputError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    base = data.pop("extends", None)
+    return _merge(_read_yaml(base), data) if base else data
+
+
+def _merge(base: dict, change: dict) -> dict:
+    """`base` with `change` laid over it, section by section."""
+    both = {key for key in base if isinstance(base[key], dict) and isinstance(change.get(key), dict)}
+    return base | change | {key: _merge(base[key], change[key]) for key in both}
+
+
+def _put(data: dict, key: str, value: Any, name: str) -> None:
+    *parents, last = key.split(".")
+    place, model = data, Preset
+    for i, part in enumerate([*parents, last]):
+        fields = _fields(model, place)
+        if fields is not None and part not in fields:
+            near = difflib.get_close_matches(part, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(
+                f"preset {name}: unknown override key {key!r}: no {part!r} here{hint} "
+                f"Keys here: {', '.join(sorted(fields))}"
+            )
+        if i == len(parents):
+            place[part] = value
+            return
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise InputError(f"preset {name}: override key {key!r}: {part!r} is a value, not a section")
+        model = fields[part] if fields else None
+
+
+def _fields(model: Any, place: dict) -> dict[str, Any] | None:
+    """Field name -> section class (or None) of the section `model`; None if any key may stand here."""
+    candidates = [
+        m for m in _sections(model)
+        if "source" not in m.model_fields or place.get("source") in _sources(m)
+    ]
+    if not candidates:
+        return None
+    return {n: f.annotation for m in candidates for n, f in m.model_fields.items()}
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The Section classes in a type annotation, looking into unions and Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [s for part in getattr(annotation, "__args__", ()) for s in _sections(part)]
+
+
+def _sources(section: type[Section]) -> tuple:
+    return section.model_fields["source"].annotation.__args__
+
+
+def _explain(name: str, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+        lines.append(f"  {where}: {problem['msg']}{got}")
+    return f"preset {name} is not valid:\n" + "\n".join(lines)

@@ -1,0 +1,112 @@
+"""A problem, whatever its source, and how problems are read from files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class InputError(ValueError):
+    """Input that a person can mend; the message names the file, line or field and what to do."""
+
+
+class Problem(BaseModel):
+    """One problem x with what is known about it. `metadata` holds plain JSON values."""
+
+    model_config = ConfigDict(extra="forbid")
+    problem_id: str
+    source: str
+    domain: Literal["math", "code"]
+    task_type: str
+    problem: str
+    reference_solution: str
+    answer: str
+    metadata: dict[str, Any] = {}
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, record) of a .jsonl or .jsonl.gz file; blank lines are skipped.
+
+    Raises:
+        InputError: the file is missing, or a line is not a JSON object; names file and line.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
+                    "Each line must hold one JSON object; was the file cut off while it was written?"
+                ) from None
+            if not isinstance(record, dict):
+                raise InputError(
+                    f"{path}:{number}: a JSON {type(record).__name__}, but each line must hold an object"
+                )
+            yield number, record
+
+
+def gsm8k_trace(answer: str) -> tuple[str, str]:
+    """Split a GSM8K `answer` field into (trace, final answer).
+
+    Calculator annotations `<<48/2=24>>` are unfolded and the `####` line is removed
+    (method.md section 3). Raises ValueError if there is no `####` line.
+    """
+    body, mark, final = answer.rpartition("####")
+    if not mark:
+        raise ValueError("no '####' before the final answer")
+    trace = re.sub(r"<<[^<>]*>>", "", body).strip()
+    return trace, final.strip().replace(",", "")
+
+
+def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: str) -> list[Problem]:
+    """GSM8K problems from a local folder (`gsm8k/<split>.jsonl[.gz]`) or, without one, the hub.
+
+    Raises:
+        InputError: the folder or a record is not laid out as expected.
+    """
+    records = _gsm8k_records(folder, split, revision)
+    problems = []
+    for where, record in records:
+        try:
+            trace, final = gsm8k_trace(record["answer"])
+            text = record["question"]
+        except (KeyError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{where}: not a GSM8K record ({error}); needs 'question' and 'answer' with a '####' line"
+            ) from None
+        problems.append(
+            Problem(
+                problem_id=f"gsm8k-{split}-{len(problems):05d}", source="gsm8k", domain="math",
+                task_type="math_word_problem", problem=text, reference_solution=trace, answer=final,
+            )
+        )
+    return problems
+
+
+def _gsm8k_records(folder: Path | None, split: str, revision: str) -> Iterator[tuple[str, dict]]:
+    if folder is None:
+        from datasets import load_dataset
+
+        rows = load_dataset("openai/gsm8k", "main", split=split, revision=revision)
+        yield from ((f"openai/gsm8k {split} row {i}", row) for i, row in enumerate(rows))
+        return
+    for name in (f"gsm8k/{split}.jsonl", f"gsm8k/{split}.jsonl.gz"):
+        if (folder / name).exists():
+            yield from ((f"{folder / name}:{n}", row) for n, row in read_jsonl(folder / name))
+            return
+    raise InputError(
+        f"{folder}: no gsm8k/{split}.jsonl or gsm8k/{split}.jsonl.gz; point problems.folder to a folder "
+        "that has it, or leave problems.folder empty to download openai/gsm8k from the hub"
+    )

@@ -1,0 +1,264 @@
+"""The Reasoning Reward Model: five rubric heads and a total head on any backbone (paper section 5).
+
+Weights are named `model.*`, `dimension_heads.N.*` and `total_head.*`, settings `rm_*`, and the input is
+`prompts.reward_model_text`, as in the released checkpoints, so those load with `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from tracelift_lib.generation import length_batches
+from tracelift_lib.groups import Candidate, Group
+from tracelift_lib.models import device_arguments, load_tokenizer
+from tracelift_lib.presets import RewardModelTraining
+from tracelift_lib.problems import Problem
+from tracelift_lib.prompts import reward_model_text
+
+NUM_LABELS = 5
+TOTAL_WEIGHT, RANKING_WEIGHT = 0.5, 0.7
+
+
+@dataclass
+class Scores:
+    """Head outputs of B traces: `logits` (B, 5 dimensions, 5 labels), `total` and `q` (B,) in [0, 1]."""
+
+    logits: Tensor
+    total: Tensor
+    q: Tensor
+
+
+class ReasoningRewardModel(PreTrainedModel):
+    """q(x, z) = (derived + total) / 2 on the last non-padding token (method.md section 5).
+
+    derived = Σ_i w_i · E[label_i] / 4, total = sigmoid(total_head).
+    """
+
+    config_class = PretrainedConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__(config)
+        self.model = AutoModel.from_config(config)
+        labels = config.rm_num_labels
+        self.dimension_heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, labels) for _ in config.rm_dimension_names
+        )
+        self.total_head = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs) -> ReasoningRewardModel:
+        """Load a checkpoint folder whose config.json has the `rm_*` keys beside the backbone's own."""
+        kwargs.setdefault("config", AutoConfig.from_pretrained(folder))
+        return super().from_pretrained(folder, **kwargs)
+
+    @classmethod
+    def from_backbone(cls, folder: str | Path, dimensions: Sequence[str], seed: int) -> ReasoningRewardModel:
+        """New heads on a causal LM's body; the LM head is dropped."""
+        config = AutoConfig.from_pretrained(folder)
+        config.rm_dimension_names = list(dimensions)
+        config.rm_dimension_weights = [1 / len(dimensions)] * len(dimensions)
+        config.rm_num_labels = NUM_LABELS
+        config.rm_use_total_head = True
+        set_seed(seed)
+        model = cls(config)
+        model.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        return model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Scores:
+        """Score token ids (B, T); padding may stand on either side."""
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        last = (attention_mask * positions).argmax(-1)
+        pooled = hidden[torch.arange(len(last), device=last.device), last]
+        logits = torch.stack([head(pooled) for head in self.dimension_heads], dim=1)
+        total = torch.sigmoid(self.total_head(pooled).squeeze(-1))
+        weights = torch.tensor(self.config.rm_dimension_weights, dtype=logits.dtype, device=logits.device)
+        derived = (expected_labels(logits) * weights).sum(-1) / (self.config.rm_num_labels - 1)
+        return Scores(logits, total, (derived + total) / 2)
+
+
+def expected_labels(logits: Tensor) -> Tensor:
+    """E[label] of each dimension: (B, D, L) logits to (B, D) values in 0..L-1."""
+    labels = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    return (logits.softmax(-1) * labels).sum(-1)
+
+
+def reward_model_loss(
+    scores: Scores, labels: Tensor, totals: Tensor, group_size: int, dimension_loss: str = "ce"
+) -> dict[str, Tensor]:
+    """The loss of method.md section 5 on B = G · group_size traces, the positive first in each group.
+
+    Args:
+        labels: (B, D) gold labels 0..4. totals: (B,) gold totals in [0, 1].
+        dimension_loss: `ce`, or `mse` between the expected and the gold label.
+    Returns:
+        `loss` and its parts `dimensions` (summed over dimensions), `total` (Huber, δ = 1) and `ranking`
+        (mean over a group's negatives of −log σ(q_pos − q_neg), then mean over groups).
+    """
+    if dimension_loss == "ce":
+        per_item = F.cross_entropy(scores.logits.flatten(0, 1), labels.flatten(), reduction="none")
+    else:
+        per_item = (expected_labels(scores.logits) - labels).square().flatten()
+    dimensions = per_item.view_as(labels).mean(0).sum()
+    total = F.huber_loss(scores.total, totals, delta=1.0)
+    q = scores.q.view(-1, group_size)
+    ranking = -F.logsigmoid(q[:, :1] - q[:, 1:]).mean(-1).mean()
+    loss = dimensions + TOTAL_WEIGHT * total + RANKING_WEIGHT * ranking
+    return {"loss": loss, "dimensions": dimensions, "total": total, "ranking": ranking}
+
+
+class _GroupTrainer(Trainer):
+    """Trainer whose loss sees whole groups, in the order in which the data set gives them."""
+
+    def __init__(self, *args, group_size: int, dimension_loss: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.group_size, self.dimension_loss = group_size, dimension_loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        scores = model(inputs["input_ids"], inputs["attention_mask"])
+        parts = reward_model_loss(
+            scores, inputs["labels"], inputs["totals"], self.group_size, self.dimension_loss
+        )
+        return (parts["loss"], scores) if return_outputs else parts["loss"]
+
+
+def train_reward_model(
+    model: ReasoningRewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: list[Group],
+    settings: RewardModelTraining,
+    seed: int,
+    work: Path,
+) -> list[dict]:
+    """Train on groups of one positive and sampled negatives; resumes from checkpoints in `work`.
+
+    Changes `model` in place; returns the trainer's log.
+    """
+    steps = _schedule(groups, settings, seed)
+    args = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=1,  # the schedule already holds every epoch
+        per_device_train_batch_size=settings.groups_per_step,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="cosine",
+        train_sampling_strategy="sequential",
+        logging_steps=max(1, len(steps) // settings.groups_per_step // settings.accumulation // 50),
+        save_steps=0.25,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        seed=seed,
+        report_to=[],
+        **device_arguments(),
+    )
+    trainer = _GroupTrainer(
+        model=model, args=args, train_dataset=steps,
+        data_collator=lambda items: collate(items, tokenizer, settings.max_length),
+        group_size=1 + settings.negatives, dimension_loss=settings.dimension_loss,
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    return trainer.state.log_history
+
+
+@dataclass
+class GroupSample:
+    """One group as a step sees it: the positive first, then the sampled negatives."""
+
+    problem: Problem
+    candidates: list[Candidate]
+
+
+def _schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> list[GroupSample]:
+    """Every (group, sampled negatives) of all epochs, in order.
+
+    Fixed beforehand, so that a resumed run sees exactly what the interrupted one would have seen.
+    Within chunks, groups are sorted by length to save padding; the chunks are shuffled each epoch.
+    """
+    rng = random.Random(seed)
+    usable = [g for g in groups if len(g.negative_bank) >= settings.negatives]
+    batch = settings.groups_per_step
+    schedule: list[GroupSample] = []
+    for _ in range(settings.epochs):
+        order = rng.sample(usable, len(usable))
+        batches = []
+        for start in range(0, len(order), 16 * batch):
+            chunk = sorted(order[start : start + 16 * batch], key=lambda g: len(g.problem) + len(g.reference_solution))
+            batches += [chunk[i : i + batch] for i in range(0, len(chunk), batch)]
+        rng.shuffle(batches)
+        schedule += [
+            GroupSample(g.as_problem(), [rng.choice(g.positive_pool), *rng.sample(g.negative_bank, settings.negatives)])
+            for b in batches for g in b
+        ]
+    return schedule
+
+
+def collate(items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Tensor]:
+    """Token ids, gold labels (B, 5) and totals (B,) of the candidates of all groups, group by group."""
+    candidates = [c for item in items for c in item.candidates]
+    texts = [reward_model_text(i.problem, c.reasoning) for i in items for c in i.candidates]
+    batch = tokenizer(
+        texts, return_tensors="pt", padding=True, truncation=True, max_length=max_length, add_special_tokens=False
+    )
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "labels": torch.tensor([list(c.rubric.labels.values()) for c in candidates]),
+        "totals": torch.tensor([c.rubric.total for c in candidates]),
+    }
+
+
+class Scorer:
+    """A trained Reasoning RM folder, ready to score traces in length-sorted batches."""
+
+    def __init__(self, folder: Path | str, batch_tokens: int, max_length: int):
+        self.model = ReasoningRewardModel.from_pretrained(folder).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = load_tokenizer(folder)
+        self.batch_tokens, self.max_length = batch_tokens, max_length
+
+    @torch.inference_mode()
+    def score(
+        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(q, labels): q of shape (N,) in [0, 1], expected labels of shape (N, 5) in [0, 4], in order."""
+        texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
+        q = np.zeros(len(texts))
+        labels = np.zeros((len(texts), len(self.model.dimension_heads)))
+        if not texts:
+            return q, labels
+        encoded = self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, add_special_tokens=False
+        )["input_ids"]
+        with tqdm(total=len(texts), desc=progress, disable=progress is None) as bar:
+            for batch in length_batches([len(ids) for ids in encoded], self.batch_tokens):
+                inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
+                scores = self.model(**inputs.to(self.model.device))
+                q[batch] = scores.q.float().cpu()
+                labels[batch] = expected_labels(scores.logits).float().cpu()
+                bar.update(len(batch))
+        return q, labels

@@ -1,0 +1,141 @@
+"""Runs the notebooks headlessly with papermill: `python -m tracelift_lib.run_notebooks --preset tiny`.
+
+The sources are `notebooks/*.py` (jupytext percent format). They are converted in memory; executed copies go to
+`build/<preset>/`, the sources are never touched. Unlike papermill itself, an unknown parameter is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from tracelift_lib import store
+from tracelift_lib.presets import load_preset, variant
+from tracelift_lib.problems import InputError
+
+NOTEBOOKS = store.PROJECT / "notebooks"
+
+
+def sources() -> list[Path]:
+    """The notebook sources in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+
+def convert(source: Path) -> nbformat.NotebookNode:
+    """A source as a notebook without outputs; cell ids are numbered, so that conversion is repeatable."""
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.pop("jupytext", None)
+    return notebook
+
+
+def parameter_names(notebook: nbformat.NotebookNode) -> set[str]:
+    """Names assigned in the cell tagged `parameters`."""
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    tree = ast.parse("\n".join(c.source for c in cells))
+    return {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+
+
+def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progress: bool = True) -> None:
+    """Execute one source with `parameters`; the executed copy, complete or not, is `output`.
+
+    Raises:
+        InputError: the notebook has no such parameter.
+        PapermillExecutionError: a cell failed.
+    """
+    notebook = convert(source)
+    known = parameter_names(notebook)
+    unknown = set(parameters) - known
+    if unknown:
+        raise InputError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # One process trains at a time; the notebook must import the library that runs it, whatever its folder.
+    paths = [str(store.PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    papermill.execute_notebook(
+        notebook, str(output), parameters=parameters, kernel_name="python3",
+        progress_bar=progress, cwd=str(NOTEBOOKS), request_save_on_cell_execute=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. execution.k=5")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, e.g. 02 07")
+    parser.add_argument("--convert", action="store_true", help="write notebooks/*.ipynb from the sources and stop")
+    options = parser.parse_args(arguments)
+    try:
+        if options.convert:
+            return _convert_all()
+        return _run_all(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _convert_all() -> int:
+    for source in sources():
+        nbformat.write(convert(source), source.with_suffix(".ipynb"))
+        print(source.with_suffix(".ipynb").name)
+    return 0
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    overrides = dict(_read_override(text) for text in options.override)
+    preset = load_preset(options.preset, options.seed, overrides)  # refuse bad input before anything runs
+    parameters = {"PRESET": options.preset, "SEED": options.seed, "OVERRIDES": overrides}
+    chosen = _choose(options.only)
+    begin = time.monotonic()
+    for source in chosen:
+        number = source.name[:2]
+        if number in preset.leaves_out:
+            print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[number]}", flush=True)
+            continue
+        output = store.home() / "build" / variant(options.preset, options.seed, overrides) / f"{source.stem}.ipynb"
+        start = time.monotonic()
+        try:
+            run_notebook(source, parameters, output)
+        except PapermillExecutionError as error:
+            print(f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                  f"The notebook up to there: {output}. Finished stages are kept; run again to go on.", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
+            return 130
+        print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
+    print(f"preset {preset.name}: {len(chosen)} notebooks in {time.monotonic() - begin:.0f} s")
+    return 0
+
+
+def _choose(only: list[str] | None) -> list[Path]:
+    known = {source.name[:2]: source for source in sources()}
+    missing = set(only or []) - set(known)
+    if missing:
+        raise InputError(f"no notebook {sorted(missing)}; there are {sorted(known)}")
+    return [known[n] for n in sorted(only or known)]
+
+
+def _read_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
+    return key, yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
