@@ -137,7 +137,7 @@ print(f"uplift of the reference trace: {u_hat:+.2f}")
 # notebook 02 trains; until then the ground truth stands in for it (this world knows which steps are right). The paper's
 # reward is $r = 0.5\,s + 0.5\,q\,\hat u$.
 #
-# Below are three kinds of trace for our problem: the reference, one with a wrong operation, one that skips a
+# Below are four kinds of trace for our problem: the reference, one with a wrong operation, one that skips a
 # calculation but uses its result, and what the planner wrote.
 
 # %%

@@ -37,7 +37,7 @@ import seaborn as sns
 from IPython.display import Markdown, display
 
 from tracelift_lib import report
-from tracelift_lib.groups import MATH_DIMENSIONS, MATH_KINDS, Group, perturb, true_rubric
+from tracelift_lib.groups import MATH_DIMENSIONS, MATH_KINDS, perturb, true_rubric
 from tracelift_lib.pipeline import Run
 from tracelift_lib.tinyworld import true_steps
 
@@ -47,7 +47,7 @@ run = Run(PRESET, SEED, OVERRIDES)
 # %% [markdown]
 # ## A reference trace
 #
-# Each line of a trace says what happens and calculates: `event: before op operand = after.`
+# Each line of a trace says what happens and calculates: `- event: before+operand=after`, or another of the four operations.
 
 # %%
 run.make("problems")
@@ -159,7 +159,7 @@ labels = candidates.groupby("kind")[list(MATH_DIMENSIONS)].mean()
 figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 3.2))
 sns.heatmap(labels, vmin=0, vmax=4, annot=True, fmt=".1f", cmap="viridis", cbar_kws={"label": "mean label"}, ax=axis)
 axis.set(xlabel="", ylabel="", title="Each kind hurts its own dimensions")
-axis.set_xticklabels([name.replace("_", "\n") for name in MATH_DIMENSIONS], rotation=0, fontsize=5.5)
+axis.set_xticklabels([name.replace("_", " ") for name in MATH_DIMENSIONS], rotation=35, ha="right", fontsize=6.5)
 report.save_figure(run, figure, "group_rubrics", labels.reset_index(), [files], n=f"{len(candidates)} traces")
 
 # %% [markdown]

@@ -36,7 +36,6 @@ from IPython.display import Markdown, display
 
 from tracelift_lib import report
 from tracelift_lib.evaluation import mean_interval, ranking
-from tracelift_lib.groups import MATH_DIMENSIONS
 from tracelift_lib.pipeline import Run
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import Scores, reward_model_loss
@@ -110,10 +109,21 @@ print({name: round(float(value), 4) for name, value in library.items()})
 files = run.make("reward_model")
 log = pd.DataFrame(files.json("log.json")).dropna(subset="loss")
 
-figure, axis = plt.subplots()
-sns.lineplot(log, x="step", y="loss", ax=axis)
-axis.set(title="RM training loss", ylim=(0, None))
-report.save_figure(run, figure, "rm_loss", log[["step", "loss"]], [files], n=f"{len(run.groups('train'))} train groups")
+curve = pd.DataFrame(files.json("log.json")).dropna(subset="dev_pair_accuracy")
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(2 * report.COLUMN_WIDTH, 2.4))
+sns.lineplot(log, x="step", y="loss", ax=left)
+left.set(title="training loss", ylim=(0, None))
+sns.lineplot(curve, x="step", y="dev_pair_accuracy", marker="o", ax=right)
+right.axhline(0.5, color="0.6", linestyle=":", label="chance")
+right.set(title="pair accuracy on dev groups", ylabel="", ylim=(0.4, 1.02))
+right.legend()
+data = log[["step", "loss"]].merge(curve[["step", "dev_pair_accuracy"]], on="step", how="outer")
+report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.groups('train'))} train groups")
+
+# %% [markdown]
+# Look at the right panel before you trust the scores: a curve that still rises at the end says that the model, or its
+# training, is too small for what it is asked, and that the accuracy below is a lower bound of what the method can do.
 
 # %% [markdown]
 # ## Does it rank held-out traces?
@@ -191,7 +201,9 @@ report.save_figure(run, figure, "rm_calibration", curve.reset_index(drop=True), 
 #
 # - Three losses train one score: labels, total, and the ranking inside a group.
 # - The table above has the held-out ranking with its interval, the figures show where it is weak and how well its scale
-#   can be trusted.
+#   can be trusted. Flaws that change the *number* of steps are seen at once. Flaws that need a comparison (is this the
+#   number that the story names, the result of the line before, the sum of these two?) come slowly: the model must
+#   learn to compare from one label for the whole trace, and a network of three layers has little depth for it.
 # - These flaws were *made by us*, by the same seven makers as in training. Whether the RM also sees flaws that models
 #   make on their own is a different question, and the paper does not test it.
 #

@@ -20,8 +20,8 @@
 # **After this notebook you can** measure the uplift of a trace, say how noisy that measurement is for a given $K$, and
 # explain why the no-trace runs need to be made only once a problem.
 #
-# **Time:** with `tiny`, about a minute; with `smol` (a real 135M-parameter model on GSM8K), some twenty minutes on two
-# CPU cores, the first time.
+# **Time:** with `tiny`, a minute or two the first time. With `smol`, where a real pretrained model answers problems from
+# GSM8K, it takes longer; interrupt it and it goes on where it stopped. The last cell shows what the run took.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -29,6 +29,8 @@ SEED = None
 OVERRIDES = {}
 
 # %%
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -47,26 +49,31 @@ run.make("problems")
 model_files = run.make("executor")
 executor = run.executor()
 print(model_files.cost())
-print(f"{executor.sampler.model.num_parameters() / 1e6:.2f} million parameters, sampling: {run.preset.execution}")
+print(f"{executor.sampler.model.num_parameters() / 1e6:.2f} million parameters")
+print(run.preset.execution)
 
 # %% [markdown]
 # ## Two prompts, one difference
 #
-# With and without trace the executor gets the same problem in the same words; the problem comes first, so that a
-# server can reuse what it has computed for it.
+# With and without trace the executor gets the same problem, the same instruction and the same number of tokens to answer
+# with: the trace is the only difference. So where an executor can reason by itself, it may do so on both sides. (Forbid
+# it, and even an empty trace would look useful if it led the executor to think at all.) The problem comes before the
+# trace, so that a server can reuse what it has computed for it.
 
 # %%
 problem = run.problems("test")[0]
 for trace in (problem.reference_solution, None):
-    print(as_chat(executor_prompt(problem.problem, trace, executor.style, executor.limits), executor.sampler.tokenizer))
+    prompt = as_chat(executor_prompt(problem.problem, trace, executor.style, executor.limits), executor.sampler.tokenizer)
+    print("\n".join(textwrap.fill(line, 100) for line in prompt.splitlines()))
     print("-" * 60)
 
 # %% [markdown]
 # ## The verifier takes one answer, or none
 #
 # A lenient verifier would pay for guessing. In the strict rule only a *stated* final answer counts, and a text that states two
-# different ones has none. The released code takes the last number of the text instead, which is the rule `last_number`;
-# the preset chooses.
+# different ones has none. The released code takes the last number of the text instead, which is the rule `last_number`.
+# Some models seldom say "the answer is", however they are asked; then the lenient rule is the better measure. The
+# preset chooses.
 
 # %%
 texts = ["Answer: 12", "The answer is $1,200.00.", r"So \boxed{3/4}.", "The answer is 3 or 4.",
@@ -88,7 +95,16 @@ assert verify_math("Answer: 12 or 13", "12") == 0
 # %%
 files = run.make("uplift")
 verdicts = pd.read_parquet(files.path / "verdicts.parquet")
-verdicts[["condition", "trace", "answer", "success"]].groupby("condition").head(1).reset_index(drop=True)
+examples = verdicts.groupby("condition", sort=False).head(1)[["condition", "trace", "answer", "success"]]
+print("right answer:", problem.answer)
+examples.fillna("").style.hide(axis="index").set_properties(
+    **{"white-space": "pre-wrap", "text-align": "left", "vertical-align": "top"})
+
+# %% [markdown]
+# ## What does a trace do?
+#
+# The share of right answers of each problem, averaged over problems. The intervals resample problems: another set
+# of problems would give other numbers.
 
 # %%
 draws = run.preset.execution.baseline_samples
@@ -115,14 +131,24 @@ colors = ["0.5" if c == "none" else "C2" if c == "reference" else "C3" for c in 
 axis.barh(table["condition"], table["success"], color=colors,
           xerr=[table["success"] - table["low"], table["high"] - table["success"]], error_kw={"lw": 1})
 axis.invert_yaxis()
-axis.set(xlabel="executor success (95 % interval over problems)", xlim=(0, 1), title="What a trace does to the executor")
+axis.set(xlabel="share of right answers, 95 % interval", xlim=(0, 1), title="What a trace does to the executor")
 report.save_figure(run, figure, "executor_success_by_condition", table, [files, model_files], n)
 
+# %%
+rates = table.set_index("condition")["success"]
+lines = [f"Without a trace the executor gives the right answer in {rates['none']:.0%} of its tries, with the reference "
+         f"trace in {rates['reference']:.0%}."]
+if flawed:
+    best, worst = rates[flawed].idxmax(), rates[flawed].idxmin()
+    lines.append(f"With a flawed trace it is {rates['any flaw']:.0%} on average, from {rates[worst]:.0%} (`{worst}`) to "
+                 f"{rates[best]:.0%} (`{best}`). The executor feels a flaw only as far as it leads to a wrong answer. A "
+                 "trace that skips a calculation but ends in the right value can serve it well; to object to that takes "
+                 "a look at the reasoning itself (the RM).")
+else:
+    lines.append("This preset has no flawed traces, so it cannot tell whether the executor would notice a wrong one.")
+display(Markdown("\n\n".join(lines)))
+
 # %% [markdown]
-# The executor follows what it is given. With the reference trace it succeeds, and a trace that is wrong in one place takes it to a wrong
-# answer, at least where the final value is wrong. `unsupported_leap`, if it is there, is the exception: its final value is right,
-# so the executor does well, and only a look at the reasoning itself (the RM) can object.
-#
 # ## The uplift, and its spread over problems
 #
 # $$\hat u(x, z) = \bar V(x, z) - \bar V(x, \varnothing)$$
@@ -136,7 +162,7 @@ report.save_table(run, effect, "uplift_of_reference", [files, model_files], n)
 print("uplift of the reference trace:", report.with_interval(mean, low, high))
 
 figure, axis = plt.subplots()
-sns.histplot(uplift, x="uplift", bins=np.linspace(-1, 1, 17), ax=axis)
+sns.histplot(uplift, x="uplift", bins=(np.arange(-draws, draws + 2) - 0.5) / draws, ax=axis)  # one bar a possible value
 axis.axvline(mean, color="C3", label=f"mean {mean:.2f}")
 axis.set(xlabel="uplift of the reference trace", ylabel="problems", title="The same kind of trace helps unequally")
 axis.legend()
@@ -155,6 +181,7 @@ report.save_figure(run, figure, "uplift_distribution", uplift, [files, model_fil
 # the same error, which the comparison *within* a group does not feel when $q$ is equal.
 #
 # Below the formula (lines) beside the spread that we get by drawing $K$ of the stored answers again and again (points).
+# Both take the stored answers of a problem for the whole truth about it, so with few of them both come out a little low.
 
 # %%
 def measured_error(k, k0, repeats=400, seed=0):
@@ -195,7 +222,7 @@ report.save_figure(run, figure, "uplift_noise", noise, [files, model_files], n)
 
 # %%
 costs = [model_files, files]
-if run.preset.planner_training:
+if run.preset.planner_training and "05" not in run.preset.leaves_out:
     baseline = run.make("baseline")
     costs.append(baseline)
     p0 = pd.Series({i: np.mean(v) for i, v in baseline.json("baseline.json").items()}, name="p0")
@@ -204,14 +231,19 @@ if run.preset.planner_training:
 else:
     print(f"preset {run.preset.name} does not train a planner, so it needs no baseline cache")
 
+# %%
+k = run.preset.execution.k
+errors = noise.set_index(["baseline", "K"])["formula"]
+seen = [f"- The uplift of the reference trace is {report.with_interval(mean, low, high, 2)} over {n}."]
+if flawed:
+    seen.append(f"- Flaws differ in what they cost the executor: `{worst}` leaves {rates[worst]:.0%} right answers, `{best}` "
+                f"{rates[best]:.0%}. So uplift alone cannot see every flaw, and quality alone cannot see usefulness.")
+seen.append(f"- With K = {k} the standard error of one û is {errors['drawn anew, K runs', k]:.2f} on average, with the "
+            f"baseline cached {errors[f'cached, {draws} runs', k]:.2f}, at no cost a trace.")
+display(Markdown("## What we saw\n\n- The uplift is a controlled experiment on a frozen model: same problem, same "
+                 "executor, trace given or withheld.\n" + "\n".join(seen)))
+
 # %% [markdown]
-# ## What we saw
-#
-# - The uplift is a controlled experiment on a frozen model: same problem, same executor, trace given or withheld.
-# - Flawed traces that end in a wrong value mislead the executor, but a right value with a hole in its support does not. So
-#   uplift alone cannot see every flaw, and quality alone cannot see usefulness.
-# - The noise of $\hat u$ follows the formula; a cached baseline with more runs lowers it at no cost a trace.
-#
 # **Try it yourself.** How large must $K$ be for a standard error below 0.1 on the noisiest problem? Compute it from the
 # formula, then check it with `measured_error`.
 #

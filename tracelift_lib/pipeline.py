@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from tracelift_lib import models, store, tinyworld
 from tracelift_lib.evaluation import evaluate_planner
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling
-from tracelift_lib.groups import MATH_DIMENSIONS, Group, build_group, load_groups, split_train_dev
+from tracelift_lib.groups import MATH_DIMENSIONS, Candidate, Group, build_group, load_groups, split_train_dev
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
 from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, train_reward_model
@@ -80,7 +81,7 @@ class Run:
     def scorer(self) -> Scorer:
         """The trained Reasoning RM, loaded."""
         folder = self.need("reward_model").path / "model"
-        return Scorer(folder, self.preset.execution.batch_tokens, SCORING_LENGTH)
+        return Scorer.from_folder(folder, self.preset.execution.batch_tokens, SCORING_LENGTH)
 
     def planner(self, policy: dict[str, Any] | None = None) -> Sampler:
         """The warm start (`policy` None) or a trained planner (`{"arm": ..., "seed": ...}`), drawing as in training."""
@@ -199,7 +200,8 @@ def _build_reward_model(run: Run, out: Path) -> None:
     tokenizer = models.load_tokenizer(backbone)
     model = ReasoningRewardModel.from_backbone(backbone, MATH_DIMENSIONS, run.preset.seed)
     log = train_reward_model(
-        model, tokenizer, run.groups("train"), settings, run.preset.seed, out / store.WORK / "trainer"
+        model, tokenizer, run.groups("train"), run.groups("dev"), settings, run.preset.seed,
+        out / store.WORK / "trainer",
     )
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
@@ -224,26 +226,46 @@ def _build_rm_scores(run: Run, out: Path) -> None:
     pd.DataFrame(rows).to_parquet(out / "scores.parquet", index=False)
 
 
+UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run loses at most one chunk
+
+
 def _build_uplift(run: Run, out: Path) -> None:
-    """Verdicts of the executor on test problems: without trace, with the reference, with each flawed trace."""
+    """Verdicts of the executor on test problems: without trace, with the reference, with each flawed trace.
+
+    Every chunk has its own seed and file, so a resumed run gives what an uninterrupted one does.
+    """
     e = run.preset.execution
     problems = run.problems("test")[: e.problems]
-    cases: list[tuple[Problem, str, str | None]] = [(p, "none", None) for p in problems]
-    cases += [(p, "reference", p.reference_solution) for p in problems]
-    if run.preset.groups:
-        banks = {g.problem_id: g.negative_bank for g in run.groups("test")}
-        cases += [(p, c.negative_kind, c.reasoning) for p in problems for c in banks.get(p.problem_id, [])]
+    banks = {g.problem_id: g.negative_bank for g in run.groups("test")} if run.preset.groups else {}
     executor = run.executor()
     executor.self_test(problems[:4])
-    answers = executor.answer(
-        [p for p, _, _ in cases], [z for _, _, z in cases], e.baseline_samples, run.preset.seed, "executor"
-    )
-    rows = [
+    parts = []
+    with tqdm(total=len(problems), desc="executor: problems") as bar:
+        for start in range(0, len(problems), UPLIFT_CHUNK):
+            chunk = problems[start : start + UPLIFT_CHUNK]
+            part = out / store.WORK / f"problems-{start:05d}.parquet"
+            if not part.exists():
+                rows = _uplift_rows(executor, chunk, banks, e.baseline_samples, 100_003 * run.preset.seed + start)
+                rows.to_parquet(part.with_suffix(".tmp"), index=False)
+                part.with_suffix(".tmp").rename(part)
+            parts.append(pd.read_parquet(part))
+            bar.update(len(chunk))
+    pd.concat(parts, ignore_index=True).to_parquet(out / "verdicts.parquet", index=False)
+
+
+def _uplift_rows(
+    executor: Executor, problems: list[Problem], banks: dict[str, list[Candidate]], n: int, seed: int
+) -> pd.DataFrame:
+    """One row an answer: problem_id, condition, trace, sample, answer, success."""
+    cases: list[tuple[Problem, str, str | None]] = [(p, "none", None) for p in problems]
+    cases += [(p, "reference", p.reference_solution) for p in problems]
+    cases += [(p, c.negative_kind, c.reasoning) for p in problems for c in banks.get(p.problem_id, [])]
+    answers = executor.answer([p for p, _, _ in cases], [z for _, _, z in cases], n, seed)
+    return pd.DataFrame(
         {"problem_id": p.problem_id, "condition": condition, "trace": trace, "sample": i, "answer": text,
          "success": executor.verdict(p, text)}
         for (p, condition, trace), texts in zip(cases, answers) for i, text in enumerate(texts)
-    ]
-    pd.DataFrame(rows).to_parquet(out / "verdicts.parquet", index=False)
+    )
 
 
 def _build_baseline(run: Run, out: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATA_VARIABLE = "TRACELIFT_DATA"
 
 
 class InputError(ValueError):
@@ -71,12 +75,16 @@ def gsm8k_trace(answer: str) -> tuple[str, str]:
 
 
 def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: str) -> list[Problem]:
-    """GSM8K problems from a local folder (`gsm8k/<split>.jsonl[.gz]`) or, without one, the hub.
+    """GSM8K problems from a local folder (`gsm8k/<split>.jsonl[.gz]`) or the hub.
+
+    Without `folder` the environment variable TRACELIFT_DATA may name one: where the same data lie on this machine
+    is no setting of the experiment, so it is not in the preset. Relative paths count from the project's folder.
 
     Raises:
-        InputError: the folder or a record is not laid out as expected.
+        InputError: the folder or a record is not laid out as expected, or the hub cannot be reached.
     """
-    records = _gsm8k_records(folder, split, revision)
+    folder = folder or os.environ.get(DATA_VARIABLE)
+    records = _hub_records(split, revision) if not folder else _folder_records(PROJECT / folder, split)
     problems = []
     for where, record in records:
         try:
@@ -95,18 +103,25 @@ def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: s
     return problems
 
 
-def _gsm8k_records(folder: Path | None, split: str, revision: str) -> Iterator[tuple[str, dict]]:
-    if folder is None:
-        from datasets import load_dataset
+def _hub_records(split: str, revision: str) -> Iterator[tuple[str, dict]]:
+    from datasets import load_dataset
 
+    try:
         rows = load_dataset("openai/gsm8k", "main", split=split, revision=revision)
-        yield from ((f"openai/gsm8k {split} row {i}", row) for i, row in enumerate(rows))
-        return
+    except OSError as error:  # includes ConnectionError and "no such data set"
+        raise InputError(
+            f"could not get openai/gsm8k from the Hugging Face hub ({error}). Try again with a network, or set the "
+            f"environment variable {DATA_VARIABLE} to a local folder that holds gsm8k/{split}.jsonl (or .jsonl.gz)"
+        ) from None
+    yield from ((f"openai/gsm8k {split} row {i}", row) for i, row in enumerate(rows))
+
+
+def _folder_records(folder: Path, split: str) -> Iterator[tuple[str, dict]]:
     for name in (f"gsm8k/{split}.jsonl", f"gsm8k/{split}.jsonl.gz"):
         if (folder / name).exists():
             yield from ((f"{folder / name}:{n}", row) for n, row in read_jsonl(folder / name))
             return
     raise InputError(
-        f"{folder}: no gsm8k/{split}.jsonl or gsm8k/{split}.jsonl.gz; point problems.folder to a folder "
-        "that has it, or leave problems.folder empty to download openai/gsm8k from the hub"
+        f"{folder}: no gsm8k/{split}.jsonl or gsm8k/{split}.jsonl.gz; point {DATA_VARIABLE} to a folder that has it, "
+        f"or leave {DATA_VARIABLE} and problems.folder empty to download openai/gsm8k from the hub"
     )

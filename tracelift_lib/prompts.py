@@ -8,7 +8,7 @@ models, which learn it from scratch, and `instruct` for pretrained chat models.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tracelift_lib.problems import Problem
 
@@ -47,6 +47,7 @@ EXECUTOR = {
 class PromptLimits:
     """Cuts in characters (method.md section 6: math 2500 / 2000, code 3500 / 2500)."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": False}  # how presets.py reads it from YAML
     problem: int = 2500
     trace: int = 2000
 

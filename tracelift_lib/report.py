@@ -54,7 +54,9 @@ def save_figure(
 ) -> None:
     """Save a figure as PDF and PNG with a footer, and the plotted `data` as CSV beside it."""
     facts = provenance(run, sources, n, seeds or [run.preset.seed])
-    footer = " · ".join(f"{key} {value}" for key, value in facts.items())
+    items = [f"{key} {value}" for key, value in facts.items()]
+    wide = figure.get_figwidth() > 1.5 * COLUMN_WIDTH
+    footer = " · ".join(items) if wide else " · ".join(items[:2]) + "\n" + " · ".join(items[2:])
     figure.supxlabel(footer, fontsize=5, color="0.45", x=0.99, ha="right")
     folder = figures_folder(run)
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -37,6 +38,7 @@ from tracelift_lib.prompts import reward_model_text
 
 NUM_LABELS = 5
 TOTAL_WEIGHT, RANKING_WEIGHT = 0.5, 0.7
+DEV_BATCH_TOKENS = 16384
 
 
 @dataclass
@@ -149,13 +151,15 @@ def train_reward_model(
     model: ReasoningRewardModel,
     tokenizer: PreTrainedTokenizerBase,
     groups: list[Group],
+    dev_groups: list[Group],
     settings: RewardModelTraining,
     seed: int,
     work: Path,
 ) -> list[dict]:
     """Train on groups of one positive and sampled negatives; resumes from checkpoints in `work`.
 
-    Changes `model` in place; returns the trainer's log.
+    Pair accuracy on `dev_groups` is measured a few times on the way. Changes `model` in place; returns the
+    trainer's log, in which those rows have `dev_pair_accuracy`.
     """
     steps = _schedule(groups, settings, seed)
     args = TrainingArguments(
@@ -165,6 +169,7 @@ def train_reward_model(
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        adam_beta2=0.98,
         warmup_steps=settings.warmup,
         lr_scheduler_type="cosine",
         train_sampling_strategy="sequential",
@@ -181,8 +186,23 @@ def train_reward_model(
         data_collator=lambda items: collate(items, tokenizer, settings.max_length),
         group_size=1 + settings.negatives, dimension_loss=settings.dimension_loss,
     )
+    trainer.add_callback(_DevRanking(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
     return trainer.state.log_history
+
+
+class _DevRanking(TrainerCallback):
+    """Notes pair accuracy on held-out groups ten times in a run, to show whether training has levelled off."""
+
+    def __init__(self, scorer: Scorer, groups: list[Group]):
+        self.scorer, self.groups = scorer, groups
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % max(1, state.max_steps // 10) == 0:
+            accuracy = self.scorer.pair_accuracy(self.groups)
+            self.scorer.model.train()
+            # Into the history itself, which checkpoints keep; Trainer.log here would swallow the step's loss.
+            state.log_history.append({"step": state.global_step, "dev_pair_accuracy": accuracy})
 
 
 @dataclass
@@ -233,19 +253,34 @@ def collate(items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_le
 
 
 class Scorer:
-    """A trained Reasoning RM folder, ready to score traces in length-sorted batches."""
+    """A Reasoning RM with its tokenizer, ready to score traces in length-sorted batches."""
 
-    def __init__(self, folder: Path | str, batch_tokens: int, max_length: int):
-        self.model = ReasoningRewardModel.from_pretrained(folder).eval()
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = load_tokenizer(folder)
+    def __init__(
+        self, model: ReasoningRewardModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int
+    ):
+        self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_length = batch_tokens, max_length
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, batch_tokens: int, max_length: int) -> Scorer:
+        """The model and tokenizer in `folder`, on the GPU if there is one."""
+        model = ReasoningRewardModel.from_pretrained(folder)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model, load_tokenizer(folder), batch_tokens, max_length)
+
+    def pair_accuracy(self, groups: list[Group]) -> float:
+        """Share of flawed traces that score below the reference of their group, mean over groups."""
+        traces = [(g.as_problem(), c.reasoning) for g in groups for c in [g.positive_pool[0], *g.negative_bank]]
+        q, _ = self.score([p for p, _ in traces], [z for _, z in traces])
+        ends = np.cumsum([1 + len(g.negative_bank) for g in groups])
+        return float(np.mean([(part[0] > part[1:]).mean() for part in np.split(q, ends[:-1])]))
 
     @torch.inference_mode()
     def score(
         self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """(q, labels): q of shape (N,) in [0, 1], expected labels of shape (N, 5) in [0, 4], in order."""
+        self.model.eval()
         texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
         q = np.zeros(len(texts))
         labels = np.zeros((len(texts), len(self.model.dimension_heads)))

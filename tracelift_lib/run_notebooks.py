@@ -100,11 +100,12 @@ def _run_all(options: argparse.Namespace) -> int:
     preset = load_preset(options.preset, options.seed, overrides)  # refuse bad input before anything runs
     parameters = {"PRESET": options.preset, "SEED": options.seed, "OVERRIDES": overrides}
     chosen = _choose(options.only)
-    begin = time.monotonic()
+    begin, left_out = time.monotonic(), 0
     for source in chosen:
         number = source.name[:2]
         if number in preset.leaves_out:
             print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[number]}", flush=True)
+            left_out += 1
             continue
         output = store.home() / "build" / variant(options.preset, options.seed, overrides) / f"{source.stem}.ipynb"
         start = time.monotonic()
@@ -118,7 +119,8 @@ def _run_all(options: argparse.Namespace) -> int:
             print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
             return 130
         print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
-    print(f"preset {preset.name}: {len(chosen)} notebooks in {time.monotonic() - begin:.0f} s")
+    print(f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
+          + (f", {left_out} left out (see above)" if left_out else ""))
     return 0
 
 

@@ -24,6 +24,12 @@ NAMES = "Mia Tom Ana Leo Zoe Sam Ida Max Eva Ben".split()
 OBJECTS = "apples coins cards books shells pens stamps eggs".split()
 OTHER_OBJECTS = "chairs windows trees lamps".split()
 
+# Stories name quantities in words, traces calculate in digits: the two cannot be confused, and a word is one token.
+NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+).split()
+
 # What happens to the quantity: (as the story tells it, as a trace line names it).
 # {n} is the quantity of the event, {o} the objects.
 EVENTS: dict[str, list[tuple[str, str]]] = {
@@ -40,12 +46,13 @@ LINKS = ["{who} {event}.", "Then {who} {event}.", "After that {who} {event}."]
 QUESTIONS = ["How many {o} does {who} have now?", "How many {o} does {who} have in the end?"]
 DISTRACTORS = ["There are {n} {o} in the room.", "A neighbour owns {n} {o}."]
 
-# A trace line is "<what happens>: a op b = c."; anything else in a trace is free text.
-STEP_PATTERN = re.compile(r"(\d{1,9}) ([-+*/]) (\d{1,9}) = (\d{1,9})(?!\d)")
+# A trace line is "- <what happens>: a+b=c"; anything else in a trace is free text. It is short because tokens are what
+# training on a CPU pays for.
+STEP_PATTERN = re.compile(r"(?<!\d)(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d)", re.ASCII)
 
 
 class Step(BaseModel):
-    """One calculation `before op operand = after`; `event` says why it is made.
+    """One calculation, `before op operand` gives `after`; `event` says why it is made.
 
     A step may be wrong: the builders of flawed traces use the same record.
     """
@@ -58,7 +65,7 @@ class Step(BaseModel):
     event: str = ""
 
     def line(self) -> str:
-        return f"{self.event}: {self.before} {self.op} {self.operand} = {self.after}."
+        return f"- {self.event}: {self.before}{self.op}{self.operand}={self.after}"
 
 
 class Calculation(NamedTuple):
@@ -80,7 +87,7 @@ def apply(op: str, before: int, operand: int) -> int:
 
 
 def read_calculations(trace: str) -> list[Calculation]:
-    """All `a op b = c` in `trace`, in order. Text between them is ignored."""
+    """All `a+b=c` (any of + - * /, with or without spaces) in `trace`, in order. Text between them is ignored."""
     return [
         Calculation(int(a), op, int(b), int(c)) for a, op, b, c in STEP_PATTERN.findall(trace)
     ]
@@ -107,22 +114,22 @@ def generate_problem(
 ) -> Problem:
     """One story of `n_steps` events.
 
-    Quantities named in the story are at most `max_number`; the running value stays in
+    Quantities named in the story are at most `max_number` (itself at most 20); the running value stays in
     1..`max_value`.
     """
     who, what = rng.choice(NAMES), rng.choice(OBJECTS)
     start = rng.randint(2, max_number)
     steps: list[Step] = []
-    sentences = [rng.choice(OPENINGS).format(who=who, n=start, o=what)]
+    sentences = [_fill(rng.choice(OPENINGS), start, what, who=who)]
     value = start
     for _ in range(n_steps):
         op, operand = _draw_event(rng, value, max_number, max_value)
         after = apply(op, value, operand)
         told, named = rng.choice(EVENTS[f"{op}{operand}" if op in "*/" else op])
-        event = told.format(n=operand, o=what)
+        event = _fill(told, operand if op in "+-" else 2, what)
         sentences.append(rng.choice(LINKS).format(who=who, event=event))
         steps.append(
-            Step(before=value, op=op, operand=operand, after=after, event=named.format(n=operand))
+            Step(before=value, op=op, operand=operand, after=after, event=_fill(named, operand, what))
         )
         value = after
     return Problem(
@@ -135,6 +142,11 @@ def generate_problem(
         answer=str(value),
         metadata={"start": start, "steps": [step.model_dump() for step in steps]},
     )
+
+
+def _fill(template: str, quantity: int, objects: str, **words: str) -> str:
+    """`template` with the quantity as a word, and the objects in the singular if there is one."""
+    return template.format(n=NUMBER_WORDS[quantity], o=objects[:-1] if quantity == 1 else objects, **words)
 
 
 def _draw_event(rng: random.Random, value: int, max_number: int, max_value: int) -> tuple[Op, int]:
@@ -153,9 +165,7 @@ def _draw_event(rng: random.Random, value: int, max_number: int, max_value: int)
 def _tell(rng: random.Random, sentences: list[str], who: str, what: str, max_number: int) -> str:
     """The story in one of several surface forms: question first or last, with or without a distractor."""
     if rng.random() < 0.25:
-        extra = rng.choice(DISTRACTORS).format(
-            n=rng.randint(2, max_number), o=rng.choice(OTHER_OBJECTS)
-        )
+        extra = _fill(rng.choice(DISTRACTORS), rng.randint(2, max_number), rng.choice(OTHER_OBJECTS))
         sentences.insert(rng.randrange(1, len(sentences) + 1), extra)
     question = rng.choice(QUESTIONS).format(who=who, o=what)
     return " ".join([question, *sentences] if rng.random() < 0.3 else [*sentences, question])

@@ -1,0 +1,23 @@
+"""What all tests share: repeatable hypothesis runs, one thread, no network, and a home outside the project."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network must fail, everywhere
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # test_store forks
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "project", deadline=None, derandomize=True, max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("project")
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    """No test reads or writes the project's own runs/."""
+    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))

@@ -1,0 +1,300 @@
+"""The graph of stages: what is remade when, and what is missing. Most tests put stand-ins for the builders."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tracelift_lib import pipeline, store
+from tracelift_lib.groups import MATH_DIMENSIONS
+from tracelift_lib.pipeline import STAGES, WARM_START, Run
+from tracelift_lib.store import MissingArtifact
+from tracelift_lib.tinyworld import is_faithful
+
+EXEC, LIFT = {"arm": "exec_only", "seed": 0}, {"arm": "tracelift", "seed": 1}
+ALL = {  # every stage in the order of the notebooks; the last ones once an arm
+    "problems": ("problems", {}), "executor": ("executor", {}), "planner": ("planner", {}), "groups": ("groups", {}),
+    "reward_model": ("reward_model", {}), "rm_scores": ("rm_scores", {}),
+    "uplift": ("uplift", {}), "baseline": ("baseline", {}),
+    "train exec_only": ("planner_training", EXEC), "train tracelift": ("planner_training", LIFT),
+    "eval start": ("evaluation", WARM_START),
+    "eval exec_only": ("evaluation", EXEC), "eval tracelift": ("evaluation", LIFT),
+}
+TRAINED = {"train exec_only", "train tracelift", "eval exec_only", "eval tracelift"}
+EVALS = {"eval start", "eval exec_only", "eval tracelift"}
+RM = {"reward_model", "rm_scores", "train tracelift"} | EVALS  # what hangs on the reward model
+
+
+counter = itertools.count()
+
+
+def stand_in(name, built):
+    """A builder that notes what it was asked for. Each build writes something else, as if made at another time."""
+    def build(run, out, **instance):
+        built.append((name, instance))
+        (out / "content.txt").write_text(str(next(counter)))
+
+    return build
+
+
+def put_stand_ins(patch, home):
+    built = []
+    for name, stage in STAGES.items():
+        patch.setitem(STAGES, name, dataclasses.replace(stage, build=stand_in(name, built)))
+    patch.setenv("TRACELIFT_HOME", str(home))
+    return built
+
+
+def make_all(run):
+    return {label: run.make(name, **instance) for label, (name, instance) in ALL.items()}
+
+
+def labels(builds):
+    return {label for label, entry in ALL.items() if entry in builds}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A home in which every stage of preset check was made once by stand-ins; (home, what was built)."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("world")
+        built = put_stand_ins(patch, home)
+        make_all(Run("check"))
+        return home, built
+
+
+@pytest.fixture
+def builds(monkeypatch, world):
+    """Stand-ins in that home: the list of (stage, instance) that this test builds. For tests that only add to it."""
+    return put_stand_ins(monkeypatch, world[0])
+
+
+@pytest.fixture
+def builds_in_copy(monkeypatch, world, tmp_path):
+    """The same in a copy of that home, for tests that damage it."""
+    shutil.copytree(world[0], tmp_path / "copy")
+    return put_stand_ins(monkeypatch, tmp_path / "copy")
+
+
+# --- what decides a result --------------------------------------------------------------------
+
+
+def test_nothing_is_made_twice(world, builds):
+    assert len(world[1]) == len(ALL) and labels(world[1]) == set(ALL)
+    make_all(Run("check"))
+    assert builds == []
+
+
+@pytest.mark.parametrize("overrides, remade", [
+    ({"problems.sizes.train": 201}, set(ALL)),
+    ({"executor.steps": 21}, set(ALL) - {"problems", "groups"}),
+    ({"prompt_style": "instruct"}, set(ALL) - {"problems", "groups"}),
+    ({"planner.steps": 11}, {"planner"} | TRAINED | EVALS),
+    ({"groups.min_negatives": 5}, {"groups", "uplift"} | RM),
+    ({"reward_model.epochs": 7}, RM),
+    ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
+    ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
+    ({"planner_training.learning_rate": 0.5}, TRAINED),
+    ({"evaluation.traces": 3}, EVALS),
+    # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.
+    ({"planner_training.temperature": 1.5}, TRAINED | EVALS),
+    ({"planner_training.top_p": 0.5}, TRAINED | EVALS),
+    ({"planner_training.max_completion": 16}, TRAINED | EVALS),
+    # A list of arms and seeds says which runs there are, not what one of them gives. The rest is for people.
+    ({"planner_training.arms": ["tracelift", "no_uplift", "exec_only"], "planner_training.seeds": [1, 0, 5],
+      "description": "other words", "is_result": True, "min_free_gb": 0.001, "leaves_out": {"00": "a reason"}}, set()),
+], ids=lambda value: " ".join(value)[:40] if isinstance(value, dict) else "")
+def test_a_changed_setting_remakes_what_it_decides_and_nothing_else(builds, overrides, remade):
+    run = Run("check", overrides=overrides)
+    assert run.preset != Run("check").preset
+    make_all(run)
+    assert labels(builds) == remade
+    del builds[:]
+    make_all(Run("check"))  # the former results are still there
+    assert builds == []
+
+
+def test_another_seed_remakes_everything(builds):
+    make_all(Run("check", seed=5))
+    assert labels(builds) == set(ALL)
+
+
+def test_another_stage_version_remakes_it_and_what_hangs_on_it(builds, monkeypatch):
+    monkeypatch.setitem(STAGES, "groups", dataclasses.replace(STAGES["groups"], version=99))
+    make_all(Run("check"))
+    assert labels(builds) == {"groups", "uplift"} | RM
+
+
+@pytest.mark.parametrize("label, remade", [
+    ("problems", set(ALL)),
+    ("groups", {"groups", "uplift"} | RM),
+    ("baseline", {"baseline", "train tracelift", "eval tracelift"}),
+    ("train exec_only", {"train exec_only", "eval exec_only"}),
+])
+def test_a_deleted_folder_is_remade_with_what_hangs_on_it_and_nothing_else(builds_in_copy, label, remade):
+    name, instance = ALL[label]
+    made = {other: Run("check").need(ALL[other][0], **ALL[other][1]).digest for other in set(ALL) - remade}
+    shutil.rmtree(Run("check").need(name, **instance).path)
+    again = make_all(Run("check"))
+    assert labels(builds_in_copy) == remade and len(builds_in_copy) == len(remade)
+    assert {other: again[other].digest for other in made} == made
+
+
+# --- what is missing --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without(label):
+    """The stage's folder out of the way for a while."""
+    name, instance = ALL[label]
+    path = Run("check").need(name, **instance).path
+    path.rename(path.with_suffix(".away"))
+    yield
+    path.with_suffix(".away").rename(path)
+
+
+@pytest.mark.parametrize("gone, wanted, notebook", [
+    ("problems", "groups", "00_start_here"),
+    ("executor", "uplift", "00_start_here"),
+    ("planner", "train exec_only", "00_start_here"),
+    ("groups", "reward_model", "01_build_groups"),
+    ("reward_model", "rm_scores", "02_train_reward_model"),
+    ("reward_model", "train tracelift", "02_train_reward_model"),
+    ("baseline", "train tracelift", "03_executor_uplift"),
+    ("train exec_only", "eval exec_only", "05_train_planner_lora"),
+])
+def test_a_missing_upstream_names_its_notebook(builds, gone, wanted, notebook):
+    """Whether the stage is asked for or is to be made: its upstream is never made in passing."""
+    name, instance = ALL[wanted]
+    with without(gone):
+        for attempt in (Run("check").make, Run("check").need):
+            with pytest.raises(MissingArtifact) as caught:
+                attempt(name, **instance)
+            assert notebook in str(caught.value) and f"stage {ALL[gone][0]!r}" in str(caught.value)
+            assert "PRESET=check" in str(caught.value)
+    assert builds == []
+
+
+def test_what_is_needed_is_never_built_and_its_notebook_exists(builds):
+    for label, (name, instance) in ALL.items():
+        with without(label), pytest.raises(MissingArtifact) as caught:
+            Run("check").need(name, **instance)
+        assert STAGES[name].notebook in str(caught.value) and builds == []
+        assert (store.PROJECT / "notebooks" / f"{STAGES[name].notebook}.py").exists()
+
+
+def test_an_arm_needs_only_what_it_looks_at(builds):
+    """exec_only trains without the reward model and without the baseline; tracelift does not."""
+    run = Run("check", seed=77)
+    for name in ("problems", "executor", "planner"):
+        run.make(name)
+    run.make("planner_training", **EXEC)
+    assert run.has("planner_training", **EXEC) and not run.has("planner_training", **LIFT)
+    with pytest.raises(MissingArtifact):
+        run.make("planner_training", **LIFT)
+
+
+def test_results_of_presets_and_variants_lie_apart(builds):
+    run, other = Run("check"), Run("check", seed=3, overrides={"execution.k": 4})
+    assert run.folder == store.home() / "runs" / "check"
+    assert (run.variant, other.variant) == ("check", "check-seed3-custom")
+    assert run.make("problems").path != other.make("problems").path
+
+
+def test_every_arm_and_seed_is_a_policy():
+    arms = ["exec_only", "no_uplift"]
+    run = Run("check", overrides={"planner_training.arms": arms, "planner_training.seeds": [4, 7]})
+    assert run.policies() == [{"arm": a, "seed": s} for a in arms for s in (4, 7)]
+
+
+# --- the real builders that are quick ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Preset check with problems, executor and groups really built, in a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(tmp_path_factory.mktemp("home")))
+        run = Run("check", overrides={"executor.steps": 2})
+        run.make("problems")
+        run.make("groups")
+        run.make("executor")
+        yield run
+
+
+def test_problems_on_disk_are_those_of_the_preset(real):
+    sizes = real.preset.problems.sizes
+    splits = {split: real.problems(split) for split in sizes}
+    assert {split: len(members) for split, members in splits.items()} == sizes
+    assert all(is_faithful(p, p.reference_solution) for members in splits.values() for p in members)
+    ids = [p.problem_id for members in splits.values() for p in members]
+    assert len(set(ids)) == len(ids)
+
+
+def test_groups_on_disk_come_from_their_own_splits(real):
+    g = real.preset.groups
+    train, dev, test = (real.groups(split) for split in ("train", "dev", "test"))
+    known = {split: {p.problem_id for p in real.problems(split)} for split in ("train", "test")}
+    assert {x.problem_id for x in [*train, *dev]} <= known["train"] and {x.problem_id for x in test} <= known["test"]
+    assert not {x.problem_id for x in train} & {x.problem_id for x in dev}
+    assert abs(len(dev) - 0.1 * (len(train) + len(dev))) <= 0.5
+    assert 0 < len(train) + len(dev) <= g.sizes["train"] and 0 < len(test) <= g.sizes["test"]
+    assert all(len(x.negative_bank) >= g.min_negatives for x in [*train, *dev, *test])
+
+
+def test_a_trained_executor_loads_and_answers(real):
+    executor = real.executor()
+    problems = real.problems("test")[:2]
+    table = executor.verdicts(problems, [None, problems[1].reference_solution], 3, seed=0)
+    assert table.shape == (2, 3) and set(table.flat) <= {0, 1}
+    log = real.need("executor").json("log.json")
+    assert any("loss" in row for row in log)
+    assert executor.sampler.sampling.temperature == real.preset.execution.temperature
+    assert executor.rule == real.preset.execution.answer and executor.limits == real.preset.limits
+
+
+def test_deleting_the_groups_leaves_the_executor_alone(real):
+    names = ("problems", "executor", "groups")
+    before = {name: (real.need(name).path / "manifest.json").stat().st_mtime_ns for name in names}
+    content = {split: (real.need("groups").path / f"{split}.jsonl").read_text() for split in ("train", "dev", "test")}
+    shutil.rmtree(real.need("groups").path)
+    for name in names:
+        real.make(name)
+    after = {name: (real.need(name).path / "manifest.json").stat().st_mtime_ns for name in names}
+    assert [name for name in before if before[name] != after[name]] == ["groups"]
+    assert content == {split: (real.need("groups").path / f"{split}.jsonl").read_text() for split in content}
+
+
+def test_the_manifest_of_a_stage_holds_its_slice_of_the_preset(real):
+    manifest = json.loads((real.need("groups").path / "manifest.json").read_text())
+    assert (manifest["stage"], manifest["preset"], manifest["seed"]) == ("groups", "check", real.preset.seed)
+    assert manifest["config"] == {"seed": real.preset.seed, "groups": real.preset.groups.model_dump(mode="json")}
+    assert manifest["upstream"] == {"problems": real.need("problems").digest}
+
+
+# --- builders with stand-ins for the models ---------------------------------------------------
+
+
+class FakeScorer:
+    def score(self, problems, traces, progress=None):
+        return np.array([len(z) / 1000 for z in traces]), np.tile(np.arange(5.0), (len(traces), 1))
+
+
+def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch):
+    """Columns of a dimension must speak of the same dimension: the expected label of dimension i is i here."""
+    monkeypatch.setattr(real, "scorer", lambda: FakeScorer(), raising=False)
+    pipeline._build_rm_scores(real, tmp_path)
+    table = pd.read_parquet(tmp_path / "scores.parquet")
+    groups = [(s, g) for s in ("dev", "test") for g in real.groups(s)]
+    candidates = [(s, g, c) for s, g in groups for c in [*g.positive_pool, *g.negative_bank]]
+    assert len(table) == len(candidates)
+    for row, (split, g, c) in zip(table.to_dict("records"), candidates):
+        assert (row["split"], row["problem_id"], row["kind"]) == (split, g.problem_id, c.negative_kind or "reference")
+        assert row["q"] == pytest.approx(len(c.reasoning) / 1000) and row["gold_total"] == c.rubric.total
+        for i, name in enumerate(MATH_DIMENSIONS):
+            assert row[f"gold_{name}"] == c.rubric.labels[name] and row[f"expected_{name}"] == i
