@@ -5,6 +5,7 @@ OVERRIDES ?=
 PYTHON ?= python3
 PIP_ARGS ?=
 PORT ?= 8888
+LAB_ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
@@ -34,7 +35,7 @@ test: setup ## unit tests, and every notebook at preset check
 
 lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
-	$(BIN)/jupyter lab --port $(PORT) notebooks
+	$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) notebooks
 
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
 	$(BIN)/python -m tracelift_lib.run_notebooks --convert

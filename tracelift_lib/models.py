@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,8 +32,11 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
+    Trainer,
+    TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from tracelift_lib import store
 from tracelift_lib.groups import perturb
@@ -51,6 +58,7 @@ CHAT_TEMPLATE = (
 )
 
 
+SAVE_SECONDS = 15
 SAMPLE_TEXTS = 2000  # problems that the tokenizer learns from
 
 Pair = tuple[str, str]  # (context, target): a text in two parts, of which the model learns to write the second
@@ -272,7 +280,6 @@ def supervised_training(
 
     Resumes from the newest checkpoint in `work`. Changes `model` in place; returns the trainer's log.
     """
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     trainer = SFTTrainer(
@@ -290,18 +297,59 @@ def supervised_training(
             adam_beta2=0.98,  # short runs: the default 0.999 remembers longer than they last
             max_grad_norm=1.0,
             logging_steps=max(1, steps // 50),
-            save_steps=max(1, steps // 4),
-            save_total_limit=1,
             seed=seed,
-
             completion_only_loss=True,
             max_length=None,
             report_to=[],
+            **checkpoint_arguments(),
             **device_arguments(),
         ),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    return train_resumably(trainer)
+
+
+def train_resumably(trainer: Trainer) -> list[dict]:
+    """Train from the newest checkpoint in the trainer's output folder, if there is one; returns the log.
+
+    A checkpoint is written every SAVE_SECONDS, so a killed run loses no more than that. An interrupt (Ctrl-C, or the
+    stop button of JupyterLab) waits for the step in hand, saves, and then raises KeyboardInterrupt: nothing is lost.
+    """
+    folder = trainer.args.output_dir
+    keeper = _Keeper()
+    trainer.add_callback(keeper)
+    with keeper.catching_interrupts():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).exists() else None)
+    if keeper.interrupted:
+        raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step}; run again to go on from there")
     return trainer.state.log_history
+
+
+class _Keeper(TrainerCallback):
+    """Saves now and then, and at an interrupt."""
+
+    def __init__(self) -> None:
+        self.saved_at, self.interrupted = time.monotonic(), False
+
+    @contextmanager
+    def catching_interrupts(self) -> Iterator[None]:
+        """SIGINT only sets a flag inside; outside the main thread, where that is impossible, nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, lambda *_: setattr(self, "interrupted", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+        elif time.monotonic() - self.saved_at > SAVE_SECONDS:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved_at = time.monotonic()
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> Dataset:
@@ -327,6 +375,11 @@ def device_arguments() -> dict:
         "gradient_checkpointing": gpu,
         "dataloader_pin_memory": gpu,
     }
+
+
+def checkpoint_arguments() -> dict:
+    """TrainingArguments that leave the saving to `train_resumably` and keep the newest checkpoint only."""
+    return {"save_strategy": "no", "save_total_limit": 1}
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:

@@ -27,11 +27,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from tracelift_lib.generation import length_batches
 from tracelift_lib.groups import Candidate, Group
-from tracelift_lib.models import device_arguments, load_tokenizer
+from tracelift_lib.models import checkpoint_arguments, device_arguments, load_tokenizer, train_resumably
 from tracelift_lib.presets import RewardModelTraining
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import reward_model_text
@@ -174,11 +173,10 @@ def train_reward_model(
         lr_scheduler_type="cosine",
         train_sampling_strategy="sequential",
         logging_steps=max(1, len(steps) // settings.groups_per_step // settings.accumulation // 50),
-        save_steps=0.25,
-        save_total_limit=1,
         remove_unused_columns=False,
         seed=seed,
         report_to=[],
+        **checkpoint_arguments(),
         **device_arguments(),
     )
     trainer = _GroupTrainer(
@@ -187,8 +185,7 @@ def train_reward_model(
         group_size=1 + settings.negatives, dimension_loss=settings.dimension_loss,
     )
     trainer.add_callback(_DevRanking(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
-    return trainer.state.log_history
+    return train_resumably(trainer)
 
 
 class _DevRanking(TrainerCallback):

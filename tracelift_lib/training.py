@@ -12,13 +12,12 @@ import pandas as pd
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from tracelift_lib import store
 from tracelift_lib.executor import Executor
 from tracelift_lib.groups import true_rubric
-from tracelift_lib.models import device_arguments, load_model
+from tracelift_lib.models import checkpoint_arguments, device_arguments, load_model, train_resumably
 from tracelift_lib.presets import PlannerTraining, PromptLimits, PromptStyle
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import as_chat, extract_trace, planner_prompt
@@ -149,9 +148,9 @@ def train_planner(
         ),
     )
     engine.log_folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    history = train_resumably(trainer)
     trainer.model.save_pretrained(out / "adapter")
-    rollouts, steps = collect_log(engine.log_folder, trainer.state.log_history)
+    rollouts, steps = collect_log(engine.log_folder, history)
     rollouts.to_parquet(out / "rollouts.parquet", index=False)
     steps.to_csv(out / "steps.csv", index=False)
 
@@ -176,11 +175,9 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
         beta=settings.beta,
         max_grad_norm=1.0,
         logging_steps=1,
-        save_steps=max(1, settings.steps // 4),
-        save_total_limit=1,
         seed=seed,
         report_to=[],
-        disable_tqdm=False,
+        **checkpoint_arguments(),
         **device_arguments(),
     )
 
