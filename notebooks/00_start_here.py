@@ -96,13 +96,14 @@ print(as_chat(executor_prompt(problem.problem, "(the trace)", executor.style), p
 # %% [markdown]
 # ## The planner writes a trace $z$
 #
-# We draw six. The trace is what stands between the tags; a completion without a well-formed pair of tags has none.
+# We draw six and show the different ones. The trace is what stands between the tags; a completion without a well-formed
+# pair of tags has none.
 
 # %%
 prompt = as_chat(planner_prompt(problem.problem, executor.style), planner.tokenizer)
 completions = planner.sample([prompt], n=6, seed=run.preset.seed)[0]
-for completion in completions[:3]:
-    print(extract_trace(completion), "\n---")
+for trace in dict.fromkeys(extract_trace(completion) for completion in completions):
+    print(trace, "\n---")
 
 # %% [markdown]
 # ## The executor tries, the verifier judges
@@ -147,7 +148,7 @@ traces = {
     "reference": problem.reference_solution,
     "wrong operation": perturb(problem, "wrong_operation", random.Random(0)),
     "skipped step": perturb(problem, "unsupported_leap", random.Random(0)),
-    **{f"planner {i}": extract_trace(text) for i, text in enumerate(completions[:4], start=1)},
+    **{f"planner {i}": extract_trace(text) for i, text in enumerate(dict.fromkeys(completions), start=1)},
 }
 traces = {name: trace for name, trace in traces.items() if trace}
 verdicts = executor.verdicts([problem] * len(traces), list(traces.values()), n=1 + k, seed=3)

@@ -42,7 +42,7 @@ from tracelift_lib.reward_model import Scores, reward_model_loss
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
-run.need("groups")
+print(run.need("groups").cost())
 
 # %% [markdown]
 # ## What the RM reads
@@ -156,6 +156,33 @@ held_out = report.save_table(
 held_out.round(3)
 
 # %% [markdown]
+# ## Against simple scores
+#
+# A number needs something to stand beside. Three scores that were not trained on any rubric: a coin, the length of the
+# trace (longer is better), and the **log-likelihood** that the backbone itself gives to the trace, per token. The last is
+# telling: the backbone learned to write reference traces, so a flawed step should surprise it. If its likelihood
+# ranks better than the RM built on it, then what the RM needs is in the backbone, and the RM has not learned to bring it
+# to the last token.
+
+# %%
+def pair_accuracy(score):
+    """Share of flawed traces below their reference under `score` (a column), a value a group; ties count half."""
+    best = test[test["kind"] == "reference"].set_index("problem_id")[score]
+    rest = test[test["kind"] != "reference"].groupby("problem_id")[score].apply(np.array).reindex(best.index)
+    return ranking(best.to_numpy(), rest.tolist())[0]
+
+
+test = test.assign(coin=np.random.default_rng(run.preset.seed).random(len(test)))
+names = {"q": "RM", "log_likelihood": "backbone log-likelihood", "characters": "length", "coin": "coin"}
+baselines = pd.DataFrame(
+    {"score": name, **dict(zip(("pair_accuracy", "low", "high"),
+                               mean_interval(pair_accuracy(column), resamples, run.preset.seed)))}
+    for column, name in names.items()
+)
+report.save_table(run, baselines, "rm_against_simple_scores", [scores_file, files], n=f"{len(references)} held-out groups")
+baselines.round(3)
+
+# %% [markdown]
 # ## By kind of flaw
 #
 # One number hides which flaws are hard to see. Below, the share of flawed traces of each kind that score below their
@@ -203,7 +230,8 @@ report.save_figure(run, figure, "rm_calibration", curve.reset_index(drop=True), 
 # - The table above has the held-out ranking with its interval, the figures show where it is weak and how well its scale
 #   can be trusted. Flaws that change the *number* of steps are seen at once. Flaws that need a comparison (is this the
 #   number that the story names, the result of the line before, the sum of these two?) come slowly: the model must
-#   learn to compare from one label for the whole trace, and a network of three layers has little depth for it.
+#   learn to compare from one label for the whole trace, and a network of three layers has little depth for it. The row
+#   of the backbone's likelihood says how much of this knowledge was there to begin with.
 # - These flaws were *made by us*, by the same seven makers as in training. Whether the RM also sees flaws that models
 #   make on their own is a different question, and the paper does not test it.
 #

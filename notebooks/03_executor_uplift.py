@@ -56,9 +56,10 @@ print(run.preset.execution)
 # ## Two prompts, one difference
 #
 # With and without trace the executor gets the same problem, the same instruction and the same number of tokens to answer
-# with: the trace is the only difference. So where an executor can reason by itself, it may do so on both sides. (Forbid
-# it, and even an empty trace would look useful if it led the executor to think at all.) The problem comes before the
-# trace, so that a server can reuse what it has computed for it.
+# with: the trace is the only difference. It is asked for the answer at once, because reasoning is the planner's part. So
+# the uplift says what a trace is worth to an executor that does not reason by itself; one that may think before it
+# answers may start from a higher baseline. The problem comes before the trace, so that a server can reuse what it has
+# computed for it.
 
 # %%
 problem = run.problems("test")[0]
@@ -95,9 +96,9 @@ assert verify_math("Answer: 12 or 13", "12") == 0
 # %%
 files = run.make("uplift")
 verdicts = pd.read_parquet(files.path / "verdicts.parquet")
-examples = verdicts.groupby("condition", sort=False).head(1)[["condition", "trace", "answer", "success"]]
-print("right answer:", problem.answer)
-examples.fillna("").style.hide(axis="index").set_properties(
+examples = verdicts.groupby("condition", sort=False).head(1).fillna("")
+examples["right"] = examples["problem_id"].map({p.problem_id: p.answer for p in run.problems("test")})
+examples[["condition", "trace", "answer", "right", "success"]].style.hide(axis="index").set_properties(
     **{"white-space": "pre-wrap", "text-align": "left", "vertical-align": "top"})
 
 # %% [markdown]

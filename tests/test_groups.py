@@ -10,6 +10,7 @@ from common import CODE, MATH, calculate, group_record, has_path, lines, quantit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracelift_lib import groups
 from tracelift_lib.groups import (
     MATH_KINDS,
     Group,
@@ -23,7 +24,7 @@ from tracelift_lib.groups import (
     true_rubric,
 )
 from tracelift_lib.problems import InputError
-from tracelift_lib.tinyworld import generate_splits, read_calculations, true_steps
+from tracelift_lib.tinyworld import generate_splits, read_calculations, true_steps, write_trace
 
 KINDS = ("wrong_operation", "arithmetic_slip", "misread_quantity", "lost_event", "swapped_events", "stale_value",
          "unsupported_leap")
@@ -318,6 +319,19 @@ def test_a_group_holds_the_reference_and_distinct_flaws(problems):
         assert (g.problem_id, g.problem, g.metadata["answer"], g.domain) == (p.problem_id, p.problem, p.answer, "math")
 
 
+def test_duplicates_and_copies_of_the_reference_are_dropped(monkeypatch):
+    """Two kinds that damage a trace in the same way give one candidate, named by the first."""
+    def drop_first(steps, rng):
+        return [steps[1:]]
+
+    kinds = {"one": drop_first, "other": drop_first, "nothing": lambda steps, rng: [steps]}
+    monkeypatch.setattr(groups, "MATH_KINDS", kinds)
+    monkeypatch.setattr(groups, "KEEPS_ANSWER", set(kinds))
+    p = story(3, ("+", 2), ("*", 2))
+    p = p.model_copy(update={"reference_solution": write_trace(true_steps(p))})
+    assert [c.negative_kind for c in build_group(p, 0).negative_bank] == ["one"]
+
+
 def test_a_candidates_rubric_is_that_of_its_own_trace(problems):
     for p in problems[:40]:
         for c in build_group(p, seed=0).negative_bank:
@@ -441,10 +455,10 @@ def test_a_violation_is_named_with_file_line_and_field(tmp_path, mutate, field, 
     broken = group_record("p-3")
     mutate(broken)
     path = write(tmp_path / f"g{suffix}", [group_record("p-1"), group_record("p-2"), broken])
-    groups = load_groups(path)
-    assert [next(groups).problem_id, next(groups).problem_id] == ["p-1", "p-2"]
+    loaded = load_groups(path)
+    assert [next(loaded).problem_id, next(loaded).problem_id] == ["p-1", "p-2"]
     with pytest.raises(InputError) as caught:
-        next(groups)
+        next(loaded)
     message = str(caught.value)
     assert has_path(message, path, 3), message
     assert f"field {field}" in message and word in message, message

@@ -268,6 +268,10 @@ def test_only_tiny_world_problems_have_a_truth():
     ("\u200f5 + 3 = 8\u200f", [(5, "+", 3, 8)]),
     ("10 / 0 = 0", [(10, "/", 0, 0)]),
     ("999999999 + 1 = 5", [(999999999, "+", 1, 5)]),
+    ("1234567890 + 1 = 5", []),  # ten digits and more are no numbers of this world, not even in part
+    ("5 + 1234567890 = 5", []),
+    ("5 + 1 = 1234567890", []),
+    ("5 + 1 = " + "9" * 5000, []),
 ])
 def test_reading_calculations_out_of_free_text(text, expected):
     assert [tuple(c) for c in read_calculations(text)] == expected

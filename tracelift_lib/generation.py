@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -81,6 +82,29 @@ class Sampler:
             logits_to_keep=1,
         )
         return cache
+
+
+@torch.inference_mode()
+def mean_log_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    batch_tokens: int,
+) -> np.ndarray:
+    """Mean log-probability of each completion's tokens given its prompt, in nats a token: shape (N,)."""
+    before = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    after = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    means = np.zeros(len(before))
+    for batch in length_batches([len(b) + len(a) for b, a in zip(before, after)], batch_tokens):
+        padded = tokenizer.pad({"input_ids": [before[i] + after[i] for i in batch]}, return_tensors="pt")
+        padded = padded.to(model.device)
+        positions = (padded["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        log_probabilities = model(**padded, position_ids=positions).logits[:, :-1].float().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, padded["input_ids"][:, 1:, None]).squeeze(-1)
+        for row, i in enumerate(batch):  # padding stands on the left, so the completion is at the end
+            means[i] = chosen[row, -len(after[i]) :].mean().item()
+    return means
 
 
 @contextmanager

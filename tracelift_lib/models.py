@@ -37,6 +37,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
 
 from tracelift_lib import store
 from tracelift_lib.groups import perturb
@@ -57,6 +58,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+
+transformers_logging.disable_progress_bar()  # one bar a shard and a load buries the bars that matter
 
 SAVE_SECONDS = 15
 SAMPLE_TEXTS = 2000  # problems that the tokenizer learns from

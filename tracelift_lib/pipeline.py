@@ -22,10 +22,11 @@ from tqdm.auto import tqdm
 from tracelift_lib import models, store, tinyworld
 from tracelift_lib.evaluation import evaluate_planner
 from tracelift_lib.executor import Executor
-from tracelift_lib.generation import Sampler, Sampling
+from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.groups import MATH_DIMENSIONS, Candidate, Group, build_group, load_groups, split_train_dev
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
+from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, train_reward_model
 from tracelift_lib.rewards import NEEDS
 from tracelift_lib.training import RewardEngine, load_policy, train_planner, truth_judge
@@ -209,17 +210,23 @@ def _build_reward_model(run: Run, out: Path) -> None:
 
 
 def _build_rm_scores(run: Run, out: Path) -> None:
-    """The RM's scores of every trace of the held-out groups (dev and test)."""
-    scorer = run.scorer()
+    """The RM's scores of every trace of the held-out groups, beside the backbone's own likelihood of the trace."""
+    scorer, backbone = run.scorer(), run.need(run.preset.reward_model.backbone).path
+    language_model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
     rows = []
     for split in ("dev", "test"):
-        groups = run.groups(split)
-        traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
-        q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], f"scoring {split}")
-        for (group, candidate), score, label in zip(traces, q, labels):
+        traces = [(g, c) for g in run.groups(split) for c in [*g.positive_pool, *g.negative_bank]]
+        written = [c.reasoning for _, c in traces]
+        q, labels = scorer.score([g.as_problem() for g, _ in traces], written, f"scoring {split}")
+        prompts = [as_chat(planner_prompt(g.problem, run.preset.prompt_style), tokenizer) for g, _ in traces]
+        likelihood = mean_log_likelihood(
+            language_model, tokenizer, prompts, [wrap_trace(z) for z in written], run.preset.execution.batch_tokens
+        )
+        for (group, candidate), score, label, nats in zip(traces, q, labels, likelihood):
             rows.append(
                 {"split": split, "problem_id": group.problem_id, "kind": candidate.negative_kind or "reference",
-                 "q": score, "gold_total": candidate.rubric.total,
+                 "q": score, "log_likelihood": nats, "characters": len(candidate.reasoning),
+                 "gold_total": candidate.rubric.total,
                  **{f"gold_{name}": value for name, value in candidate.rubric.labels.items()},
                  **{f"expected_{name}": value for name, value in zip(candidate.rubric.labels, label)}}
             )
@@ -349,7 +356,10 @@ STAGES: dict[str, Stage] = {
         "02_train_reward_model", _build_reward_model, _section("reward_model"),
         lambda preset, instance: [("groups", {}), (preset.reward_model.backbone, {})],
     ),
-    "rm_scores": Stage("02_train_reward_model", _build_rm_scores, _section(), _after("groups", "reward_model")),
+    "rm_scores": Stage(
+        "02_train_reward_model", _build_rm_scores, _section("prompt_style"),
+        lambda preset, instance: [("groups", {}), ("reward_model", {}), (preset.reward_model.backbone, {})],
+    ),
     "uplift": Stage(
         "03_executor_uplift", _build_uplift, _section("execution", "prompt_style", "limits"),
         lambda preset, instance: [

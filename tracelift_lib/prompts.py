@@ -24,6 +24,9 @@ PLANNER = {
         "Do not state the final answer and do not write final code.\n\nProblem:\n{problem}"
     ),
 }
+# With and without trace the executor reads the same instruction. `instruct` asks for the answer at once: reasoning is
+# the planner's part. The wording was chosen on GSM8K train problems (naming a placeholder, "The answer is N", made
+# small models write the letter).
 EXECUTOR = {
     "short": {
         "with": "Solve.\n{problem}\n" + OPEN + "\n{trace}\n" + CLOSE,
@@ -33,11 +36,11 @@ EXECUTOR = {
         "with": (
             "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\n{problem}\n\n"
             f"Reasoning:\n{OPEN}\n{{trace}}\n{CLOSE}\n\n"
-            "Reply with one line only: 'The answer is N', where N is the final number."
+            "Reply with one line only: 'The answer is' and then the final number."
         ),
         "without": (
             "Solve the problem.\n\nProblem:\n{problem}\n\n"
-            "Reply with one line only: 'The answer is N', where N is the final number."
+            "Reply with one line only: 'The answer is' and then the final number."
         ),
     },
 }

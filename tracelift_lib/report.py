@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tracelift_lib import store
 from tracelift_lib.pipeline import Run
+from tracelift_lib.presets import load_preset, preset_names
 
 COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
@@ -89,7 +90,6 @@ def cost_table(artifacts: Sequence[store.Artifact]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "stage": a.manifest["stage"],
-            "what": " ".join(str(a.manifest["config"].get(k, "")) for k in ("arm", "seed")) if "arm" in a.manifest["config"] else "",
             "seconds": a.manifest["seconds"],
             "peak_memory_gb": a.manifest["peak_memory_gb"],
         }
@@ -140,3 +140,19 @@ def write_summary(
     ])
     (figures_folder(run) / "summary.md").write_text(text + "\n")
     return text
+
+
+def update_readme(readme: Path, figures: Path) -> None:
+    """Put the committed summaries (paper_figures/*/summary.md) between the README's results markers."""
+    begin, end = "<!-- results -->", "<!-- /results -->"
+    before, _, rest = readme.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{readme}: no {begin} ... {end}")
+    names = [n for n in preset_names() if load_preset(n).is_result and (figures / n / "summary.md").exists()]
+    parts = [f"### Preset `{name}`\n\n{(figures / name / 'summary.md').read_text().strip()}" for name in names]
+    readme.write_text(before + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + after)
+
+
+if __name__ == "__main__":
+    update_readme(store.PROJECT / "README.md", CLAIMS.parent)
