@@ -19,7 +19,7 @@
 # **After this notebook you can** write down the RM's heads and losses, say what each loss is for, and read a ranking result
 # with its interval and by kind of flaw.
 #
-# **Time:** with `tiny`, two to three minutes the first time.
+# **Time:** with `tiny`, about four minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"

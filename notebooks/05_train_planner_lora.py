@@ -20,7 +20,7 @@
 # **After this notebook you can** say what one GRPO step does, read a training log by its reward parts, and recognise two
 # ways in which a step teaches nothing.
 #
-# **Time:** with `tiny`, about ten minutes the first time.
+# **Time:** with `tiny`, about fifteen minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"

@@ -133,7 +133,7 @@ total
 # ## The summary for the README
 
 # %%
-summary = report.write_summary(run, main, bounds, ledger, total, stages[1].manifest["hardware"], sources)
+summary = report.write_summary(run, main, bounds, ledger, stages[1].manifest["hardware"], sources)
 display(Markdown(summary))
 
 # %% [markdown]

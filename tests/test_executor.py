@@ -57,8 +57,12 @@ def test_nothing_asked_nothing_answered():
 
 
 def test_problems_and_traces_must_pair():
-    with pytest.raises(ValueError):
-        executor(lambda p, i: "").verdicts([A, B], ["z"], 1, seed=0)
+    """A missing trace must not shift the others, nor drop the last problem in silence."""
+    for problems, traces in (([A, B], ["z"]), ([A], ["z", "y"]), ([A], [])):
+        with pytest.raises(ValueError):
+            executor(lambda p, i: "").answer(problems, traces, 1, seed=0)
+        with pytest.raises(ValueError):
+            executor(lambda p, i: "").verdicts(problems, traces, 1, seed=0)
 
 
 def test_the_executor_never_reads_the_answer_or_the_reference():

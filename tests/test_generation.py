@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.generation import Sampler, Sampling, length_batches, seeded
+from tracelift_lib.generation import Sampler, Sampling, length_batches, mean_log_likelihood, seeded
 from tracelift_lib.models import new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape
 
@@ -99,6 +99,7 @@ def test_generation_stops_at_the_end_of_turn(model, tokenizer):
     ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     first = model(input_ids=ids).logits[0, -1].argmax().item()
     other = new_qwen2(tokenizer, SHAPE, seed=1).eval()
+    other.config.eos_token_id = other.generation_config.eos_token_id = None  # the tokenizer's end of turn counts
     with torch.no_grad():  # tied weights: exchange the rows of the first greedy token and of the end of turn
         rows = other.lm_head.weight
         rows[[first, tokenizer.eos_token_id]] = rows[[tokenizer.eos_token_id, first]].clone()
@@ -180,3 +181,22 @@ def test_the_shape_is_prompts_by_samples(model, tokenizer):
 def test_completions_hold_only_new_text(model, tokenizer):
     for text in sampler(model, tokenizer, new=3).sample(["Plan.\nMia has 3 coins."], 5, seed=0)[0]:
         assert "Plan." not in text and "<|" not in text
+
+
+# --- likelihood -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [100_000, 60, 1])
+def test_mean_log_likelihood_against_one_text_at_a_time(model, tokenizer, budget):
+    """Each completion token's log-probability given all before it; no padding, no batch, float64."""
+    completions = ["Answer: 12", "3", "Mia buys 4 more coins. " * 5, "x y z", "?"]
+    expected = []
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        before, after = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, completion))
+        with torch.no_grad():
+            p = model(input_ids=torch.tensor([before + after])).logits[0].double().log_softmax(-1)
+        chosen = [p[len(before) + i - 1, token].item() for i, token in enumerate(after)]
+        expected.append(sum(chosen) / len(chosen))
+    got = mean_log_likelihood(model, tokenizer, PROMPTS, completions, budget)
+    assert got.tolist() == pytest.approx(expected, abs=1e-4)
+    assert len(set(got.round(3))) == len(completions)

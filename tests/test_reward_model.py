@@ -320,9 +320,16 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
     model = ReasoningRewardModel.from_pretrained(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     few = [g for g in groups if len(g.negative_bank) >= 4][:2]
-    log = train_reward_model(
-        model, tokenizer, few, settings(epochs=6, groups_per_step=2, learning_rate=0.01), 0, tmp_path / "work"
-    )
+    chosen = settings(epochs=6, groups_per_step=2, learning_rate=0.01)
+    log = train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / "work")
+    scorer, shares = Scorer(model, tokenizer, 1000, 512), []
+    for g in few:
+        traces = [g.positive_pool[0].reasoning, *(c.reasoning for c in g.negative_bank)]
+        q, _ = scorer.score([g.as_problem()] * len(traces), traces)
+        shares.append(sum(q[0] > other for other in q[1:]) / (len(q) - 1))
+    measured = [(row["step"], row["dev_pair_accuracy"]) for row in log if "dev_pair_accuracy" in row]
+    assert [step for step, _ in measured] == [1, 2, 3, 4, 5, 6]
+    assert measured[-1][1] == pytest.approx(sum(shares) / 2)
     losses = [row["loss"] for row in log if "loss" in row]
     assert len(losses) == 6 and losses[-1] < 0.7 * losses[0]
     moved = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor.cpu(), before[name])]
@@ -337,7 +344,7 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
 def test_scores_in_batches_are_those_one_by_one(folder, tokenizer, batch_tokens):
     body, heads = checkpoint(folder.parent / "same", "qwen2", tokenizer)
     problems, traces = pairs()
-    q, labels = Scorer(folder, batch_tokens, 512).score(problems, traces)
+    q, labels = Scorer.from_folder(folder, batch_tokens, 512).score(problems, traces)
     assert q.shape == (5,) and labels.shape == (5, 5)
     for i, (problem, trace) in enumerate(zip(problems, traces)):
         ids = tokenizer(reward_model_text(problem, trace), add_special_tokens=False)["input_ids"]
@@ -347,21 +354,43 @@ def test_scores_in_batches_are_those_one_by_one(folder, tokenizer, batch_tokens)
     assert len(set(q.round(4))) == 5 and (0 <= q).all() and (q <= 1).all()
 
 
+class ScorerByTable(Scorer):
+    """Scores that are written down, in place of a model."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def score(self, problems, traces, progress=None):
+        return np.array([self.table[z] for z in traces]), None
+
+
+def test_pair_accuracy_by_hand():
+    """Group 1: reference 0.5 above one of two; group 2: 0.5 above none of one. The mean over groups, not pairs."""
+    first, second = group_record("a"), group_record("b")
+    del second["negative_bank"][1]
+    second["negative_bank"][0]["reasoning"] = "gets 2: 3 * 2 = 6."
+    scorer = ScorerByTable({"gets 2: 3 + 2 = 5.": 0.5, "gets 2: 3 - 2 = 1.": 0.4, "gets 2: 3 + 2 = 6.": 0.6,
+                            "gets 2: 3 * 2 = 6.": 0.5})
+    groups = [Group.model_validate(r) for r in (first, second)]
+    assert scorer.pair_accuracy(groups) == pytest.approx((1 / 2 + 0) / 2)
+    assert scorer.pair_accuracy(groups[::-1]) == pytest.approx((1 / 2 + 0) / 2)
+
+
 def test_nothing_to_score(folder):
-    q, labels = Scorer(folder, 1000, 512).score([], [])
+    q, labels = Scorer.from_folder(folder, 1000, 512).score([], [])
     assert q.shape == (0,) and labels.shape == (0, 5)
 
 
 def test_problems_and_traces_must_pair(folder):
     with pytest.raises(ValueError):
-        Scorer(folder, 1000, 512).score([story(3, ("+", 2))], [])
+        Scorer.from_folder(folder, 1000, 512).score([story(3, ("+", 2))], [])
 
 
 def test_texts_are_cut_at_max_length(folder, tokenizer):
     """Two traces that differ only beyond the limit score the same; without the cut they differ."""
     problems = [story(3, ("+", 2))] * 2
     traces = ["go on " * 200 + "a", "go on " * 200 + "b"]
-    q, _ = Scorer(folder, 10_000, 100).score(problems, traces)
+    q, _ = Scorer.from_folder(folder, 10_000, 100).score(problems, traces)
     assert q[0] == pytest.approx(q[1], abs=1e-6)
-    q, _ = Scorer(folder, 10_000, 4000).score(problems, traces)
+    q, _ = Scorer.from_folder(folder, 10_000, 4000).score(problems, traces)
     assert abs(q[0] - q[1]) > 1e-6

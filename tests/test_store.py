@@ -296,6 +296,19 @@ def test_a_disk_that_fills_up_while_weights_are_saved_is_named(tmp_path):
         made(tmp_path / "s", build)
 
 
+def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_is_named(tmp_path, monkeypatch):
+    """torch.save says nothing about the disk; only the free space tells. With space left it is another fault."""
+    def build(out):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        made(tmp_path / "s", build)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
+    with pytest.raises(OutOfSpace):
+        made(tmp_path / "s", build)
+
+
 def test_too_little_space_is_noticed_before_building(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10 * 2**30, 0, int(1.5 * 2**30)))

@@ -123,17 +123,16 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 
 def write_summary(
-    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, cost: pd.DataFrame,
-    hardware: str, sources: Sequence[store.Artifact],
+    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str,
+    sources: Sequence[store.Artifact],
 ) -> str:
     """The run's results in Markdown, for the README: written to summary.md and returned."""
     facts = provenance(run, sources, f"test problems x {run.preset.evaluation.traces} traces",
                        run.preset.planner_training.seeds)
     command = f"make reproduce PRESET={run.preset.name} SEED={run.preset.seed}"
-    minutes = cost["seconds"].sum() / 60
     text = "\n\n".join([
         f"`{command}`: preset {facts['preset']}, planner seeds {facts['seeds']}, revision {facts['revision']}; "
-        f"{minutes:.0f} minutes of stages on {hardware}. Means with 95 % intervals over problems and seeds.",
+        f"on {hardware}. Means with 95 % intervals over problems and seeds.",
         markdown_table(main),
         markdown_table(bounds.round(3)),
         markdown_table(ledger.drop(columns="source")),
