@@ -89,7 +89,6 @@ def test_texts():
 def test_costs_come_from_the_manifests():
     table = report.cost_table([artifact(seconds=3.5), artifact(stage="train", config={"arm": "exec_only", "seed": 2})])
     assert table["stage"].tolist() == ["demo", "train"] and table["seconds"].tolist() == [3.5, 2.0]
-    assert table["what"].tolist() == ["", "exec_only 2"]
 
 
 def test_every_claim_has_a_source_and_no_invented_figure():

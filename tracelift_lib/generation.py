@@ -52,8 +52,10 @@ class Sampler:
     def _generate(self, encoded: list[list[int]], n: int) -> list[str]:
         """n completions for each token list, sample by sample of the first, then of the second, ..."""
         inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
-        cache = self._read(inputs["input_ids"], inputs["attention_mask"])
-        cache.batch_repeat_interleave(n)
+        cache = DynamicCache(config=self.model.config)
+        if inputs["input_ids"].shape[1] > 1:  # a lone token leaves nothing to read beforehand
+            self._read(inputs["input_ids"], inputs["attention_mask"], cache)
+            cache.batch_repeat_interleave(n)
         out = self.model.generate(
             **{name: tensor.repeat_interleave(n, 0) for name, tensor in inputs.items()},
             past_key_values=cache,
@@ -69,9 +71,8 @@ class Sampler:
         )
         return self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
-    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
-        """Key-value cache of all but the last prompt token; `generate` reads that one itself."""
-        cache = DynamicCache(config=self.model.config)
+    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache) -> None:
+        """Fill `cache` with all but the last prompt token; `generate` reads that one itself."""
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         self.model(
             input_ids=input_ids[:, :-1],
@@ -81,7 +82,6 @@ class Sampler:
             use_cache=True,
             logits_to_keep=1,
         )
-        return cache
 
 
 @torch.inference_mode()

@@ -38,6 +38,11 @@ SPLIT_SEED = 18
 DEV_SHARE = 0.1
 
 
+def dimensions(domain: str) -> tuple[str, ...]:
+    """The rubric dimensions of a domain, in the order of the RM's heads."""
+    return MATH_DIMENSIONS if domain == "math" else CODE_DIMENSIONS
+
+
 class Rubric(BaseModel):
     """Labels 0..4 for the five dimensions of a domain, and a total in [0, 1]."""
 
@@ -318,7 +323,7 @@ KEEPS_ANSWER = {"unsupported_leap"}
 
 
 def perturb(problem: Problem, kind: str, rng: random.Random) -> str | None:
-    """A flawed trace of `kind`, or None if this problem has no place for it.
+    """A flawed trace of `kind`, or None if this problem has no place for it (or the one change drawn a step has none).
 
     A flaw must show: results stay whole and positive, and the final value changes unless the kind keeps it.
     """

@@ -336,6 +336,12 @@ def _build_evaluation(run: Run, out: Path, arm: str, seed: int) -> None:
     pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
 
 
+def _evaluation_config(preset: Preset) -> dict[str, Any]:
+    """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
+    sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
+    return {**_section("evaluation", "execution", "prompt_style", "limits")(preset), "planner_sampling": sampling}
+
+
 def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
     trained = [] if instance == WARM_START else [("planner_training", instance)]
     return [(name, {}) for name in ("problems", "executor", "planner", "reward_model")] + trained
@@ -375,7 +381,7 @@ STAGES: dict[str, Stage] = {
         _training_config, _needs_of_arm,
     ),
     "evaluation": Stage(
-        "07_evaluate", _build_evaluation, _section("evaluation", "execution", "prompt_style", "limits"),
+        "07_evaluate", _build_evaluation, _evaluation_config,
         _needs_of_evaluation,
     ),
 }

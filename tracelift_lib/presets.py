@@ -239,6 +239,8 @@ def _read_yaml(name: str) -> dict:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds no keys; a preset is a YAML mapping such as presets/tiny.yaml")
     base = data.pop("extends", None)
     return _merge(_read_yaml(base), data) if base else data
 

@@ -43,22 +43,26 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
-                    "Each line must hold one JSON object; was the file cut off while it was written?"
-                ) from None
-            if not isinstance(record, dict):
-                raise InputError(
-                    f"{path}:{number}: a JSON {type(record).__name__}, but each line must hold an object"
-                )
-            yield number, record
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _json_object(path, number, line)
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
+
+
+def _json_object(path: Path, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
+            "Each line must hold one JSON object; was the file cut off while it was written?"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}:{number}: a JSON {type(record).__name__}, but each line must hold an object")
+    return record
 
 
 def gsm8k_trace(answer: str) -> tuple[str, str]:

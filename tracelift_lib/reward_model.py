@@ -29,10 +29,10 @@ from transformers import (
 )
 
 from tracelift_lib.generation import length_batches
-from tracelift_lib.groups import Candidate, Group
+from tracelift_lib.groups import Candidate, Group, dimensions
 from tracelift_lib.models import checkpoint_arguments, device_arguments, load_tokenizer, train_resumably
 from tracelift_lib.presets import RewardModelTraining
-from tracelift_lib.problems import Problem
+from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import reward_model_text
 
 NUM_LABELS = 5
@@ -73,7 +73,10 @@ class ReasoningRewardModel(PreTrainedModel):
     def from_pretrained(cls, folder: str | Path, **kwargs) -> ReasoningRewardModel:
         """Load a checkpoint folder whose config.json has the `rm_*` keys beside the backbone's own."""
         kwargs.setdefault("config", AutoConfig.from_pretrained(folder))
-        return super().from_pretrained(folder, **kwargs)
+        model, loading = super().from_pretrained(folder, output_loading_info=True, **kwargs)
+        if loading["missing_keys"]:  # transformers would fill them with random weights and only warn
+            raise InputError(f"{folder}: no weights for {', '.join(sorted(loading['missing_keys']))}; not a whole RM")
+        return model
 
     @classmethod
     def from_backbone(cls, folder: str | Path, dimensions: Sequence[str], seed: int) -> ReasoningRewardModel:
@@ -244,7 +247,7 @@ def collate(items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_le
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],
-        "labels": torch.tensor([list(c.rubric.labels.values()) for c in candidates]),
+        "labels": torch.tensor([[c.rubric.labels[name] for name in dimensions(c.rubric.domain)] for c in candidates]),
         "totals": torch.tensor([c.rubric.total for c in candidates]),
     }
 

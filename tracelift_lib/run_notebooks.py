@@ -136,7 +136,16 @@ def _read_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
-    return key, yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
+    if isinstance(parsed, str):  # YAML reads 1e-3 as text, people mean a number
+        try:
+            return key, float(parsed)
+        except ValueError:
+            pass
+    return key, parsed
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import torch
 PROJECT = Path(__file__).resolve().parent.parent
 MANIFEST = "manifest.json"
 WORK = "work"  # scratch of a stage in the making: checkpoints, partial logs
+FULL = 2**20  # bytes left on a disk that counts as full
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 
 
@@ -148,8 +149,9 @@ def make(
                 "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }
             write_json(folder / MANIFEST, manifest)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except Exception as error:  # writers of weights report a full disk in their own ways
+            said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            if said or shutil.disk_usage(folder).free < FULL:
                 raise OutOfSpace(_space_message(folder, "the disk filled up")) from error
             raise
     return Artifact(folder, manifest)
@@ -225,7 +227,7 @@ _VERIFIED: set[tuple] = set()  # files as this process has read them through: la
 def _check_files(artifact: Artifact) -> None:
     for name, known in artifact.manifest["files"].items():
         path = artifact.path / name
-        if path.exists():
+        if path.is_file():
             state = (path, known["sha256"], path.stat().st_size, path.stat().st_mtime_ns)
             if state not in _VERIFIED and file_sha256(path) == known["sha256"]:
                 _VERIFIED.add(state)

@@ -48,7 +48,9 @@ DISTRACTORS = ["There are {n} {o} in the room.", "A neighbour owns {n} {o}."]
 
 # A trace line is "- <what happens>: a+b=c"; anything else in a trace is free text. It is short because tokens are what
 # training on a CPU pays for.
-STEP_PATTERN = re.compile(r"(?<!\d)(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d)", re.ASCII)
+STEP_PATTERN = re.compile(
+    r"(?<![\d.,+*/-])(?<![+*/-] )(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d|[.,/]\d)", re.ASCII
+)
 
 
 class Step(BaseModel):
@@ -118,7 +120,7 @@ def generate_problem(
     1..`max_value`.
     """
     who, what = rng.choice(NAMES), rng.choice(OBJECTS)
-    start = rng.randint(2, max_number)
+    start = rng.randint(2, min(max_number, max_value))
     steps: list[Step] = []
     sentences = [_fill(rng.choice(OPENINGS), start, what, who=who)]
     value = start

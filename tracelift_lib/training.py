@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
 
 def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(rollouts, steps): every logged completion, and per step the mean reward parts beside TRL's own figures."""
-    rollouts = pd.concat([pd.read_json(path) for path in sorted(folder.glob("*.json"))], ignore_index=True)
+    rollouts = pd.DataFrame([row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())])
     steps = rollouts.groupby("step")[["reward", "s", "q", "u", "j"]].mean().reset_index()
     steps["format_errors"] = rollouts["trace"].isna().groupby(rollouts["step"]).mean().to_numpy()
     spread = rollouts.groupby(["step", "problem_id"])["reward"].std()

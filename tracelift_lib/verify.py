@@ -6,12 +6,16 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?"
+# A number that stands for itself: no part of a word, of a power, of 1e3 or of a badly grouped 1,2345.
+NUMBER = re.compile(
+    r"(?<![\w.,])(?P<sign>[-+\u2212]\s?)?\$?"
+    r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?)(?!\d|[.,/]\d|[eE][-+]?\d|[xX]\w|[\u00b2\u00b3])"
+)
 # Ways to state a final answer, each with its value; a text may use several, but they must agree.
 STATED = re.compile(
-    r"\\boxed\{(?P<boxed>[^{}]*)\}"
+    r"\\boxed\{(?P<boxed>(?:[^{}]|\{[^{}]*\})*)\}"
     r"|####\s*(?P<hashes>[^\n]+)"
-    r"|(?:answer\s+is|answer\s*:)\s*(?P<words>[^\n]+)",
+    r"|(?:answer\s+is\b(?!\s+not\b)(?!n't)|answer\s*:)\s*(?P<words>[^\n]+)",
     re.IGNORECASE,
 )
 AnswerRule = Literal["strict", "last_number"]
@@ -22,12 +26,15 @@ def parse_number(text: str) -> Fraction | None:
 
     None if it is no number, or holds several ("3 or 4").
     """
-    numbers = re.findall(rf"(?<![\w.]){NUMBER}", text)
-    if len(numbers) != 1:
-        return None
+    numbers = list(NUMBER.finditer(text))
+    return _value(numbers[0]) if len(numbers) == 1 else None
+
+
+def _value(match: re.Match) -> Fraction | None:
+    sign = -1 if (match["sign"] or "").strip() in ("-", "\u2212") else 1
     try:
-        return Fraction(numbers[0].replace(",", ""))
-    except (ValueError, ZeroDivisionError):
+        return sign * Fraction(match["body"].replace(",", ""))
+    except (ValueError, ZeroDivisionError):  # 1.5/2 or 1/0
         return None
 
 
@@ -38,8 +45,8 @@ def final_answer(text: str, rule: AnswerRule = "strict") -> Fraction | None:
     them must agree. last_number: the last number of the text, as in the released code.
     """
     if rule == "last_number":
-        numbers = re.findall(rf"(?<![\w.]){NUMBER}", text)
-        return parse_number(numbers[-1]) if numbers else None
+        numbers = list(NUMBER.finditer(text))
+        return _value(numbers[-1]) if numbers else None
     stated = [parse_number(match[match.lastgroup]) for match in STATED.finditer(text)]
     return stated[0] if stated and None not in stated and len(set(stated)) == 1 else None
 
