@@ -192,6 +192,12 @@ def test_extending_changes_only_what_is_written(folder):
     assert mine == check | {"name": "mine", "execution.k": 9}
 
 
+def test_seed_zero_is_a_seed(folder):
+    (folder / "mine.yaml").write_text("extends: check\nname: mine\nseed: 5\n")
+    assert load_preset("mine").seed == 5 and load_preset("mine", seed=0).seed == 0
+    assert variant("mine", 0) == "mine-seed0" and variant("mine", 5) == "mine"
+
+
 def test_variant_names():
     """A run with another seed or other values must not overwrite the preset's own figures."""
     own = load_preset("check").seed
