@@ -143,7 +143,9 @@ report.save_figure(run, figure, "evaluation", test, sources, n, seeds)
 
 # %%
 won = rows[(rows["success"] == 1) & (rows["split"] == settings.splits[0])]
-unfaithful = won.assign(unfaithful=1 - won["faithful"]).groupby(["arm", "seed"])["unfaithful"].mean().reset_index()
+policies = rows.groupby(["arm", "seed"]).size().index  # a policy without any success stays in the table, without a share
+shares = won.assign(unfaithful=1 - won["faithful"]).groupby(["arm", "seed"])["unfaithful"].mean()
+unfaithful = shares.reindex(policies).reset_index()
 report.save_table(run, unfaithful, "unfaithful_successes", sources, n, seeds)
 figure, axis = plt.subplots()
 order = ["warm_start", *arms]
