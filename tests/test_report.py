@@ -36,6 +36,15 @@ def test_a_table_carries_its_provenance():
     assert saved["preset"].tolist() == ["check (not a result)"] * 2
 
 
+def test_what_has_no_artifact_carries_the_revision_of_the_code(monkeypatch):
+    """A table that a notebook computes by itself must not lose its revision."""
+    monkeypatch.setattr(store, "git_revision", lambda: "c0de")
+    report.save_table(run(), TABLE, "computed", [], "exact")
+    saved = pd.read_csv(store.home() / "paper_figures" / "check" / "computed.csv")
+    assert saved["revision"].tolist() == ["c0de"] * 2
+    assert report.provenance(run(), [artifact("abc")], "n", [0])["revision"] == "abc"
+
+
 def test_only_what_is_no_result_is_marked_so():
     report.save_table(run("tiny", "tiny-seed3"), TABLE, "demo", [artifact()], "n")
     saved = pd.read_csv(store.home() / "paper_figures" / "tiny-seed3" / "demo.csv")

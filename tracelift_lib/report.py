@@ -39,8 +39,11 @@ def figures_folder(run: Run) -> Path:
 
 
 def provenance(run: Run, sources: Sequence[store.Artifact], n: str, seeds: Sequence[int]) -> dict[str, str]:
-    """What every table and figure carries: preset, n in words, seeds, revision of the code that made its data."""
-    revisions = sorted({artifact.revision for artifact in sources})
+    """What every table and figure carries: preset, n in words, seeds, revision of the code that made its data.
+
+    Without `sources` the data were computed on the spot, by the code as it is now.
+    """
+    revisions = sorted({artifact.revision for artifact in sources}) or [store.git_revision()]
     return {
         "preset": run.variant + ("" if run.preset.is_result else " (not a result)"),
         "n": n,
