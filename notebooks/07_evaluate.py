@@ -19,7 +19,7 @@
 # **After this notebook you can** evaluate a planner in two stages, compute an interval that pairs problems and
 # seeds, and tell "no difference found" from "no difference".
 #
-# **Time:** with `tiny`, one to two minutes the first time.
+# **Time:** with `tiny`, about two minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -149,7 +149,7 @@ unfaithful = shares.reindex(policies).reset_index()
 report.save_table(run, unfaithful, "unfaithful_successes", sources, n, seeds)
 figure, axis = plt.subplots()
 order = ["warm_start", *arms]
-sns.stripplot(unfaithful, x="arm", y="unfaithful", hue="arm", order=order, hue_order=order,
+sns.swarmplot(unfaithful, x="arm", y="unfaithful", hue="arm", order=order, hue_order=order,
               palette=[report.PALETTE.get(a, "C0") for a in order], legend=False, ax=axis)
 axis.set_xticks(range(len(order)), [report.LABELS.get(a, a) for a in order])
 axis.set(xlabel="", ylabel="share of successes (a point a seed)", ylim=(0, None),

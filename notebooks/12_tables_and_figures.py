@@ -117,7 +117,8 @@ display(ledger.style.hide(axis="index").set_properties(**{"white-space": "pre-wr
 # %% [markdown]
 # ## What it cost
 #
-# From the manifests of the stages, so these are the times of the runs that made them, not of this notebook.
+# From the manifests of the stages, so these are the times of the runs that made them, not of this notebook. On a CPU the
+# runs of planner training go side by side, one core each: a wall clock shows less than their sum.
 
 # %%
 stages = [run.need(s) for s in ("problems", "executor", "planner", "groups", "reward_model", "rm_scores", "uplift", "baseline")]
@@ -126,7 +127,7 @@ stages += [run.need("evaluation", **p) for p in [WARM_START, *run.policies()]]
 cost = report.cost_table(stages)
 total = cost.groupby("stage", sort=False).agg(
     runs=("seconds", "size"), seconds=("seconds", "sum"), peak_memory_gb=("peak_memory_gb", "max")).reset_index()
-print(f"{total['seconds'].sum() / 60:.1f} minutes on {stages[1].manifest['hardware']}")
+print(f"{total['seconds'].sum() / 60:.1f} minutes, summed over the runs, on {stages[1].manifest['hardware']}")
 total
 
 # %% [markdown]

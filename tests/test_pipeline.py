@@ -107,7 +107,8 @@ def test_nothing_is_made_twice(world, builds):
     ({"planner_training.max_completion": 16}, TRAINED | EVALS),
     # A list of arms and seeds says which runs there are, not what one of them gives. The rest is for people.
     ({"planner_training.arms": ["tracelift", "no_uplift", "exec_only"], "planner_training.seeds": [1, 0, 5],
-      "description": "other words", "is_result": True, "min_free_gb": 0.001, "leaves_out": {"00": "a reason"}}, set()),
+      "description": "other words", "is_result": True, "min_free_gb": 0.001, "leaves_out": {"00": "a reason"},
+      "simulated_groups": 5}, set()),
 ], ids=lambda value: " ".join(value)[:40] if isinstance(value, dict) else "")
 def test_a_changed_setting_remakes_what_it_decides_and_nothing_else(builds, overrides, remade):
     run = Run("check", overrides=overrides)

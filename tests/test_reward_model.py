@@ -10,6 +10,7 @@ from common import CODE, MATH, group_record, story
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, Qwen2Config
 
+from tracelift_lib import reward_model
 from tracelift_lib.generation import seeded
 from tracelift_lib.groups import Group, build_group
 from tracelift_lib.models import train_tokenizer
@@ -22,6 +23,7 @@ from tracelift_lib.reward_model import (
     Scores,
     _schedule,
     collate,
+    departure_loss,
     expected_labels,
     reward_model_loss,
     train_reward_model,
@@ -178,6 +180,22 @@ def test_new_heads_on_a_backbone(tmp_path, folder, tokenizer):
     assert not torch.equal(other.total_head.weight, model.total_head.weight)
 
 
+def test_new_layers_stand_between_backbone_and_heads(tmp_path, folder, tokenizer):
+    from tracelift_lib.models import new_qwen2
+    from tracelift_lib.presets import Qwen2Shape
+
+    base = new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3)
+    base.save_pretrained(tmp_path / "base")
+    model = ReasoningRewardModel.from_backbone(tmp_path / "base", MATH, seed=1, new_layers=2)
+    assert len(model.model.layers) == model.config.num_hidden_layers == len(model.config.layer_types) == 4
+    for name, tensor in base.model.state_dict().items():
+        assert torch.equal(model.model.state_dict()[name], tensor), name
+    model.save_pretrained(tmp_path / "rm")
+    again = ReasoningRewardModel.from_pretrained(tmp_path / "rm")
+    ids, mask = torch.tensor([[5, 9, 40, 7]]), torch.ones(1, 4, dtype=torch.long)
+    assert torch.equal(model.eval()(ids, mask).q, again.eval()(ids, mask).q)
+
+
 # --- the loss ---------------------------------------------------------------------------------
 
 
@@ -287,15 +305,66 @@ def test_negatives_are_drawn_anew_each_epoch(groups):
 
 
 def test_collate_keeps_texts_labels_and_totals_together(groups, tokenizer):
+    """Behind the problem's tokens come those of each of its traces: together the wire format, token by token."""
     items = [GroupSample(g.as_problem(), [g.positive_pool[0], *g.negative_bank[:2]]) for g in groups[:3]]
     batch = collate(items, tokenizer, 512)
     candidates = [(i.problem, c) for i in items for c in i.candidates]
-    assert batch["input_ids"].shape[0] == len(candidates) == 9
+    assert len(batch["problem_ids"]) == 3 and len(batch["input_ids"]) == len(candidates) == 9
     for row, (problem, c) in enumerate(candidates):
-        kept = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
+        kept = batch["problem_ids"][row // 3][batch["problem_mask"][row // 3].bool()].tolist()
+        kept += batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
         assert kept == tokenizer(reward_model_text(problem, c.reasoning), add_special_tokens=False)["input_ids"]
         assert batch["labels"][row].tolist() == [c.rubric.labels[name] for name in MATH]
         assert batch["totals"][row].item() == pytest.approx(c.rubric.total)
+
+
+def test_collate_cuts_traces_at_max_length(groups, tokenizer):
+    g = groups[0]
+    longest = len(tokenizer(reward_model_text(g.as_problem(), g.reference_solution))["input_ids"])
+    batch = collate([GroupSample(g.as_problem(), [*g.positive_pool, g.negative_bank[0]])], tokenizer, longest - 5)
+    assert batch["problem_mask"].sum() + batch["attention_mask"][0].sum() == longest - 5
+    assert batch["departures"].shape == batch["input_ids"].shape
+
+
+def test_departures_by_hand(groups, tokenizer):
+    """0 on what a trace shares with the start of the reference, 1 on the first other token, unknown after it."""
+    g = groups[0]
+    reference = g.positive_pool[0]
+    first_line = reference.reasoning.split("\n")[0]
+    flawed = reference.model_copy(update={"reasoning": first_line + "\nand so on", "negative_kind": "other"})
+    batch = collate([GroupSample(g.as_problem(), [reference, flawed])], tokenizer, 512)
+    width = batch["attention_mask"].sum(1).tolist()
+    shared = len(tokenizer(first_line + "\n", add_special_tokens=False)["input_ids"])
+    expected = [[0] * width[0], [0] * shared + [1]]
+    for row, labels in enumerate(batch["departures"].tolist()):
+        assert labels == expected[row] + [-1] * (len(labels) - len(expected[row]))
+
+
+def test_departure_loss_by_hand():
+    """Logit 0 costs log 2 either way, logit 2 where there is a departure log(1 + e^-2); the rest does not count."""
+    logits = torch.tensor([[0.0, 0.0, 9.0], [0.0, 2.0, -9.0]])
+    labels = torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
+    assert departure_loss(logits, labels).item() == pytest.approx((3 * math.log(2) + math.log(1 + math.exp(-2))) / 4)
+
+
+def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, tokenizer):
+    """Problems and traces of different lengths, so that both sides are padded; gradients too."""
+    items = [GroupSample(g.as_problem(), [g.positive_pool[0], *g.negative_bank[:2]]) for g in groups[:3]]
+    batch = collate(items, tokenizer, 512)
+    assert not batch["problem_mask"].all() and not batch["attention_mask"].all()
+    model = ReasoningRewardModel.from_pretrained(folder).eval()
+    shared = model(**{k: v for k, v in batch.items() if k.endswith(("ids", "mask"))})
+    gradient = torch.autograd.grad(shared.q.sum(), model.model.embed_tokens.weight)[0]
+    whole = torch.zeros_like(gradient)
+    for row in range(9):
+        item = items[row // 3]
+        text = reward_model_text(item.problem, item.candidates[row % 3].reasoning)
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        alone = model(ids["input_ids"], ids["attention_mask"])
+        assert shared.q[row].item() == pytest.approx(alone.q.item(), abs=1e-5)
+        torch.testing.assert_close(shared.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
+        whole += torch.autograd.grad(alone.q.sum(), model.model.embed_tokens.weight)[0]
+    torch.testing.assert_close(gradient, whole, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("names", [MATH, CODE])
@@ -320,7 +389,7 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
     model = ReasoningRewardModel.from_pretrained(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     few = [g for g in groups if len(g.negative_bank) >= 4][:2]
-    chosen = settings(epochs=6, groups_per_step=2, learning_rate=0.01)
+    chosen = settings(epochs=6, groups_per_step=2, learning_rate=0.01, new_layers=0)
     log = train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / "work")
     scorer, shares = Scorer(model, tokenizer, 1000, 512), []
     for g in few:
@@ -335,6 +404,23 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
     moved = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor.cpu(), before[name])]
     assert any(name.startswith("model.layers.0") for name in moved)
     assert {"total_head.weight", *(f"dimension_heads.{i}.weight" for i in range(5))} <= set(moved)
+    assert set(model.state_dict()) == set(before)  # the departure head is gone: checkpoints have the released layout
+
+
+def test_departures_are_learned_from_every_token(tmp_path, folder, groups, tokenizer, monkeypatch):
+    """With a weight their loss falls; without one, no such head is there."""
+    seen = {0.0: [], 5.0: []}
+    for weight, losses in seen.items():
+        def noted(logits, departures, losses=losses):
+            losses.append(departure_loss(logits, departures))
+            return losses[-1]
+
+        monkeypatch.setattr(reward_model, "departure_loss", noted)
+        few = [g for g in groups if len(g.negative_bank) >= 4][:2]
+        chosen = settings(epochs=12, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
+        model = ReasoningRewardModel.from_pretrained(folder)
+        train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / f"work-{weight}")
+    assert not seen[0.0] and len(seen[5.0]) == 12 and seen[5.0][-1] < 0.7 * seen[5.0][0]
 
 
 # --- scoring ----------------------------------------------------------------------------------
@@ -364,16 +450,19 @@ class ScorerByTable(Scorer):
         return np.array([self.table[z] for z in traces]), None
 
 
-def test_pair_accuracy_by_hand():
-    """Group 1: reference 0.5 above one of two; group 2: 0.5 above none of one. The mean over groups, not pairs."""
+def test_pair_wins_by_hand():
+    """Group 1: reference 0.5 above one of two; group 2: as high as its one flawed trace, which is no win."""
     first, second = group_record("a"), group_record("b")
     del second["negative_bank"][1]
     second["negative_bank"][0]["reasoning"] = "gets 2: 3 * 2 = 6."
     scorer = ScorerByTable({"gets 2: 3 + 2 = 5.": 0.5, "gets 2: 3 - 2 = 1.": 0.4, "gets 2: 3 + 2 = 6.": 0.6,
                             "gets 2: 3 * 2 = 6.": 0.5})
     groups = [Group.model_validate(r) for r in (first, second)]
-    assert scorer.pair_accuracy(groups) == pytest.approx((1 / 2 + 0) / 2)
-    assert scorer.pair_accuracy(groups[::-1]) == pytest.approx((1 / 2 + 0) / 2)
+    kinds = [c.negative_kind for g in groups for c in g.negative_bank]
+    expected = list(zip(["a", "a", "b"], kinds, [1.0, 0.0, 0.0]))
+    assert list(scorer.pair_wins(groups).itertuples(index=False, name=None)) == expected
+    again = scorer.pair_wins(groups[::-1])
+    assert list(again.itertuples(index=False, name=None)) == expected[2:] + expected[:2]
 
 
 def test_nothing_to_score(folder):

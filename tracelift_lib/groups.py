@@ -224,7 +224,7 @@ def rubric_label(total: float) -> Literal["strong", "acceptable", "weak", "bad"]
 
 # --- the seven math kinds ---------------------------------------------------------------------
 
-Maker = Callable[[list[Step], random.Random], list[list[Step]]]
+Maker = Callable[[list[Step]], list[list[Step]]]  # every flawed version of the reference's steps
 
 
 def _recompute(steps: list[Step], first: int) -> list[Step]:
@@ -246,33 +246,30 @@ def _replace(steps: list[Step], i: int, **change: Any) -> list[Step]:
     return _recompute([*steps[:i], step, *steps[i + 1 :]], i + 1)
 
 
-def wrong_operation(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def wrong_operation(steps: list[Step]) -> list[list[Step]]:
     """One event is turned into the opposite calculation: gains are subtracted, doubling is halving."""
     opposite = {"+": "-", "-": "+", "*": "+", "/": "-"}
     return [_replace(steps, i, op=opposite[step.op]) for i, step in enumerate(steps)]
 
 
-def arithmetic_slip(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def arithmetic_slip(steps: list[Step]) -> list[list[Step]]:
     """One result is off by one, two or ten."""
-    return [
-        _replace(steps, i, after=step.after + rng.choice([-10, -2, -1, 1, 2, 10]))
-        for i, step in enumerate(steps)
-    ]
+    errors = (-10, -2, -1, 1, 2, 10)
+    return [_replace(steps, i, after=step.after + error) for i, step in enumerate(steps) for error in errors]
 
 
-def misread_quantity(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def misread_quantity(steps: list[Step]) -> list[list[Step]]:
     """One event is read with another number than the story has."""
     flawed = []
     for i, step in enumerate(steps):
         if step.op in "+-":
-            operand = step.operand + rng.choice([-3, -2, -1, 1, 2, 3])
-            if 0 < operand < len(NUMBER_WORDS):
+            for operand in range(max(1, step.operand - 3), min(step.operand + 4, len(NUMBER_WORDS))):
                 event = step.event.replace(NUMBER_WORDS[step.operand], NUMBER_WORDS[operand])
                 flawed.append(_replace(steps, i, operand=operand, event=event))
     return flawed
 
 
-def lost_event(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def lost_event(steps: list[Step]) -> list[list[Step]]:
     """One event is forgotten together with its effect."""
     if len(steps) < 2:
         return []
@@ -287,7 +284,7 @@ def lost_event(steps: list[Step], rng: random.Random) -> list[list[Step]]:
     return flawed
 
 
-def swapped_events(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def swapped_events(steps: list[Step]) -> list[list[Step]]:
     """Two neighbouring events are taken in the wrong order."""
     flawed = []
     for i in range(len(steps) - 1):
@@ -302,12 +299,12 @@ def swapped_events(steps: list[Step], rng: random.Random) -> list[list[Step]]:
     return flawed
 
 
-def stale_value(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def stale_value(steps: list[Step]) -> list[list[Step]]:
     """One step goes on from the value before the previous step, as if that had not happened."""
     return [_replace(steps, i, before=steps[i - 1].before) for i in range(1, len(steps))]
 
 
-def unsupported_leap(steps: list[Step], rng: random.Random) -> list[list[Step]]:
+def unsupported_leap(steps: list[Step]) -> list[list[Step]]:
     """One calculation is left out, but its result is used: the answer is right, its support has a hole."""
     return [[*steps[:i], *steps[i + 1 :]] for i in range(len(steps) - 1)]
 
@@ -323,13 +320,13 @@ KEEPS_ANSWER = {"unsupported_leap"}
 
 
 def perturb(problem: Problem, kind: str, rng: random.Random) -> str | None:
-    """A flawed trace of `kind`, or None if this problem has no place for it (or the one change drawn a step has none).
+    """A flawed trace of `kind`, or None if this problem has no place for it.
 
     A flaw must show: results stay whole and positive, and the final value changes unless the kind keeps it.
     """
     truth = true_steps(problem)
     usable = [
-        steps for steps in MATH_KINDS[kind](truth, rng)
+        steps for steps in MATH_KINDS[kind](truth)
         if _plausible(steps) and (kind in KEEPS_ANSWER or steps[-1].after != truth[-1].after)
     ]
     return write_trace(rng.choice(usable)) if usable else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib import models, store, tinyworld
@@ -24,6 +25,7 @@ from tracelift_lib.evaluation import evaluate_planner
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.groups import MATH_DIMENSIONS, Candidate, Group, build_group, load_groups, split_train_dev
+from tracelift_lib.parallel import side_by_side
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
@@ -38,8 +40,9 @@ class Run:
     """A preset with its seed and overrides, and the stages made for it so far."""
 
     def __init__(self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None):
-        self.preset: Preset = load_preset(preset, seed, overrides)
-        self.variant = variant(preset, seed, overrides)
+        self.arguments = (preset, seed, overrides)
+        self.preset: Preset = load_preset(*self.arguments)
+        self.variant = variant(*self.arguments)
         self.folder = store.home() / "runs" / self.preset.name
 
     def make(self, stage: str, **instance: Any) -> store.Artifact:
@@ -49,6 +52,19 @@ class Run:
             store.MissingArtifact: a stage it hangs on has not been made.
         """
         return self._get(stage, instance, build=True)
+
+    def make_all(self, stage: str, instances: list[dict[str, Any]]) -> list[store.Artifact]:
+        """`make` for several instances of a stage, side by side on a CPU, in turn on a GPU."""
+        missing = [i for i in instances if not self.has(stage, **i)]
+        if missing and not torch.cuda.is_available():
+            steps, logged = STAGES[stage].steps(self.preset)
+            folders = [self._place(stage, i)[0] for i in missing]
+            side_by_side(
+                _make_in_worker, [(self.arguments, stage, i) for i in missing], steps * len(missing),
+                lambda: sum(steps if (f / store.MANIFEST).exists() else len(list(f.glob(logged))) for f in folders),
+                f"{stage}: {len(missing)} runs",
+            )
+        return [self.make(stage, **i) for i in instances]
 
     def need(self, stage: str, **instance: Any) -> store.Artifact:
         """A stage of an earlier notebook.
@@ -97,7 +113,8 @@ class Run:
         t = self.preset.planner_training
         return [{"arm": arm, "seed": seed} for arm in t.arms for seed in t.seeds]
 
-    def _get(self, name: str, instance: dict[str, Any], build: bool) -> store.Artifact:
+    def _place(self, name: str, instance: dict[str, Any]) -> tuple[Path, dict[str, store.Artifact], dict[str, Any]]:
+        """Folder of a stage, the stages it hangs on, and the settings that decide its result."""
         stage = STAGES[name]
         config = {"seed": self.preset.seed, **stage.config(self.preset), **instance}
         upstream, keys = {}, {}
@@ -105,7 +122,11 @@ class Run:
             artifact = self._get(other, other_instance, build=False)
             label = "/".join([other, *map(str, other_instance.values())])
             upstream[label], keys[label] = artifact, artifact.path.name
-        folder = self.folder / name / store.key_of(name, stage.version, config, keys)
+        return self.folder / name / store.key_of(name, stage.version, config, keys), upstream, config
+
+    def _get(self, name: str, instance: dict[str, Any], build: bool) -> store.Artifact:
+        stage = STAGES[name]
+        folder, upstream, config = self._place(name, instance)
         found = store.find(folder, upstream)
         if found:
             return found
@@ -122,18 +143,26 @@ class Run:
         )
 
 
+def _make_in_worker(arguments: tuple, stage: str, instance: dict[str, Any]) -> None:
+    Run(*arguments).make(stage, **instance)
+
+
 Needs = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage is made. `config` is the part of the preset that decides its result."""
+    """How one stage is made. `config` is the part of the preset that decides its result.
+
+    `steps` gives the number of steps of one instance, and what files in its folder show those done.
+    """
 
     notebook: str
     build: Callable[..., None]
     config: Callable[[Preset], dict[str, Any]]
     needs: Callable[[Preset, dict[str, Any]], Needs] = field(default=lambda preset, instance: [])
     version: int = 1
+    steps: Callable[[Preset], tuple[int, str]] = field(default=lambda preset: (1, store.MANIFEST))
 
 
 def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
@@ -199,7 +228,7 @@ def _build_reward_model(run: Run, out: Path) -> None:
     settings = run.preset.reward_model
     backbone = run.need(settings.backbone).path
     tokenizer = models.load_tokenizer(backbone)
-    model = ReasoningRewardModel.from_backbone(backbone, MATH_DIMENSIONS, run.preset.seed)
+    model = ReasoningRewardModel.from_backbone(backbone, MATH_DIMENSIONS, run.preset.seed, settings.new_layers)
     log = train_reward_model(
         model, tokenizer, run.groups("train"), run.groups("dev"), settings, run.preset.seed,
         out / store.WORK / "trainer",
@@ -379,6 +408,7 @@ STAGES: dict[str, Stage] = {
     "planner_training": Stage(
         "05_train_planner_lora", _build_planner_training,
         _training_config, _needs_of_arm,
+        steps=lambda preset: (preset.planner_training.steps, f"{store.WORK}/rollouts/*.json"),
     ),
     "evaluation": Stage(
         "07_evaluate", _build_evaluation, _evaluation_config,

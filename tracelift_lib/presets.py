@@ -126,6 +126,8 @@ class RewardModelTraining(Section):
     """Reasoning RM (method.md section 5)."""
 
     backbone: Literal["planner", "executor"]
+    new_layers: Annotated[int, Field(ge=0)] = Field(0, description="untrained layers between backbone and heads")
+    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; reward_model.train_reward_model")
     negatives: Positive
     groups_per_step: Positive
     accumulation: Positive
@@ -196,6 +198,7 @@ class Preset(Section):
     execution: Execution
     planner_training: PlannerTraining | None = None
     evaluation: Evaluation | None = None
+    simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebook 09 draws; no models")
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Preset:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,12 +29,12 @@ from transformers import (
     set_seed,
 )
 
-from tracelift_lib.generation import length_batches
+from tracelift_lib.generation import length_batches, seeded
 from tracelift_lib.groups import Candidate, Group, dimensions
 from tracelift_lib.models import checkpoint_arguments, device_arguments, load_tokenizer, train_resumably
 from tracelift_lib.presets import RewardModelTraining
 from tracelift_lib.problems import InputError, Problem
-from tracelift_lib.prompts import reward_model_text
+from tracelift_lib.prompts import OPEN, reward_model_text
 
 NUM_LABELS = 5
 TOTAL_WEIGHT, RANKING_WEIGHT = 0.5, 0.7
@@ -42,11 +43,15 @@ DEV_BATCH_TOKENS = 16384
 
 @dataclass
 class Scores:
-    """Head outputs of B traces: `logits` (B, 5 dimensions, 5 labels), `total` and `q` (B,) in [0, 1]."""
+    """Head outputs of B traces: `logits` (B, 5 dimensions, 5 labels), `total` and `q` (B,) in [0, 1].
+
+    `departures` (B, T), in training only: logit that the trace leaves the reference at this token.
+    """
 
     logits: Tensor
     total: Tensor
     q: Tensor
+    departures: Tensor | None = None
 
 
 class ReasoningRewardModel(PreTrainedModel):
@@ -67,6 +72,7 @@ class ReasoningRewardModel(PreTrainedModel):
             nn.Linear(config.hidden_size, labels) for _ in config.rm_dimension_names
         )
         self.total_head = nn.Linear(config.hidden_size, 1)
+        self.departure_head: nn.Linear | None = None  # see `train_reward_model`
         self.post_init()
 
     @classmethod
@@ -79,29 +85,55 @@ class ReasoningRewardModel(PreTrainedModel):
         return model
 
     @classmethod
-    def from_backbone(cls, folder: str | Path, dimensions: Sequence[str], seed: int) -> ReasoningRewardModel:
-        """New heads on a causal LM's body; the LM head is dropped."""
+    def from_backbone(
+        cls, folder: str | Path, dimensions: Sequence[str], seed: int, new_layers: int = 0
+    ) -> ReasoningRewardModel:
+        """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them."""
         config = AutoConfig.from_pretrained(folder)
+        if new_layers:
+            depth = config.num_hidden_layers + new_layers
+            config = config.from_dict(config.to_dict() | {"num_hidden_layers": depth, "layer_types": None})
         config.rm_dimension_names = list(dimensions)
         config.rm_dimension_weights = [1 / len(dimensions)] * len(dimensions)
         config.rm_num_labels = NUM_LABELS
         config.rm_use_total_head = True
         set_seed(seed)
         model = cls(config)
-        model.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        body = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        model.model.load_state_dict(body.state_dict(), strict=new_layers == 0)
         return model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Scores:
-        """Score token ids (B, T); padding may stand on either side."""
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor,
+        problem_ids: Tensor | None = None, problem_mask: Tensor | None = None,
+    ) -> Scores:
+        """Score token ids (B, T); padding may stand on either side.
+
+        With `problem_ids` (G, P), padded on the left, `input_ids` go on after them: B / G traces a problem, which is
+        read once for all of them.
+        """
+        cache, full_mask = None, attention_mask
+        if problem_ids is not None:
+            cache = self.model(input_ids=problem_ids, attention_mask=problem_mask, use_cache=True).past_key_values
+            traces = len(input_ids) // len(problem_ids)
+            cache.batch_repeat_interleave(traces)
+            full_mask = torch.cat([problem_mask.repeat_interleave(traces, 0), attention_mask], 1)
+        output = self.model(
+            input_ids=input_ids, attention_mask=full_mask, past_key_values=cache, use_cache=cache is not None,
+            output_hidden_states=self.departure_head is not None,
+        )
         positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         last = (attention_mask * positions).argmax(-1)
-        pooled = hidden[torch.arange(len(last), device=last.device), last]
+        pooled = output.last_hidden_state[torch.arange(len(last), device=last.device), last]
         logits = torch.stack([head(pooled) for head in self.dimension_heads], dim=1)
         total = torch.sigmoid(self.total_head(pooled).squeeze(-1))
         weights = torch.tensor(self.config.rm_dimension_weights, dtype=logits.dtype, device=logits.device)
         derived = (expected_labels(logits) * weights).sum(-1) / (self.config.rm_num_labels - 1)
-        return Scores(logits, total, (derived + total) / 2)
+        departures = None
+        if self.departure_head is not None:
+            hidden = output.hidden_states[self.departure_layer]
+            departures = self.departure_head(F.rms_norm(hidden, hidden.shape[-1:])).squeeze(-1)
+        return Scores(logits, total, (derived + total) / 2, departures)
 
 
 def expected_labels(logits: Tensor) -> Tensor:
@@ -134,19 +166,27 @@ def reward_model_loss(
     return {"loss": loss, "dimensions": dimensions, "total": total, "ranking": ranking}
 
 
+def departure_loss(logits: Tensor, departures: Tensor) -> Tensor:
+    """Cross-entropy of "the trace leaves the reference here", over the tokens (B, T) labelled 0 or 1. Source: ours."""
+    known = departures >= 0
+    return F.binary_cross_entropy_with_logits(logits[known], departures[known])
+
+
 class _GroupTrainer(Trainer):
     """Trainer whose loss sees whole groups, in the order in which the data set gives them."""
 
-    def __init__(self, *args, group_size: int, dimension_loss: str, **kwargs):
+    def __init__(self, *args, group_size: int, settings: RewardModelTraining, **kwargs):
         super().__init__(*args, **kwargs)
-        self.group_size, self.dimension_loss = group_size, dimension_loss
+        self.group_size, self.dimension_loss = group_size, settings.dimension_loss
+        self.departure_weight = settings.departure_weight
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        scores = model(inputs["input_ids"], inputs["attention_mask"])
-        parts = reward_model_loss(
-            scores, inputs["labels"], inputs["totals"], self.group_size, self.dimension_loss
-        )
-        return (parts["loss"], scores) if return_outputs else parts["loss"]
+        labels, totals, departures = (inputs.pop(name) for name in ("labels", "totals", "departures"))
+        scores = model(**inputs)
+        loss = reward_model_loss(scores, labels, totals, self.group_size, self.dimension_loss)["loss"]
+        if scores.departures is not None:
+            loss = loss + self.departure_weight * departure_loss(scores.departures, departures)
+        return (loss, scores) if return_outputs else loss
 
 
 def train_reward_model(
@@ -160,10 +200,18 @@ def train_reward_model(
 ) -> list[dict]:
     """Train on groups of one positive and sampled negatives; resumes from checkpoints in `work`.
 
+    With `departure_weight` a further head learns from every token whether the trace leaves the reference there, read
+    below the new layers. It serves training alone: a label for the whole trace does not say where to look, and a
+    small backbone does not find it out from a few thousand groups.
+
     Pair accuracy on `dev_groups` is measured a few times on the way. Changes `model` in place; returns the
-    trainer's log, in which those rows have `dev_pair_accuracy`.
+    trainer's log, in which those rows have `dev_pair_accuracy`, and `dev_KIND` for each kind of flaw.
     """
     steps = _schedule(groups, settings, seed)
+    if settings.departure_weight:
+        model.departure_layer = model.config.num_hidden_layers - settings.new_layers
+        with seeded(seed):
+            model.departure_head = nn.Linear(model.config.hidden_size, 1)
     args = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,  # the schedule already holds every epoch
@@ -180,29 +228,35 @@ def train_reward_model(
         seed=seed,
         report_to=[],
         **checkpoint_arguments(),
-        **device_arguments(),
+        **device_arguments() | {"gradient_checkpointing": False},  # it goes without the cache that groups share
     )
     trainer = _GroupTrainer(
         model=model, args=args, train_dataset=steps,
         data_collator=lambda items: collate(items, tokenizer, settings.max_length),
-        group_size=1 + settings.negatives, dimension_loss=settings.dimension_loss,
+        group_size=1 + settings.negatives, settings=settings,
     )
     trainer.add_callback(_DevRanking(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups))
-    return train_resumably(trainer)
+    log = train_resumably(trainer)
+    model.departure_head = None
+    return log
 
 
 class _DevRanking(TrainerCallback):
-    """Notes pair accuracy on held-out groups ten times in a run, to show whether training has levelled off."""
+    """Notes pair accuracy on held-out groups ten times in a run, also by kind of flaw: what is learned when?"""
 
     def __init__(self, scorer: Scorer, groups: list[Group]):
         self.scorer, self.groups = scorer, groups
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % max(1, state.max_steps // 10) == 0:
-            accuracy = self.scorer.pair_accuracy(self.groups)
+            wins = self.scorer.pair_wins(self.groups)
             self.scorer.model.train()
+            by_kind = wins.groupby("kind")["win"].mean()
             # Into the history itself, which checkpoints keep; Trainer.log here would swallow the step's loss.
-            state.log_history.append({"step": state.global_step, "dev_pair_accuracy": accuracy})
+            state.log_history.append(
+                {"step": state.global_step, "dev_pair_accuracy": wins.groupby("problem_id")["win"].mean().mean(),
+                 **{f"dev_{kind}": value for kind, value in by_kind.items()}}
+            )
 
 
 @dataclass
@@ -238,18 +292,37 @@ def _schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> 
 
 
 def collate(items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Tensor]:
-    """Token ids, gold labels (B, 5) and totals (B,) of the candidates of all groups, group by group."""
+    """What `ReasoningRewardModel.forward` takes, and the gold values of the candidates of all groups, group by group.
+
+    Each text is `reward_model_text`, cut behind its opening tag, where every tokenizer here splits anyway: the
+    problem's part (G, P) is padded on the left, the traces' (B, T) on the right. `labels` (B, 5), `totals` (B,);
+    `departures` (B, T): 1 at the first token that differs from the group's reference, 0 before it, -1 behind it.
+    """
+    problems, traces, departures = [], [], []
+    for item in items:
+        texts = [reward_model_text(item.problem, c.reasoning) for c in item.candidates]
+        cut = texts[0].index(OPEN) + len(OPEN) + 1
+        problems.append(tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"])
+        ids = tokenizer([text[cut:] for text in texts], add_special_tokens=False)["input_ids"]
+        traces += [trace[: max_length - len(problems[-1])] for trace in ids]
+        departures += [_departure(trace, ids[0]) for trace in ids]
     candidates = [c for item in items for c in item.candidates]
-    texts = [reward_model_text(i.problem, c.reasoning) for i in items for c in i.candidates]
-    batch = tokenizer(
-        texts, return_tensors="pt", padding=True, truncation=True, max_length=max_length, add_special_tokens=False
-    )
+    problem = tokenizer.pad({"input_ids": problems}, padding_side="left", return_tensors="pt")
+    trace = tokenizer.pad({"input_ids": traces}, padding_side="right", return_tensors="pt")
+    width = trace["input_ids"].shape[1]
     return {
-        "input_ids": batch["input_ids"],
-        "attention_mask": batch["attention_mask"],
+        "problem_ids": problem["input_ids"], "problem_mask": problem["attention_mask"],
+        "input_ids": trace["input_ids"], "attention_mask": trace["attention_mask"],
         "labels": torch.tensor([[c.rubric.labels[name] for name in dimensions(c.rubric.domain)] for c in candidates]),
         "totals": torch.tensor([c.rubric.total for c in candidates]),
+        "departures": torch.tensor([(d + [-1.0] * width)[:width] for d in departures]),
     }
+
+
+def _departure(trace: list[int], reference: list[int]) -> list[float]:
+    """0 for each token that `trace` shares with the start of `reference`, then 1, if it does not end there."""
+    same = next((i for i, (a, b) in enumerate(zip(trace, reference)) if a != b), min(len(trace), len(reference)))
+    return [0.0] * same + [1.0] * (same < len(trace))
 
 
 class Scorer:
@@ -268,12 +341,15 @@ class Scorer:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, load_tokenizer(folder), batch_tokens, max_length)
 
-    def pair_accuracy(self, groups: list[Group]) -> float:
-        """Share of flawed traces that score below the reference of their group, mean over groups."""
+    def pair_wins(self, groups: list[Group]) -> pd.DataFrame:
+        """A row for each flawed trace: problem_id, kind, and whether it scores below the reference of its group."""
         traces = [(g.as_problem(), c.reasoning) for g in groups for c in [g.positive_pool[0], *g.negative_bank]]
         q, _ = self.score([p for p, _ in traces], [z for _, z in traces])
         ends = np.cumsum([1 + len(g.negative_bank) for g in groups])
-        return float(np.mean([(part[0] > part[1:]).mean() for part in np.split(q, ends[:-1])]))
+        return pd.DataFrame(
+            {"problem_id": g.problem_id, "kind": c.negative_kind, "win": float(part[0] > low)}
+            for g, part in zip(groups, np.split(q, ends[:-1])) for c, low in zip(g.negative_bank, part[1:])
+        )
 
     @torch.inference_mode()
     def score(

@@ -47,9 +47,11 @@ QUESTIONS = ["How many {o} does {who} have now?", "How many {o} does {who} have 
 DISTRACTORS = ["There are {n} {o} in the room.", "A neighbour owns {n} {o}."]
 
 # A trace line is "- <what happens>: a+b=c"; anything else in a trace is free text. It is short because tokens are what
-# training on a CPU pays for.
+# training on a CPU pays for. What goes on from an operator (2*5+3=8) is not read; a list mark is no operator.
 STEP_PATTERN = re.compile(
-    r"(?<![\d.,+*/-])(?<![+*/-] )(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d|[.,/]\d)", re.ASCII
+    r"(?<![\d.,+/-])(?<![^\s*]\*)(?<!\S [+*/-] )(?<!\w[+*/-] )"
+    r"(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d|[.,/]\d)",
+    re.ASCII,
 )
 
 
