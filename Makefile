@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab notebooks readme clean
+.PHONY: help setup reproduce test lab notebooks course readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
 	$(BIN)/python -m tracelift_lib.run_notebooks --convert
+
+course: setup ## copies of the notebooks without the solutions of their exercises, in build/course/
+	$(BIN)/python -m tracelift_lib.run_notebooks --course
 
 readme: setup ## put the summaries of paper_figures/ into the README
 	$(BIN)/python -m tracelift_lib.report

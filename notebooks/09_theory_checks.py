@@ -937,12 +937,8 @@ and which cannot?"""))
 # 3. *Zero ties.* Give `code_coefficient` a tie table of zeros. Prove that (b) then holds for $c$ in the form
 #    "$\mathbb E[c]$ has the sign of $\tau$". Does it hold for the clipped reward, too?
 #
-# The cells with solutions carry the tag `solution` and are folded. A copy without them, to hand out:
-#
-# ```sh
-# jupyter nbconvert --to notebook notebooks/09_theory_checks.ipynb --output 09_exercises \
-#     --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution
-# ```
+# The cells with solutions carry the tag `solution` and are folded. `make course` writes copies of all notebooks without
+# such cells to `build/course/`, to hand out.
 
 # %% [markdown] tags=["solution"]
 # <details><summary><b>Solutions</b></summary>

@@ -182,6 +182,22 @@ def test_all_notebooks_run_in_order_with_the_parameters(executed, capsys):
     assert all("/build/check-seed3-custom/" in output for _, output, _ in executed)
 
 
+def test_several_presets_run_one_after_the_other(executed, capsys):
+    assert main(["--preset", "check", "tiny", "--only", "09"]) == 0
+    assert [parameters["PRESET"] for _, _, parameters in executed] == ["check", "tiny"]
+    assert [output.split("/")[-2] for _, output, _ in executed] == ["check", "tiny"]
+
+
+def test_copies_for_a_course_lack_the_solutions(tmp_path, monkeypatch, executed, capsys):
+    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
+    assert main(["--course"]) == 0 and not executed
+    for source in SOURCES:
+        copy = nbformat.read(tmp_path / "build" / "course" / f"{source.stem}.ipynb", as_version=4)
+        cells = convert(source).cells
+        assert [c.source for c in copy.cells] == [
+            c.source for c in cells if "solution" not in c.metadata.get("tags", [])]
+
+
 def test_a_choice_runs_in_the_order_of_the_numbers(executed):
     assert main(["--preset", "check", "--only", "03", "00"]) == 0
     assert [output.split("/")[-1][:2] for _, output, _ in executed] == ["00", "03"]

@@ -18,10 +18,11 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from nbconvert.preprocessors import TagRemovePreprocessor
 from papermill.exceptions import PapermillExecutionError
 
 from tracelift_lib import store
-from tracelift_lib.presets import load_preset, variant
+from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import InputError
 
 NOTEBOOKS = store.PROJECT / "notebooks"
@@ -49,6 +50,12 @@ def parameter_names(notebook: nbformat.NotebookNode) -> set[str]:
     return {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
 
 
+def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy to hand out: cells tagged `solution` are left out."""
+    handed_out, _ = TagRemovePreprocessor(enabled=True, remove_cell_tags={"solution"}).preprocess(notebook.copy(), {})
+    return handed_out
+
+
 def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progress: bool = True) -> None:
     """Execute one source with `parameters`; the executed copy, complete or not, is `output`.
 
@@ -73,16 +80,26 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--preset", nargs="+", default=["tiny"], help="one or more, run one after the other")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. execution.k=5")
     parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, e.g. 02 07")
     parser.add_argument("--convert", action="store_true", help="write notebooks/*.ipynb from the sources and stop")
+    parser.add_argument("--course", action="store_true", help="write build/course/ (copies without solutions) and stop")
     options = parser.parse_args(arguments)
     try:
         if options.convert:
             return _convert_all()
-        return _run_all(options)
+        if options.course:
+            return _hand_out_all()
+        overrides = dict(_read_override(text) for text in options.override)
+        runs = [(load_preset(name, options.seed, overrides), name) for name in options.preset]  # refuse bad input first
+        chosen = _choose(options.only)
+        for preset, name in runs:
+            code = _run_preset(preset, {"PRESET": name, "SEED": options.seed, "OVERRIDES": overrides}, chosen)
+            if code:
+                return code
+        return 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -95,11 +112,21 @@ def _convert_all() -> int:
     return 0
 
 
-def _run_all(options: argparse.Namespace) -> int:
-    overrides = dict(_read_override(text) for text in options.override)
-    preset = load_preset(options.preset, options.seed, overrides)  # refuse bad input before anything runs
-    parameters = {"PRESET": options.preset, "SEED": options.seed, "OVERRIDES": overrides}
-    chosen = _choose(options.only)
+def _hand_out_all() -> int:
+    folder = store.home() / "build" / "course"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources():
+        notebook = convert(source)
+        handed_out = without_solutions(notebook)
+        nbformat.write(handed_out, folder / f"{source.stem}.ipynb")
+        print(f"{source.stem}.ipynb: {len(notebook.cells) - len(handed_out.cells)} cells with solutions left out")
+    print(f"copies for students: {folder}")
+    return 0
+
+
+def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) -> int:
+    """Exit status: 0, or that of the notebook that failed or was interrupted."""
+    folder = store.home() / "build" / variant(*parameters.values())
     begin, left_out = time.monotonic(), 0
     for source in chosen:
         number = source.name[:2]
@@ -107,7 +134,7 @@ def _run_all(options: argparse.Namespace) -> int:
             print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[number]}", flush=True)
             left_out += 1
             continue
-        output = store.home() / "build" / variant(options.preset, options.seed, overrides) / f"{source.stem}.ipynb"
+        output = folder / f"{source.stem}.ipynb"
         start = time.monotonic()
         try:
             run_notebook(source, parameters, output)
