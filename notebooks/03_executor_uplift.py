@@ -172,42 +172,41 @@ report.save_figure(run, figure, "uplift_distribution", uplift, [files, model_fil
 # %% [markdown]
 # ## How noisy is $\hat u$?
 #
-# One answer is a coin flip with success probability $p_z$ (with trace) or $p_0$ (without), so with $K$ runs on each side
+# One answer is a coin flip with success probability $p_z$ (with trace) or $p_0$ (without), so with $K$ runs with the trace
+# and $K_0$ without
 #
-# $$\operatorname{Var}[\hat u] = \frac{p_z(1 - p_z) + p_0(1 - p_0)}{K}.$$
+# $$\operatorname{Var}[\hat u] = \frac{p_z(1 - p_z)}{K} + \frac{p_0(1 - p_0)}{K_0}.$$
 #
-# But $p_0$ does not depend on the trace at all: the executor is frozen. The public implementation draws the baseline
-# again for every completion. Drawn once with $K_0$ runs, kept, and shared by all traces of the problem, it costs
-# less and can be more precise: the second term becomes $p_0(1-p_0)/K_0$. The price is that all traces of a group share
-# the same error, which the comparison *within* a group does not feel when $q$ is equal.
+# The paper has $K_0 = K = 3$, and the public implementation draws the baseline again for every completion. But $p_0$ does
+# not depend on the trace at all: the executor is frozen. Drawn once with more runs, kept, and shared by all traces of the
+# problem, the baseline costs less and can be more precise.
 #
-# Below the formula (lines) beside the spread that we get by drawing $K$ of the stored answers again and again (points).
+# Below, the formula (lines) beside the spread that we get by drawing $K$ of the stored answers again and again (points).
 # Both take the stored answers of a problem for the whole truth about it, so with few of them both come out a little low.
 
 # %%
-def measured_error(k, k0, repeats=400, seed=0):
-    """Mean over problems of the standard deviation of the estimated uplift of the reference trace."""
-    rng = np.random.default_rng(seed)
-    wide = verdicts.pivot_table(index=["condition", "problem_id"], columns="sample", values="success").to_numpy()
-    half = len(success["none"])
-    index = verdicts.pivot_table(index=["condition", "problem_id"], columns="sample", values="success").index
-    a = wide[index.get_level_values(0) == "reference"]
-    b = wide[index.get_level_values(0) == "none"]
-    picks_a = rng.integers(a.shape[1], size=(repeats, half, k))
-    picks_b = rng.integers(b.shape[1], size=(repeats, half, k0))
-    rows = np.arange(half)[None, :, None]
-    return float((a[rows, picks_a].mean(-1) - b[rows, picks_b].mean(-1)).std(0).mean())
+def drawn_means(condition, k, repeats=400, seed=0):
+    """Mean verdict of k stored answers drawn with replacement: shape (repeats, problems)."""
+    stored = verdicts[verdicts["condition"] == condition].pivot(index="problem_id", columns="sample", values="success")
+    stored = stored.reindex(success["none"].index).to_numpy()
+    picks = np.random.default_rng(seed).integers(stored.shape[1], size=(repeats, len(stored), k))
+    return np.take_along_axis(stored[None], picks, axis=2).mean(2)
 
 
-def formula_error(k, k0):
-    p, p0 = success["reference"].to_numpy(), success["none"].to_numpy()
-    return float(np.sqrt(p * (1 - p) / k + p0 * (1 - p0) / k0).mean())
+def measured_error(k, k_0):
+    """Standard deviation of the estimated uplift of the reference trace, mean over problems."""
+    return float((drawn_means("reference", k) - drawn_means("none", k_0, seed=1)).std(0).mean())
+
+
+def formula_error(k, k_0):
+    p, p_0 = success["reference"].to_numpy(), success["none"].to_numpy()
+    return float(np.sqrt(p * (1 - p) / k + p_0 * (1 - p_0) / k_0).mean())
 
 # %%
 ks = [1, 2, 3, 4, 5, 8]
 noise = pd.DataFrame(
-    {"K": k, "baseline": name, "formula": formula_error(k, k0), "measured": measured_error(k, k0)}
-    for k in ks for name, k0 in (("drawn anew, K runs", k), (f"cached, {draws} runs", draws))
+    {"K": k, "baseline": name, "formula": formula_error(k, k_0), "measured": measured_error(k, k_0)}
+    for k in ks for name, k_0 in (("drawn anew, K runs", k), (f"cached, {draws} runs", draws))
 )
 figure, axis = plt.subplots()
 sns.lineplot(noise, x="K", y="formula", hue="baseline", ax=axis)
@@ -215,6 +214,34 @@ sns.scatterplot(noise, x="K", y="measured", hue="baseline", legend=False, ax=axi
 axis.set(xlabel="K, runs with the trace", ylabel="standard error of û (mean)", ylim=(0, None),
          title="Noise of the uplift: formula and measurement")
 report.save_figure(run, figure, "uplift_noise", noise, [files, model_files], n)
+
+# %% [markdown]
+# ## What the cache changes for a comparison
+#
+# GRPO never uses $\hat u$ alone. It compares the traces of a group, and their difference is a different story:
+#
+# $$\operatorname{Var}[\hat u_i - \hat u_j] = \frac{p_i(1 - p_i) + p_j(1 - p_j)}{K}
+#   + \underbrace{\frac{2\,p_0(1 - p_0)}{K_0}}_{\text{own baselines only}} .$$
+#
+# A *shared* baseline cancels from the difference, however few runs it has. Own baselines put their noise into it twice.
+# The price of sharing: all traces of the problem carry the same error, which does not cancel where their quality $q$ differs
+# (notebook 09, statement (d)). Measured as above, for the reference against another trace of the same problem:
+
+# %%
+other = flawed[0] if flawed else "reference"  # without flawed traces: two traces that are equally good
+shown = success[other].index
+p_i, p_j, p_0 = (success[c].reindex(shown).to_numpy() for c in ("reference", other, "none"))
+keep = success["none"].index.isin(shown)
+rows = []
+for k in ks:
+    traces = drawn_means("reference", k) - drawn_means(other, k, seed=2)
+    own = traces - drawn_means("none", k, seed=3) + drawn_means("none", k, seed=4)
+    variance = (p_i * (1 - p_i) + p_j * (1 - p_j)) / k
+    for name, values, theory in (("own, K runs", own, variance + 2 * p_0 * (1 - p_0) / k), ("shared", traces, variance)):
+        rows.append({"K": k, "baseline": name, "formula": np.sqrt(theory).mean(), "measured": values[:, keep].std(0).mean()})
+comparison = pd.DataFrame(rows)
+report.save_table(run, comparison, "uplift_difference_noise", [files, model_files], n)
+comparison.pivot(index="K", columns="baseline", values=["formula", "measured"]).round(3)
 
 # %% [markdown]
 # ## The baseline cache

@@ -5,6 +5,7 @@ another empty home with the same seed.
 """
 
 import os
+import shutil
 
 import nbformat
 import pandas as pd
@@ -32,6 +33,10 @@ def manifests(home):
     return {p.relative_to(home): p.stat().st_mtime_ns for p in home.glob("runs/*/*/*/manifest.json")}
 
 
+def executed(home):
+    return {p.stem: p.stat().st_mtime_ns for p in home.glob("build/*/*.ipynb")}
+
+
 def tables(home):
     return {p.stem: p.read_bytes() for p in (home / "paper_figures" / PRESET).glob("*.csv")}
 
@@ -51,8 +56,8 @@ def first(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def again(first):
-    """(manifests, tables) before a second run in the same home, which has happened."""
-    before = manifests(first), tables(first)
+    """(manifests, tables, executed copies) before a second run in the same home, which has happened."""
+    before = manifests(first), tables(first), executed(first)
     assert run_all(first) == 0
     return before
 
@@ -110,10 +115,26 @@ def test_nothing_is_written_outside_its_place(first):
     assert not list(first.glob("runs/*/*/*/work"))  # finished stages keep no scratch
 
 
-def test_a_second_run_builds_no_stage(first, again):
-    stages, csv = again
+def test_a_second_run_finds_everything_done(first, again):
+    stages, csv, copies = again
     assert len(stages) >= 10 and manifests(first) == stages
     assert tables(first) == csv
+    assert len(copies) >= 8 and executed(first) == copies
+
+
+def test_what_was_changed_or_removed_is_run_again(first, again, capsys):
+    """A table is lost, a table is changed, a stage is lost: the notebook that makes it runs, and gives the same."""
+    csv, copies = tables(first), executed(first)
+    folder = first / "paper_figures" / PRESET
+    (folder / "uplift_noise.csv").unlink()
+    assert run_all(first) == 0 and tables(first) == csv
+    assert executed(first)["03_executor_uplift"] != copies["03_executor_uplift"]
+    assert executed(first)["02_train_reward_model"] == copies["02_train_reward_model"]
+    (folder / "claims_ledger.csv").write_text("changed")
+    assert run_all(first) == 0 and tables(first) == csv
+    shutil.rmtree(next((first / "runs" / PRESET / "uplift").glob("*/manifest.json")).parent)
+    assert run_all(first) == 0 and tables(first) == csv
+    assert all(stage in manifests(first) for stage in again[0])
 
 
 def test_a_fresh_home_with_the_same_seed_gives_the_same_tables(first, fresh):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
+import json
 import os
 import sys
 import time
@@ -23,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from tracelift_lib import store
 from tracelift_lib.presets import Preset, load_preset, variant
-from tracelift_lib.problems import InputError
+from tracelift_lib.problems import DATA_VARIABLE, InputError
 
 NOTEBOOKS = store.PROJECT / "notebooks"
 
@@ -135,6 +137,9 @@ def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) 
             left_out += 1
             continue
         output = folder / f"{source.stem}.ipynb"
+        if _is_done(source, parameters, output):
+            print(f"{source.stem}: done before, executed copy {output}", flush=True)
+            continue
         start = time.monotonic()
         try:
             run_notebook(source, parameters, output)
@@ -145,10 +150,43 @@ def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) 
         except KeyboardInterrupt:
             print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
             return 130
+        _note_done(source, parameters, output)
         print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
     print(f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
           + (f", {left_out} left out (see above)" if left_out else ""))
     return 0
+
+
+# A notebook is not run again while nothing that it hangs on has changed: its source, its parameters, the library, the
+# versions of packages, and the stages, tables and figures of its preset that were there when it had run.
+
+
+def _is_done(source: Path, parameters: dict[str, Any], output: Path) -> bool:
+    """Whether the executed copy `output` is what a run would make."""
+    record = output.with_suffix(".json")
+    if not (output.exists() and record.exists()):
+        return False
+    done = json.loads(record.read_text())
+    return done["recipe"] == _recipe(source, parameters) and all(
+        (store.home() / name).exists() and store.file_sha256(store.home() / name) == digest
+        for name, digest in done["files"].items()
+    )
+
+
+def _note_done(source: Path, parameters: dict[str, Any], output: Path) -> None:
+    home = store.home()
+    figures = (home / "paper_figures" / output.parent.name).glob("*")
+    stages = (home / "runs" / parameters["PRESET"]).glob(f"*/*/{store.MANIFEST}")
+    files = {str(path.relative_to(home)): store.file_sha256(path) for path in [*figures, *stages]}
+    store.write_json(output.with_suffix(".json"), {"recipe": _recipe(source, parameters), "files": files})
+
+
+def _recipe(source: Path, parameters: dict[str, Any]) -> str:
+    """Hash of everything but files that decides what a notebook makes."""
+    preset = load_preset(*parameters.values()).model_dump(mode="json")
+    parts = [store.file_sha256(source), parameters, preset, store.code_sha256(), store.git_revision(), store.versions(),
+             store.file_sha256(store.PROJECT / "paper_figures" / "claims.yaml"), os.environ.get(DATA_VARIABLE)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _choose(only: list[str] | None) -> list[Path]:

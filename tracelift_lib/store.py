@@ -142,7 +142,7 @@ def make(
                 "seconds": round(time.monotonic() - start, 1),
                 "peak_memory_gb": round(_peak_memory_gb(), 2),
                 "hardware": hardware(),
-                "packages": {p: importlib.metadata.version(p) for p in PACKAGES},
+                "packages": versions(),
                 "python": platform.python_version(),
                 "revision": git_revision(),
                 "code_sha256": code_sha256(),
@@ -174,6 +174,11 @@ def hardware() -> str:
     gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     text = f"{_cpu_model()}, {os.cpu_count()} cores, {gb:.0f} GB"
     return f"{text}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 @functools.cache
