@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tracelift_lib import pipeline, store
 from tracelift_lib.groups import MATH_DIMENSIONS
@@ -108,7 +109,7 @@ def test_nothing_is_made_twice(world, builds):
     # A list of arms and seeds says which runs there are, not what one of them gives. The rest is for people.
     ({"planner_training.arms": ["tracelift", "no_uplift", "exec_only"], "planner_training.seeds": [1, 0, 5],
       "description": "other words", "is_result": True, "min_free_gb": 0.001, "leaves_out": {"00": "a reason"},
-      "simulated_groups": 5}, set()),
+      "simulated_groups": 5, "threads": 2}, set()),
 ], ids=lambda value: " ".join(value)[:40] if isinstance(value, dict) else "")
 def test_a_changed_setting_remakes_what_it_decides_and_nothing_else(builds, overrides, remade):
     run = Run("check", overrides=overrides)
@@ -299,3 +300,16 @@ def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch)
         assert row["q"] == pytest.approx(len(c.reasoning) / 1000) and row["gold_total"] == c.rubric.total
         for i, name in enumerate(MATH_DIMENSIONS):
             assert row[f"gold_{name}"] == c.rubric.labels[name] and row[f"expected_{name}"] == i
+
+
+def test_a_preset_says_how_many_threads_torch_uses():
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            Run("check", overrides={"threads": threads})
+            assert torch.get_num_threads() == threads
+        torch.set_num_threads(2)
+        Run("smol")  # names none
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

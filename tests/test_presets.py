@@ -61,7 +61,7 @@ def test_unknown_preset_names_those_there_are():
     ("execution.answer", "last_number"),
     ("executor.shape.hidden_size", 48), ("executor.mix.plan", 0.1), ("planner.steps", 3), ("problems.sizes.train", 99),
     ("problems.max_number", 12), ("planner_training.arms", ["no_uplift"]), ("reward_model.dimension_loss", "mse"),
-    ("limits.problem", 100), ("limits.trace", 50), ("simulated_groups", 77),
+    ("limits.problem", 100), ("limits.trace", 50), ("simulated_groups", 77), ("threads", 2),
 ])
 def test_overrides_change_exactly_their_value(key, value):
     before = flat(load_preset("check").model_dump(mode="json"))
@@ -121,7 +121,7 @@ def test_unknown_names_in_a_table_are_refused(key):
     ("execution.max_failure_rate", 2), ("planner_training.arms", ["fastest"]), ("planner_training.arms", "tracelift"),
     ("planner_training.seeds", [0, "a"]), ("planner_training.generations", 1), ("problems.steps.train", [0]),
     ("problems.source", "imagenet"), ("executor.source", "nowhere"), ("reward_model.dimension_loss", "hinge"),
-    ("seed", "x"), ("simulated_groups", 0),
+    ("seed", "x"), ("simulated_groups", 0), ("threads", 0),
     ("prompt_style", "long"), ("execution", 3), ("is_result", "yes"), ("problems.sizes.extra", 5),
 ])
 def test_a_value_of_the_wrong_kind_is_refused_and_named(key, value):

@@ -44,6 +44,8 @@ class Run:
         self.preset: Preset = load_preset(*self.arguments)
         self.variant = variant(*self.arguments)
         self.folder = store.home() / "runs" / self.preset.name
+        if self.preset.threads:
+            torch.set_num_threads(self.preset.threads)
 
     def make(self, stage: str, **instance: Any) -> store.Artifact:
         """The finished stage: found if it is there, otherwise built (or resumed) now.

@@ -187,6 +187,7 @@ class Preset(Section):
     is_result: bool = Field(description="false: outputs are marked 'not a result'")
     seed: int
     min_free_gb: Annotated[float, Field(ge=0)] = 1.0
+    threads: Positive | None = Field(None, description="of torch on a CPU; null: as many as it likes")
     leaves_out: dict[str, str] = Field({}, description="notebook number -> why this size has not got it")
     prompt_style: PromptStyle
     limits: PromptLimits = PromptLimits()
