@@ -53,8 +53,8 @@ torch.set_num_threads(1)  # the models are tiny: more threads only wait for each
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
 K, K_0, n = run.preset.execution.k, run.preset.execution.baseline_samples, run.preset.simulated_groups
-STEPS = n // 800  # of one training run
-SEEDS = [1000 * run.preset.seed + i for i in range(max(2, n // 10_000))]
+STEPS = min(40, n // 1000)  # of one training run
+SEEDS = [1000 * run.preset.seed + i for i in range(5 if n >= 10_000 else 2)]
 print(f"{len(SEEDS)} seeds x {STEPS} steps a training run; {n} groups a simulation")
 
 # %% [markdown]
@@ -64,9 +64,9 @@ print(f"{len(SEEDS)} seeds x {STEPS} steps a training run; {n} groups a simulati
 # from six tokens: the end `.`, a filler `~` ("let me think"), and the calculations `a` to `d`. At most eight tokens;
 # a trace that has not ended by then is unfinished.
 #
-# The executor and the reward model are replaced by a table. It says how often the executor succeeds with a trace ($p_z$)
-# and how good the trace reads ($q$). The executor can fill *one* gap by itself, so a trace with a gap is as useful as a
-# complete one; only quality tells them apart. Fillers change neither.
+# The executor and the reward model are replaced by a table. It says how often the executor succeeds with a trace
+# ($p_z$) and how good the trace reads ($q$). The executor can fill *one* gap by itself, so a trace with a gap is as
+# useful as a complete one; only quality tells them apart. Fillers change neither.
 
 # %%
 VOCABULARY = ".~abcd"
@@ -94,9 +94,9 @@ HABITS
 # %% [markdown]
 # ## The planner, with mixed habits
 #
-# The planner is a real language model, only small: embedding, GRU, output layer; about eleven thousand weights. It reads
-# the problem, then writes token by token. As in the tiny world, a short supervised warm start gives it mixed habits: it
-# can write complete traces, but often does not.
+# The planner is a real language model, only small: embedding, GRU, output layer; about eleven thousand weights. It
+# reads the problem, then writes token by token. As in the tiny world, a short supervised warm start gives it mixed
+# habits: it can write complete traces, but often does not.
 
 # %%
 class Planner(torch.nn.Module):
@@ -125,9 +125,9 @@ def habitual_trace(problem, rng):
 # %% [markdown]
 # ## GRPO, line by line
 #
-# **1. Sample.** For each of $B$ problems the planner writes a *group* of $G$ completions, $N = BG$ in all. They differ in
-# length, so a mask $m_{i,t}$ marks the tokens that count: everything up to and including the first end token. What the
-# sampler draws after the end is never looked at.
+# **1. Sample.** For each of $B$ problems the planner writes a *group* of $G$ completions, $N = BG$ in all. They differ
+# in length, so a mask $m_{i,t}$ marks the tokens that count: everything up to and including the first end token. What
+# the sampler draws after the end is never looked at.
 
 # %% tags=["grpo"]
 def completion_mask(completions, end):
@@ -162,8 +162,8 @@ def token_logps(model, tokens, length):
 # \qquad \epsilon = 10^{-4},$$
 #
 # where the standard deviation has $G - 1$ in its denominator (torch's default, and TRL's). With `scale=False` the
-# division is left out, as Dr. GRPO recommends and TRL offers as `scale_rewards="none"`. All tokens of a completion share
-# its advantage.
+# division is left out, as Dr. GRPO recommends and TRL offers as `scale_rewards="none"`. All tokens of a completion
+# share its advantage.
 
 # %% tags=["grpo"]
 def group_advantages(rewards, scale=True):
@@ -172,9 +172,9 @@ def group_advantages(rewards, scale=True):
     return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 # %% [markdown]
-# **4. Clipped ratio.** Sampling is the expensive part, so a batch may serve several gradient steps ("inner epochs"). From
-# the second on, the policy is no longer the one that sampled. The ratio corrects for that, and the clip keeps it from
-# being trusted too far:
+# **4. Clipped ratio.** Sampling is the expensive part, so a batch may serve several gradient steps ("inner epochs").
+# From the second on, the policy is no longer the one that sampled. The ratio corrects for that, and the clip keeps it
+# from being trusted too far:
 #
 # $$\rho_{i,t} = \frac{\pi_\theta(o_{i,t} \mid \cdot)}{\pi_\text{old}(o_{i,t} \mid \cdot)}, \qquad
 # \ell_{i,t} = \min\big(\rho_{i,t} A_i,\; \operatorname{clip}(\rho_{i,t},\, 1 - \varepsilon_\text{low},\, 1 +
@@ -258,8 +258,9 @@ def grpo_step(model, optimizer, prompts, reward, *, generations, length, end, ep
     return tokens, mask, rewards
 
 # %% [markdown]
-# That is all of GRPO. No value network, no replay buffer, no bootstrapping. TRL adds what large models need: many
-# devices, gradient accumulation, generation by a server, logging.
+# That is all of GRPO: no value network, no replay buffer, no bootstrapping. What TRL adds is for large models: prompts
+# of different length (padded on the left), a sampling temperature (it divides the logits here and there), generation by
+# a server, many devices, and batches that are computed in parts (for `dapo`, $\sum_i L_i$ then runs over all parts).
 #
 # ## The reward
 #
@@ -282,7 +283,8 @@ def toy_reward(arm, generations, rng, factor=1.0):
     return reward
 
 # %% [markdown]
-# Warm start: supervised learning on habitual traces, then eight samples. Read them: which would the executor manage with?
+# Warm start: supervised learning on habitual traces, then eight samples. Read them: which would the executor manage
+# with?
 
 # %%
 rng = np.random.default_rng(run.preset.seed)
@@ -334,7 +336,8 @@ def train(seed, steps=STEPS, **settings):
                                           end=END, **settings)
         kind = kinds(tokens)
         rows.append({"seed": seed, "step": step, "success": HABITS["p_z"].to_numpy()[kind].mean(),
-                     "complete": (kind == 0).mean(), "length": mask.sum(1).mean().item(), "kl": drift(model, start, tokens, mask),
+                     "complete": (kind == 0).mean(), "length": mask.sum(1).mean().item(),
+                     "kl": drift(model, start, tokens, mask),
                      "zero variance": (rewards.amax(1) == rewards.amin(1)).float().mean().item()})
     return rows
 
@@ -365,7 +368,8 @@ def save(figure, name, data, n_words=f"{STEPS} steps of 64 completions"):
     report.save_figure(run, figure, name, data, [], n_words, SEEDS)
 
 # %% [markdown]
-# First the question of the whole companion, in the small: the same planner trained with `exec_only` and with `tracelift`.
+# First the question of the whole companion, in the small: the same planner trained with `exec_only` and with
+# `tracelift`.
 
 # %%
 arms = pd.concat([train_all("arm", arm, arm=arm) for arm in ("exec_only", "tracelift")])
@@ -379,17 +383,18 @@ axes[0].legend(loc="lower right")
 save(figure, "grpo_arms", arms)
 
 # %% [markdown]
-# Both arms learn to succeed. Only `tracelift` moves the gaps to complete traces: `exec_only` cannot see the difference, so
-# the share stays where chance takes it. Success is an order of magnitude easier to see than soundness: here the truth is a
-# column of our table, on real problems nobody has it.
+# Bands are 95 % intervals over seeds, here and below. Both rewards teach the planner to succeed. Under `exec_only` a
+# gap costs nothing, so nothing moves the share of complete traces but chance; `tracelift` pays for the difference. (The
+# table of habits was made to show this. Whether real executors fill gaps so well is a question for notebooks 03 and
+# 07.)
 #
-# The right panel is the topic of the last section: as the planner gets good, more and more groups have equal rewards.
+# The right panel is the topic of experiment 3: as the planner gets good, more and more groups have equal rewards.
 #
 # ## What the clip does
 #
-# Left: the objective of one token as a function of the ratio. For $A > 0$ it is flat above $1 + \varepsilon$: a token that
-# has become likely enough gets no further push. For $A < 0$ it is flat below $1 - \varepsilon$. In the other two corners
-# nothing is cut: a step in the *wrong* direction can always be undone.
+# Left: the objective of one token as a function of the ratio. For $A > 0$ it is flat above $1 + \varepsilon$: a token
+# that has become likely enough gets no further push. For $A < 0$ it is flat below $1 - \varepsilon$. In the other two
+# corners nothing is cut: a step in the *wrong* direction can always be undone.
 #
 # Right: one batch, many gradient steps on it. The drift is the KL divergence from the policy that sampled.
 
@@ -422,7 +427,7 @@ inner = pd.DataFrame([row for clip in (0.2, 1e9) for seed in SEEDS for row in in
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(2 * report.COLUMN_WIDTH, 2.5))
 ratio = torch.linspace(0.4, 1.8, 141)
 for advantage, color in ((1.0, "C2"), (-1.0, "C3")):
-    left.plot(ratio, clipped_objective(ratio, advantage * torch.ones(1)), color=color, label=f"A = {advantage:+.0f}")
+    left.plot(ratio, clipped_objective(ratio, torch.tensor(advantage)), color=color, label=f"A = {advantage:.0f}")
 left.set(xlabel="ratio ρ", ylabel="objective of one token", title="the clip")
 left.legend()
 for axis, y, title in ((middle, "cut", "tokens without gradient"), (right, "drift", "KL from the sampler")):
@@ -432,8 +437,8 @@ right.legend()
 save(figure, "grpo_clip", inner, "64 completions a batch")
 
 # %% [markdown]
-# The clip does not hold the ratio inside its interval. It only stops *pushing* a token that has left it; momentum and the
-# other tokens, which share the same weights, carry it on. So the drift still grows, but slower.
+# The clip does not hold the ratio inside its interval. It only stops *pushing* a token that has left it; momentum and
+# the other tokens, which share the same weights, carry it on. So the drift still grows, but slower.
 #
 # Does it matter for learning? Eight gradient steps a batch, with the clip and without:
 
@@ -449,12 +454,12 @@ save(figure, "grpo_clip_training", reuse, f"{STEPS // 2} steps of 64 completions
 # %% [markdown]
 # ## What the KL term does
 #
-# Averaged over tokens that $\pi_\theta$ draws, k3 *is* the KL divergence: $\mathbb E[\hat k] = \mathbb E[\pi_\text{ref} /
-# \pi_\theta] - 1 + \operatorname{KL}(\pi_\theta \Vert \pi_\text{ref})$, and the first two cancel. But the expectation of
-# its *gradient* is not the gradient of that divergence. The tokens come from $\pi_\theta$, and differentiating the samples'
-# value alone ignores that. What one gets instead is the gradient of $\operatorname{KL}(\pi_\text{ref} \Vert \pi_\theta)$,
-# the divergence the other way round. The factor $\rho$ (value 1, gradient $\nabla \log \pi_\theta$) repairs it. Exactly, for
-# one token:
+# Averaged over tokens that $\pi_\theta$ draws, k3 *is* the KL divergence: $\mathbb E[\hat k] = \mathbb E[\pi_\text{ref}
+# / \pi_\theta] - 1 + \operatorname{KL}(\pi_\theta \Vert \pi_\text{ref})$, and the first two cancel. But the expectation
+# of its *gradient* is not the gradient of that divergence. The tokens come from $\pi_\theta$, and differentiating the
+# samples' value alone ignores that. What one gets instead is the gradient of $\operatorname{KL}(\pi_\text{ref} \Vert
+# \pi_\theta)$, the divergence the other way round. The factor $\rho$ (value 1, gradient $\nabla \log \pi_\theta$)
+# repairs it. Exactly, for one token:
 
 # %%
 torch.manual_seed(run.preset.seed)
@@ -475,12 +480,26 @@ assert np.isclose(gradients["k3"].item(), gradients["KL(policy || reference)"].i
 report.save_table(run, kl.rename_axis("gradient of").reset_index(), "grpo_kl_gradient", [], "exact, one token").round(3)
 
 # %% [markdown]
+# In training, the term holds the planner back, whether it moves in a good direction or a bad one:
+
+# %%
+held = pd.concat([arms[arms["arm"] == "tracelift"].assign(beta="β = 0"),
+                  *(train_all("beta", f"β = {beta}", beta=beta, reference=start) for beta in (0.1, 1.0))])
+figure, axes = plt.subplots(1, 2, figsize=(2 * report.COLUMN_WIDTH, 2.4))
+curves(axes[0], held, "kl", "beta", ylim=(0, None))
+curves(axes[1], held, "complete", "beta")
+axes[0].set(title="KL from the warm start (a token)")
+axes[1].set(title="complete traces")
+axes[0].legend()
+save(figure, "grpo_kl", held)
+
+# %% [markdown]
 # ## The three averages
 #
 # Left: what one token weighs in the loss, against the length of its completion (64 completions of 4 tokens on average).
-# With `grpo`, a long completion's tokens weigh little. So a long *wrong* trace is punished less per token than a short wrong
-# one, and a short *right* one is pushed up more than a long right one. `dapo` and `dr_grpo` weigh all tokens alike; they
-# differ by one factor, which changes from batch to batch with the mean length.
+# With `grpo`, a long completion's tokens weigh little. So a long *wrong* trace is punished less per token than a short
+# wrong one, and a short *right* one is pushed up more than a long right one. `dapo` and `dr_grpo` weigh all tokens
+# alike; they differ by one factor, which changes from batch to batch with the mean length.
 
 # %%
 forms = pd.concat([arms[arms["arm"] == "tracelift"].assign(form="grpo"),
@@ -499,8 +518,8 @@ axes[2].set(title="mean length (tokens)", ylim=(3, 5))
 save(figure, "grpo_loss_forms", forms)
 
 # %% [markdown]
-# In this world the three learn about equally well: traces are short, and length has little to do with reward. Where
-# completions run from ten to a thousand tokens, the factor between token weights is a hundred, not eight.
+# In this world little hangs on the choice: traces are short, and length has little to do with reward. Where completions
+# run from ten to a thousand tokens, the factor between token weights is a hundred, not eight.
 #
 # ## Experiment 1: group size
 #
@@ -509,8 +528,8 @@ save(figure, "grpo_loss_forms", forms)
 # *Groups without variance.* For a binary reward with success $p$, all $G$ rewards are equal with probability
 # $p^G + (1 - p)^G$. Such a group has zero advantage throughout.
 #
-# *Noise.* A group's mean is a noisy baseline, and every completion is in its own baseline: the expected centred update is
-# $(1 - 1/G)$ times the policy gradient. Large groups have better baselines, but fewer problems fit into a step, and
+# *Noise.* A group's mean is a noisy baseline, and every completion is in its own baseline: the expected centred update
+# is $(1 - 1/G)$ times the policy gradient. Large groups have better baselines, but fewer problems fit into a step, and
 # problems differ.
 #
 # To measure the noise we take, at the warm start, a pool of completions with the gradient of each, draw many groups
@@ -569,25 +588,34 @@ for i, (g, rows) in enumerate(zero.groupby("G")):
     left.plot(rows["p"], rows["simulated"], ".", color=f"C{i}", ms=4)
 left.set(xlabel="success p", ylabel="share of groups", title="no variance (binary)", ylim=(0, 1))
 left.legend(fontsize=6)
+whole, places = by_size.groupby(["seed", "G"])["complete"].mean(), range(len(sizes))
 for i, (scale, rows) in enumerate(noise.groupby("divided by std")):
     bars = [rows["snr"] - rows["low"], rows["high"] - rows["snr"]]
-    middle.errorbar(rows["G"], rows["snr"], bars, fmt=".-", color=f"C{i}", label="÷ std" if scale else "centred")
-middle.set(xscale="log", xticks=sizes, xticklabels=sizes, xlabel="G", title="SNR of a step", ylim=(0, None))
-middle.legend()
-curves(right, by_size, "complete", "G")
-right.set(title="complete traces")
+    middle.errorbar(places, rows["snr"], bars, fmt=".-", color=f"C{i}", label="÷ std" if scale else "centred")
+middle.set(title="SNR of a step of 64", ylabel="signal to noise")
+middle.legend(loc="lower left")
+mean, half = mean_and_half(whole.unstack("G").to_numpy())
+right.errorbar(places, mean, half, fmt=".-", color="C4")
+right.set(title="complete traces, mean of the run", ylabel="share")
+for axis in (middle, right):
+    axis.set(xticks=places, xticklabels=sizes, xlabel="group size G", ylim=(0, None))
 report.save_table(run, zero, "grpo_zero_variance_formula", [], f"{n} simulated groups a point")
 report.save_table(run, noise, "grpo_update_noise", [], f"5 x {n // 100} simulated groups a point")
-save(figure, "grpo_group_size", by_size)
+save(figure, "grpo_group_size", whole.reset_index())
+
+# %% [markdown]
+# Small groups lose many of their members to equal rewards and have poor baselines; large ones leave few problems for a
+# step. In between the step is least noisy. Where problems resemble each other more than ours, or where only a rare
+# completion succeeds ($p$ near 0), the best size is larger.
 
 # %% [markdown]
 # ## Experiment 2: the scale of the reward
 #
 # Multiply all rewards by $c$. With the division by the standard deviation, $c$ cancels, except for $\epsilon$: once $c$
 # times the spread is near $10^{-4}$, the advantages shrink. Without it, the gradient grows with $c$, and with plain
-# gradient descent $c$ acts exactly like a learning rate. Adam divides the gradient by its own running size, so under Adam
-# the scale cancels once more. (Not with a KL term: its gradient does not grow with $c$, so $c$ and $\beta$ pull against
-# each other.)
+# gradient descent $c$ acts exactly like a learning rate. Adam divides the gradient by its own running size, so under
+# Adam the scale cancels once more. (Not with a KL term: its gradient does not grow with $c$, so $c$ and $\beta$ pull
+# against each other.)
 
 # %%
 def gradient_norm(factor, scale):
@@ -640,9 +668,9 @@ mixed.round(3)
 # %% [markdown]
 # ## Experiment 3: groups without variance
 #
-# **What they cost.** A group with equal rewards was sampled, executed and scored, and adds nothing to the gradient. But it
-# counts in the denominator: with `grpo` and `dr_grpo`, a share $w$ of such groups makes the gradient exactly $1 - w$ times
-# that of the other groups alone.
+# **What they cost.** A group with equal rewards was sampled, executed and scored, and adds nothing to the gradient. But
+# it counts in the denominator: with `grpo` and `dr_grpo`, a share $w$ of such groups makes the gradient exactly $1 - w$
+# times that of the other groups alone.
 
 # %%
 torch.manual_seed(run.preset.seed)
@@ -661,11 +689,11 @@ for whole, part in gradients.values():
 print(f"{w:.0%} of the groups without variance at the warm start (G = 4, exec_only)")
 
 # %% [markdown]
-# **What TraceLift's bonus changes.** $s$ is 0 or 1, but $q\,\hat u$ takes many values, so fewer groups are all equal. Is
-# that a gain? Take policies on the way from the warm start (0) to complete traces only (1). Left: the share of groups
-# without variance. Right: how much of the advantages' variance the kind of trace explains,
-# $\operatorname{Var}(\mathbb E[A \mid \text{kind}]) / \mathbb E[A^2]$. The rest is the noise of the executor's runs and of the
-# group.
+# **What TraceLift's bonus changes.** $s$ is 0 or 1, but $q\,\hat u$ takes many values, so fewer groups are all equal.
+# Is that a gain? Take policies on the way from the warm start (0) to complete traces only (1). Left: the share of
+# groups without variance. Right: how much of the advantages' variance the kind of trace explains,
+# $\operatorname{Var}(\mathbb E[A \mid \text{kind}]) / \mathbb E[A^2]$. The rest is the noise of the executor's runs and
+# of the group.
 
 # %%
 warm = np.bincount(pool_kind, minlength=5) / len(pool_kind)
@@ -691,6 +719,98 @@ for axis, y, title in zip(axes, ("zero variance", "explained"), ("groups without
 axes[0].legend()
 report.save_figure(run, figure, "grpo_zero_variance", way, [], f"{n // 10} simulated groups of 8 a point")
 
+# %% [markdown]
+# Alive is not the same as informative. At the right end all traces are equal, so whatever advantage there is comes from
+# the executor's runs. `exec_only` stops pushing in most groups there; `tracelift` goes on, and the division by a small
+# standard deviation blows the noise up to advantages of the usual size.
+
 # %%
-print(way.round(2).to_string()); print(noise.round(3).to_string()); print(ends.unstack("seed").round(2)); print(mixed.round(2))
+def end(log, column, **where):
+    """`0.91 [0.88, 0.94]`: mean over the last quarter of the steps, with the interval over seeds."""
+    for key, value in where.items():
+        log = log[log[key] == value]
+    mean, half = mean_and_half(log[log["step"] >= 0.75 * log["step"].max()].groupby("seed")[column].mean().to_numpy())
+    return report.with_interval(mean, mean - half, mean + half, 2)
+
+
+last = inner[inner["epoch"] == inner["epoch"].max()].groupby("clip")[["cut", "drift"]].mean()
+best = noise[noise["divided by std"]].set_index("G")["snr"]
+done = way[way["on the way"] == 1].set_index("arm")["zero variance"]
+display(Markdown(f"""## What we saw
+
+Means over the last quarter of a run, with 95 % intervals over {len(SEEDS)} seeds:
+
+- **The two rewards.** Success {end(arms, "success", arm="exec_only")} with `exec_only` and
+  {end(arms, "success", arm="tracelift")} with `tracelift`; complete traces {end(arms, "complete", arm="exec_only")} and
+  {end(arms, "complete", arm="tracelift")}.
+- **The clip.** After 16 gradient steps on one batch it has taken the gradient from {last.loc["clip 0.2", "cut"]:.0%} of
+  the tokens, and the planner is at a KL of {last.loc["clip 0.2", "drift"]:.2f} from the sampler, against
+  {last.loc["no clip", "drift"]:.2f} without. With eight steps a batch: success {end(reuse, "success", clip="clip 0.2")}
+  with the clip, {end(reuse, "success", clip="no clip")} without.
+- **KL.** Distance from the start {end(held, "kl", beta="β = 0")} for β = 0 and {end(held, "kl", beta="β = 1.0")} for
+  β = 1; complete traces {end(held, "complete", beta="β = 0")} and {end(held, "complete", beta="β = 1.0")}."""))
+
+# %%
+display(Markdown(f"""
+- **Averages.** Complete traces {", ".join(f"`{f}` {end(forms, 'complete', form=f)}" for f in weights)}; length
+  {", ".join(f"`{f}` {end(forms, 'length', form=f)}" for f in weights)} tokens.
+- **Group size.** The least noisy step of 64 completions has G = {best.idxmax()} (SNR {best.max():.2f}; G = 2:
+  {best[2]:.2f}, G = 32: {best[32]:.2f}).
+- **Reward scale.** It cancels with the division by the standard deviation, and under Adam; with plain gradient descent
+  and centred advantages it is a learning rate: complete traces {ends["SGD, centred", 0.1].mean():.2f} at c = 0.1,
+  {ends["SGD, centred", 10.0].mean():.2f} at c = 10.
+- **Groups without variance.** With complete traces only, {done["exec_only"]:.0%} of the groups have none under
+  `exec_only` and {done["tracelift"]:.0%} under `tracelift`, and what is left is noise in both.
+
+All of it holds for a toy of eleven thousand weights, known truth and short traces.
+
+**Try it yourself.** `OVERRIDES = {{"execution.k": 1}}`: what happens to the groups without variance under `tracelift`,
+and which figures cannot change? Then give the executor no talent for gaps (success 0.6 in `HABITS`): does `exec_only`
+now learn complete traces, too?
+
+**Next:** [05_train_planner_lora](05_train_planner_lora.ipynb) does the same with language models, an executor and a
+reward model that are not tables."""))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. *The open corner.* Let $A = -1$ and $\rho = 10$. What is the token's objective, and is its gradient cut? Why could
+# a    single token like this spoil a step, and what would you add? (TRL's option is called `delta`.) 2. *Groups of
+# two.* Show that for $G = 2$ the divided advantages are $\pm 1/\sqrt 2$ whatever the rewards are, as long    as they
+# differ. What does the planner no longer learn from? 3. *Noise at the end.* Repeat experiment 3 with `scale=False` for
+# a planner that writes complete traces only. How large    are the advantages of `tracelift`, compared with the warm
+# start?
+#
+# Solutions carry the tag `solution` and are folded.
+
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solutions</b></summary>
+#
+# **1.** $\min(10 \cdot (-1), 1.2 \cdot (-1)) = -10$, and its gradient is $-10\,\nabla \log \pi$: not cut. The token has
+# become ten times likelier though it should become rarer, and pulls with ten times the usual force. `delta` is an upper
+# bound of the ratio in the unclipped term, too.
+#
+# **2.** The mean is half way between, so the deviations are $\pm d/2$, and the standard deviation (with $G - 1 = 1$) is
+# $d/\sqrt2$. How *much* better the better one is no longer counts: a difference in quality of 0.01 pushes like one
+# between success and failure.
+#
+# **3.** Below. Without the division the noise stays as small as it is: at the end the advantages are a fraction of
+# those at the start, and steps become smaller by themselves.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+ratio = torch.tensor([10.0], requires_grad=True)
+clipped_objective(ratio, torch.tensor([-1.0])).backward()
+print("exercise 1: derivative by the ratio", ratio.grad.item())
+print("exercise 2:", group_advantages(torch.tensor([[0.1, 0.9], [0.50, 0.51], [-3.0, 7.0]])).numpy().round(3).tolist())
+for name, shares in (("warm start", warm), ("complete only", np.eye(5)[0])):
+    z = rng.choice(5, size=(n // 10, 8), p=shares)
+    p, q = HABITS["p_z"].to_numpy()[z], HABITS["q"].to_numpy()[z]
+    s, u = theory.simulate(rng, len(z), p, P_0, K, K_0, shared=True)
+    rewards = torch.tensor(ARMS["tracelift"](s, q, u, q) * (z != 4))
+    rms = [group_advantages(rewards, scale).square().mean().sqrt().item() for scale in (True, False)]
+    print(f"exercise 3: {name}: root mean square advantage {rms[0]:.2f} divided, {rms[1]:.2f} centred")
+
+# %%
 print(f"{time.monotonic() - begin:.0f} s for this notebook")
