@@ -1,6 +1,5 @@
 """The cells tagged `grpo` of notebook 04 against TRL's GRPOTrainer: advantages, loss, gradients, trained weights."""
 
-import ast
 import copy
 import math
 from types import SimpleNamespace
@@ -205,9 +204,5 @@ def test_an_unknown_loss_form_is_refused(notebook):
 
 
 def test_the_algorithm_is_about_sixty_lines():
-    """Lines of code, without docstrings and comments."""
-    tree = ast.parse(grpo_source())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-            node.body = node.body[1:]
-    assert 40 <= len(ast.unparse(tree).replace("\n\n", "\n").splitlines()) <= 70
+    """Docstrings count, empty lines do not."""
+    assert 55 <= len([line for line in grpo_source().splitlines() if line.strip()]) <= 65
