@@ -22,7 +22,7 @@
 # averaging do to a gradient, and predict what happens when you change the group size, rescale the reward, or let all
 # completions of a group earn the same.
 #
-# **Time:** a little more than a minute; it needs no model and none of the other notebooks. You should know the policy
+# **Time:** about a minute and a half; it needs no model and none of the other notebooks. You should know the policy
 # gradient $\nabla \mathbb E[r] = \mathbb E[r\,\nabla \log \pi]$.
 
 # %% tags=["parameters"]
@@ -605,8 +605,8 @@ save(figure, "grpo_group_size", whole.reset_index(),
      f"left {n} groups a point, middle 5 x {n // 100}, right {STEPS} steps of 64 completions")
 
 # %% [markdown]
-# Small groups have poor baselines and are often all equal; large ones leave few problems for a step. If there were only
-# one problem, as in the third line, nothing would speak against large groups but the completions they take.
+# Small groups have poor baselines and are often all equal; large ones leave few problems for a step. The third line, where
+# all completions of a step belong to one problem, shows the baseline alone: there larger groups are better.
 #
 # ## Experiment 2: the scale of the reward
 #
