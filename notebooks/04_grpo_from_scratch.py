@@ -605,8 +605,8 @@ save(figure, "grpo_group_size", whole.reset_index(),
      f"left {n} groups a point, middle 5 x {n // 100}, right {STEPS} steps of 64 completions")
 
 # %% [markdown]
-# Small groups have poor baselines and are often all equal; large ones leave few problems for a step. The third line, where
-# all completions of a step belong to one problem, shows the baseline alone: there larger groups are better.
+# Small groups have poor baselines and are often all equal; large ones leave few problems for a step. The third line,
+# where all completions of a step belong to one problem, shows the baseline alone: there larger groups are better.
 #
 # ## Experiment 2: the scale of the reward
 #
