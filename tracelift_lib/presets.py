@@ -199,7 +199,7 @@ class Preset(Section):
     execution: Execution
     planner_training: PlannerTraining | None = None
     evaluation: Evaluation | None = None
-    simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebook 09 draws; no models")
+    simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Preset:
