@@ -44,11 +44,11 @@ import seaborn as sns
 from IPython.display import Markdown, display
 
 from tracelift_lib import report, store
-from tracelift_lib.groups import perturb, true_rubric
+from tracelift_lib.groups import is_faithful, perturb, true_rubric
 from tracelift_lib.pipeline import Run
 from tracelift_lib.prompts import as_chat, executor_prompt, extract_trace, planner_prompt
 from tracelift_lib.rewards import ARMS, uplift
-from tracelift_lib.tinyworld import is_faithful, read_calculations, true_steps
+from tracelift_lib.tinyworld import read_calculations, true_steps
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
@@ -58,23 +58,24 @@ print("preset: ", run.preset.name, "-", run.preset.description)
 # %% [markdown]
 # ## The problem $x$
 #
-# The tiny world consists of short arithmetic stories. We generate them, so we know every true step, which no public
-# benchmark offers. `run.make` builds a stage, or finds it if it has been built before; results live in `runs/`.
+# The tiny world has two kinds of problems: short arithmetic stories (domain math, preset `tiny`) and small programs to
+# write (domain code, preset `tiny_code`). We generate them, so we know every true step, which no public benchmark
+# offers. `run.make` builds a stage, or finds it if it has been built before; results live in `runs/`.
 
 # %%
 run.make("problems")
 problem = run.problems("dev")[1]
 print(problem.problem, "\n")
 print(problem.reference_solution)
-print("\nanswer:", problem.answer)
+print("\nright answer:", problem.answer, sep="\n")
 
 # %% [markdown]
 # ## Planner and executor
 #
 # At this size we train both models ourselves, in a few minutes, so that everything runs offline. The **executor** is a
-# Qwen2 model with under a million weights that has learned to answer a story, with the reference trace in front of it or without
-# one. It is frozen from here on. The **planner** starts from the same weights and was fine-tuned on traces with mixed
-# habits: some complete, some with a step skipped, some with a wrong operation, some a bare answer. It can reason well,
+# Qwen2 model with under a million weights that has learned to solve a problem, with the reference trace in front of it
+# or without one. It is frozen from here on. The **planner** starts from the same weights and was fine-tuned on traces
+# with mixed habits: some complete, some with a step skipped, some wrong, some with no reasoning at all. It can reason well,
 # but often does not, which is what reinforcement learning needs.
 
 # %%
@@ -108,16 +109,20 @@ for trace in dict.fromkeys(extract_trace(completion) for completion in completio
 # %% [markdown]
 # ## The executor tries, the verifier judges
 #
-# The executor answers $K$ times with the trace and $K$ times without. The verifier $V(x, y)$ takes one final answer out of
-# each text and compares it with the truth: 1 if right, else 0.
+# The executor answers $K$ times with the trace and $K$ times without. The verifier $V(x, y)$ judges each text. In math it
+# takes the one final answer out of it and compares that with the truth; in code it runs the program on hidden test cases,
+# in a sandbox, because what a model writes is not to be trusted (notebook 03). 1 if right, else 0.
 
 # %%
 k = run.preset.execution.k
 trace = problem.reference_solution
 with_trace = executor.answer([problem], [trace], n=k, seed=1)[0]
 without_trace = executor.answer([problem], [None], n=k, seed=2)[0]
-for name, answers in (("with the reference trace", with_trace), ("without a trace", without_trace)):
-    print(f"{name:25}", [(text, executor.verdict(problem, text)) for text in answers])
+answers = pd.DataFrame(
+    {"asked": name, "answer": text, "verdict": executor.verdict(problem, text)}
+    for name, texts in (("with the reference trace", with_trace), ("without a trace", without_trace)) for text in texts
+)
+display(answers.style.hide(axis="index").set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
 
 # %% [markdown]
 # The **uplift** is the difference of the two success rates, between −1 (the trace does harm) and 1:
@@ -138,15 +143,16 @@ print(f"uplift of the reference trace: {u_hat:+.2f}")
 # notebook 02 trains; until then the ground truth stands in for it (this world knows which steps are right). The paper's
 # reward is $r = 0.5\,s + 0.5\,q\,\hat u$.
 #
-# Below are four kinds of trace for our problem: the reference, one with a wrong operation, one that skips a
+# Below are four kinds of trace for our problem: the reference, one that goes about it in a wrong way, one that skips a
 # calculation but uses its result, and what the planner wrote.
 
 # %%
 import random
 
+wrong = {"math": "wrong_operation", "code": "wrong_algorithm_choice"}[problem.domain]
 traces = {
     "reference": problem.reference_solution,
-    "wrong operation": perturb(problem, "wrong_operation", random.Random(0)),
+    wrong.replace("_", " "): perturb(problem, wrong, random.Random(0)),
     "skipped step": perturb(problem, "unsupported_leap", random.Random(0)),
     **{f"planner {i}": extract_trace(text) for i, text in enumerate(dict.fromkeys(completions), start=1)},
 }
@@ -173,8 +179,8 @@ display(rewards.style.hide(axis="index").format(precision=2))
 #
 # ## How often does the planner reason faithfully before training?
 #
-# A trace is *faithful* if it makes exactly the true calculations: all of them, in order, none wrong, none invented. We
-# draw traces for the development problems and sort them by what is wrong with them.
+# A trace is *faithful* if it makes exactly the true calculations: all of them, in order, none wrong, none invented (and in
+# code, if it then states the true plan). We draw traces for the development problems and sort them by what is wrong with them.
 
 # %%
 def habit(problem, trace):
@@ -183,7 +189,7 @@ def habit(problem, trace):
         return "no trace"
     given, truth = read_calculations(trace), true_steps(problem)
     if not given:
-        return "bare answer"
+        return "no reasoning"
     if is_faithful(problem, trace):
         return "faithful"
     return "step missing" if len(given) < len(truth) else "wrong step"

@@ -37,8 +37,10 @@ import seaborn as sns
 from IPython.display import Markdown, display
 
 from tracelift_lib import report
-from tracelift_lib.groups import MATH_DIMENSIONS, MATH_KINDS, perturb, true_rubric
+from tracelift_lib.groups import dimensions, kinds, load_groups, perturb, true_rubric
+from tracelift_lib.kinds import KINDS
 from tracelift_lib.pipeline import Run
+from tracelift_lib.problems import InputError
 from tracelift_lib.tinyworld import true_steps
 
 report.set_theme()
@@ -47,27 +49,31 @@ run = Run(PRESET, SEED, OVERRIDES)
 # %% [markdown]
 # ## A reference trace
 #
-# Each line of a trace says what happens and calculates: `- event: before+operand=after`, or another of the four operations.
+# Each line of a trace says what happens and calculates: `- event: before+operand=after`, or another of the four
+# operations. A trace for a program (domain code) works out the numbers that the task keeps back, and ends with the plan.
 
 # %%
 run.make("problems")
 problem = next(p for p in run.problems("train") if len(true_steps(p)) == 3)
 print(problem.problem, "\n")
 print(problem.reference_solution)
+names = dimensions(problem.domain)
 
 # %% [markdown]
 # ## Seven ways to be wrong
 #
 # The paper uses seven kinds of flaw in each domain but we do not know their names (one is known for code:
 # `wrong_algorithm_choice`), so these seven are our own choice. After the damaged step the rest is recomputed, as a person
-# would go on after a slip: the trace stays consistent with its own mistake. Six kinds change the final value;
-# `unsupported_leap` keeps it, and only leaves a hole in the support.
+# would go on after a slip: the trace stays consistent with its own mistake. Most kinds change the answer.
+# `unsupported_leap` keeps it, and only leaves a hole in the support; in code `leaked_code` keeps it too, but writes the
+# program that the planner was told to leave to the executor.
 
 # %%
 rows = []
-for kind, maker in MATH_KINDS.items():
+for kind in kinds(problem.domain):
     flawed = perturb(problem, kind, random.Random(0))
-    rows.append({"kind": kind, "what it does": maker.__doc__, "trace": flawed or "(no place for it in this problem)"})
+    rows.append({"kind": kind, "what it does": KINDS[problem.domain, kind].definition,
+                 "trace": flawed or "(no place for it in this problem)"})
 table = pd.DataFrame(rows).style.hide(axis="index")
 display(table.set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
 
@@ -78,7 +84,7 @@ display(table.set_properties(**{"white-space": "pre-wrap", "text-align": "left"}
 # is $\lfloor \text{score} / 2 \rfloor$ cut to 4. In the tiny world an infallible judge is possible, because every true
 # step is known. Ours counts, for each dimension, the share of what is right:
 #
-# | dimension | share of |
+# | math | share of |
 # | --- | --- |
 # | problem_understanding | quantities of the story that the trace uses |
 # | solution_strategy | operations that are the true ones, in order |
@@ -86,19 +92,28 @@ display(table.set_properties(**{"white-space": "pre-wrap", "text-align": "left"}
 # | calculation_correctness | calculations that are right in themselves |
 # | answer_support | true intermediate results that are reached, halved if the last one is wrong |
 #
+# | code | share of |
+# | --- | --- |
+# | task_understanding | facts of the task (numbers, examples, conditions) that the trace uses |
+# | plan_quality | operations of the plan that are the true ones, in order |
+# | step_coherence | lines that take up only what is known there: told, or worked out before |
+# | action_support | true intermediate results that are reached, halved if the plan is wrong |
+# | non_leakage | 1 if the trace holds no code, else 0 |
+#
 # and the total is the mean of their mean and their minimum: a trace is not much better than its weakest part.
 
 # %%
 scores = {"reference": true_rubric(problem, problem.reference_solution)}
-for kind in MATH_KINDS:
+for kind in kinds(problem.domain):
     flawed = perturb(problem, kind, random.Random(0))
     if flawed:
         scores[kind] = true_rubric(problem, flawed)
 pd.DataFrame({kind: rubric.flat() for kind, rubric in scores.items()}).T
 
 # %% [markdown]
-# A wrong operation is right in its own arithmetic (`calculation_correctness` stays 4) but fails in strategy and support; a
-# slip is the other way round. A rubric with several dimensions can say *how* a trace is bad; a single score cannot.
+# Read a row: a flaw hurts some dimensions and leaves others alone. A wrong operation, for instance, is right in its own
+# arithmetic but fails in strategy and support; an arithmetic slip is the other way round. A rubric with several dimensions
+# can say *how* a trace is bad; a single score cannot.
 #
 # ## Building the groups
 #
@@ -126,9 +141,6 @@ print(json.dumps(record, indent=1)[:1800], "...")
 # What a malformed record leads to:
 
 # %%
-from tracelift_lib.groups import load_groups
-from tracelift_lib.problems import InputError
-
 broken = groups["dev"][0].to_record()
 broken["positive_pool"][0]["rubric"]["step_coherence"] = 7
 path = files.path.parent / "broken-example.jsonl"
@@ -147,7 +159,7 @@ path.unlink()
 # %%
 candidates = pd.DataFrame(
     {"kind": c.negative_kind or "reference", "total": c.rubric.total,
-     **{name: c.rubric.labels[name] for name in MATH_DIMENSIONS}}
+     **{name: c.rubric.labels[name] for name in names}}
     for g in groups["train"] for c in [*g.positive_pool, *g.negative_bank]
 )
 card = candidates.groupby("kind").agg(traces=("total", "size"), mean_total=("total", "mean")).reset_index()
@@ -155,11 +167,11 @@ report.save_table(run, card, "group_kinds", [files], n=f"{len(groups['train'])} 
 card.round(3)
 
 # %%
-labels = candidates.groupby("kind")[list(MATH_DIMENSIONS)].mean()
+labels = candidates.groupby("kind")[list(names)].mean()
 figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 3.2))
 sns.heatmap(labels, vmin=0, vmax=4, annot=True, fmt=".1f", cmap="viridis", cbar_kws={"label": "mean label"}, ax=axis)
 axis.set(xlabel="", ylabel="", title="Each kind hurts its own dimensions")
-axis.set_xticklabels([name.replace("_", " ") for name in MATH_DIMENSIONS], rotation=35, ha="right", fontsize=6.5)
+axis.set_xticklabels([name.replace("_", " ") for name in names], rotation=35, ha="right", fontsize=6.5)
 report.save_figure(run, figure, "group_rubrics", labels.reset_index(), [files], n=f"{len(candidates)} traces")
 
 # %% [markdown]
@@ -169,8 +181,8 @@ report.save_figure(run, figure, "group_rubrics", labels.reset_index(), [files], 
 # - The rubric profile differs by kind. That is what the reward model of notebook 02 has to learn from text alone.
 # - `unsupported_leap` is the kind to watch: its answer is right. A reward on success alone cannot see it.
 #
-# **Try it yourself.** Write an eighth kind, for instance one that repeats a step, add it to `MATH_KINDS`, and see which
-# dimensions it hurts.
+# **Try it yourself.** Write an eighth kind, for instance one that repeats a step, add it to the makers of its domain
+# (`groups.MATH_KINDS`, `tinycode.KINDS`), and see which dimensions it hurts.
 #
 # **Next:** [02_train_reward_model](02_train_reward_model.ipynb).
 
