@@ -19,7 +19,7 @@ from tracelift_lib.models import load_model, load_tokenizer
 from tracelift_lib.presets import Execution, LocalBackendSettings, Preset
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import PromptLimits, PromptStyle, executor_prompt
-from tracelift_lib.verdicts import Judgement, MathVerifier, Verifier, VerifierByDomain
+from tracelift_lib.verdicts import CodeJudge, Judgement, MathVerifier, Verifier, VerifierByDomain
 
 Trace = str | None  # None: ask without a trace
 SELF_TEST_SAMPLES = 8
@@ -156,4 +156,7 @@ class Executor:
 
 def verifier_of(execution: Execution) -> Verifier:
     """The verifiers of a preset, each made when a problem of its domain comes."""
-    return VerifierByDomain({"math": lambda: MathVerifier(execution.answer)})
+    return VerifierByDomain({
+        "math": lambda: MathVerifier(execution.answer),
+        "code": lambda: CodeJudge(execution.style),
+    })

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tracelift_lib.problems import InputError
 from tracelift_lib.prompts import PromptLimits, PromptStyle
 from tracelift_lib.rewards import ARMS
+from tracelift_lib.verdicts import ExecStyle
 
 PRESET_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 Positive = Annotated[int, Field(gt=0)]
@@ -184,6 +185,7 @@ class Execution(Section):
     max_new_tokens: Positive
     baseline_samples: Positive = Field(description="no-trace samples a problem, drawn once")
     answer: Literal["strict", "last_number"]
+    style: ExecStyle = Field("hybrid", description="s of a program (method.md section 4); math is right or wrong")
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")

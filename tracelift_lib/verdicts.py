@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from tracelift_lib.problems import Problem
 from tracelift_lib.verify import AnswerRule, verify_math
+
+ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,34 @@ class MathVerifier:
         except RuntimeError:  # the process that compares expressions does not work
             return Judgement(None, None, "infra")
         return Judgement(success, float(success), "right" if success else "wrong")
+
+
+class CodeJudge:
+    """Runs the program in an answer on the problem's tests (verify_code.py); s by `style`, success if all pass.
+
+    The verifier stays open, with as many workers as there are cores, until the process ends.
+    """
+
+    def __init__(self, style: ExecStyle):
+        from tracelift_lib import verify_code  # it looks for a sandbox: only where there are programs to run
+
+        self._code, self.style = verify_code, style
+        self._verifier = verify_code.CodeVerifier(workers=os.cpu_count() or 1)
+
+    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
+        jobs = [
+            (self._code.extract_program(y), self._code.read_tests(p.metadata, f"problem {p.problem_id}"))
+            for p, y in zip(problems, answers, strict=True)
+        ]
+        return [self._judge(result) for result in self._verifier.verify(jobs)]
+
+    def _judge(self, result: Any) -> Judgement:
+        """The outcome is that of the first test that did not pass."""
+        if result.failed_to_run:
+            return Judgement(None, None, "infra")
+        outcome = next((str(o) for o in result.outcomes if o != "pass"), "pass")
+        return Judgement(int(result.passed), self._code.execution_reward(result, self.style), outcome)
 
 
 class VerifierByDomain:
