@@ -14,7 +14,8 @@ from tracelift_lib.executor import Executor, SelfTestError
 from tracelift_lib.generation import Sampling
 from tracelift_lib.presets import ServerBackendSettings
 from tracelift_lib.problems import InputError
-from tracelift_lib.prompts import PromptLimits
+from tracelift_lib.prompts import PromptLimits, wrap_trace
+from tracelift_lib.reward_engine import RewardEngine
 from tracelift_lib.verdicts import MathVerifier
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=17, batch_tokens=1)
@@ -117,7 +118,7 @@ def test_a_dead_server_is_passed_over(connect):
     with LoopbackServer(numbered) as dead:
         pass
     with LoopbackServer(numbered, latency=0.01) as alive:
-        answers = ask(connect(dead, alive, concurrency=2, retries=1), [str(i) for i in range(12)])
+        answers = ask(connect(dead, alive, concurrency=2, retries=1, backoff=0.1), [str(i) for i in range(12)])
     assert all(isinstance(x, list) for x in answers) and len(alive.bodies) == 12
 
 
@@ -249,7 +250,36 @@ def test_a_missing_key_is_an_error_that_names_the_variable(connect, monkeypatch)
         connect(server, api_key_env="MY_KEY")
 
 
-# --- through the executor ---------------------------------------------------------------------
+# --- through the executor and the reward engine ---------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline, s_run", [({"a": [0, 1], "b": [0]}, "separate"), (None, "merged")])
+def test_rewards_repeat_with_the_seed_on_a_server_that_honours_seeds(connect, tmp_path, baseline, s_run):
+    """Whatever the order in which answers come; another seed draws others. A failed call costs its trace only."""
+    completions, ids = [wrap_trace(f"try {i}") for i in range(8)], ["a"] * 4 + ["b"] * 4
+
+    async def script(number, body):
+        await asyncio.sleep(0.01 * (number % 3))
+        if "try 5" in question(body):
+            return Status(400)
+        right = "5" if "(story a)" in question(body) else "8"
+        return [f"Answer: {right if (body['seed'] + i) % 2 else 1}" for i in range(body["n"])]
+
+    def rewards(seed):
+        e = executor(connect(server, concurrency=3))
+        engine = RewardEngine(arm="rm_uplift_only", k=3, executor=e, scorer=Constant(), problems={"a": A, "b": B},
+                              baseline=baseline, seed=0, max_failure_rate=1.0, log_folder=tmp_path, s_run=s_run)
+        rows, figures = asyncio.run(engine.score(completions, ids, seed))
+        assert figures["failures"] == {"executor_http_400": 1}
+        return [(row["reward"], row["s"]) for row in rows if row["failure"] is None]
+
+    class Constant:
+        def score(self, problems, traces):
+            return [1.0] * len(traces), None
+
+    with LoopbackServer(script) as server:
+        first = rewards(1)
+        assert len(first) == 7 and rewards(1) == first and rewards(2) != first
 
 
 def test_verdicts_over_http(connect):

@@ -172,7 +172,7 @@ class ServerBackend:
             self._failed[url] = 0
         except CallFailed as failure:
             if failure.retry:
-                rest = self.settings.backoff * 2 ** min(10, self._failed[url])
+                rest = 10 * self.settings.backoff * 2 ** min(10, self._failed[url])  # longer than the request waits
                 self._rests_until[url] = time.monotonic() + min(MAX_WAIT, rest)
                 self._failed[url] += 1
             raise

@@ -356,6 +356,7 @@ def _explain(name: str, error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
         whole = problem["type"] == "missing" or isinstance(problem["input"], dict)
-        got = "" if whole else f" (got {problem['input']!r})"
+        secret = "key" in f"{where} {problem['msg']}"  # somebody may have put one there
+        got = "" if whole or secret else f" (got {problem['input']!r})"
         lines.append(f"  {where}: {problem['msg']}{got}")
     return f"preset {name} is not valid:\n" + "\n".join(lines)
