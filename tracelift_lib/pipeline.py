@@ -276,6 +276,7 @@ def _build_rm_scores(run: Run, out: Path) -> None:
     pd.DataFrame(rows).to_parquet(out / "scores.parquet", index=False)
 
 
+BASELINE_CHUNK = 256
 UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run loses at most one chunk
 
 
@@ -319,13 +320,24 @@ def _uplift_rows(
 
 
 def _build_baseline(run: Run, out: Path) -> None:
-    """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once."""
-    problems, executor = run.problems("rl"), run.executor()
+    """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
+
+    What a server draws does not hang on the other requests, so it is saved and resumed in chunks; this process draws
+    all at once.
+    """
+    problems, executor, e = run.problems("rl"), run.executor(), run.preset.execution
     executor.self_test(problems[:4])
-    verdicts = executor.verdicts(
-        problems, [None] * len(problems), run.preset.execution.baseline_samples, run.preset.seed + 1, "baseline"
-    )
-    store.write_json(out / "baseline.json", {p.problem_id: v.tolist() for p, v in zip(problems, verdicts)})
+    size, baseline = len(problems) if e.backend.kind == "local" else BASELINE_CHUNK, {}
+    for start in range(0, len(problems), size):
+        chunk = problems[start : start + size]
+        part = out / store.WORK / f"baseline-{start:06d}.json"
+        if not part.exists():
+            name = f"baseline, problems {start + 1} to {start + len(chunk)} of {len(problems)}"
+            verdicts = executor.verdicts(chunk, [None] * len(chunk), e.baseline_samples, run.preset.seed + 1, name)
+            part.parent.mkdir(exist_ok=True)
+            store.write_json(part, {p.problem_id: v.tolist() for p, v in zip(chunk, verdicts)})
+        baseline |= json.loads(part.read_text())
+    store.write_json(out / "baseline.json", baseline)
 
 
 def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
