@@ -30,7 +30,7 @@ from tracelift_lib.groups import MATH_DIMENSIONS
 from tracelift_lib.models import load_tokenizer, new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape, ServerBackendSettings
 from tracelift_lib.problems import Problem
-from tracelift_lib.prompts import PromptLimits, wrap_trace
+from tracelift_lib.prompts import PromptLimits, executor_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine
 from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
 from tracelift_lib.rewards import ARMS, uplift
@@ -72,11 +72,11 @@ def executor(url: str) -> Executor:
 def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: list[str]) -> list[float]:
     """One call after another, as the public implementation makes them."""
     client = openai.OpenAI(base_url=url, api_key="none")
-    asker, verifier = executor(url), MathVerifier("strict")
+    verifier = MathVerifier("strict")
 
     def run(problem: Problem, trace: str | None) -> int:
         reply = client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": asker.prompt(problem, trace)}], n=1,
+            model="m", messages=[{"role": "user", "content": executor_prompt(problem.problem, trace, "short")}], n=1,
             temperature=TEMPERATURE, max_tokens=MAX_TOKENS,
         )
         return verifier.judge([problem], [reply.choices[0].message.content])[0].success
