@@ -28,6 +28,10 @@ class Raw:
         self.body = body
 
 
+class Trickle:
+    """Answer 200 and then, for ever, one byte at a time."""
+
+
 HANG_UP = object()  # close the connection without an answer
 
 
@@ -82,9 +86,19 @@ class LoopbackServer:
             return web.Response()
         if isinstance(reply, Status):
             return web.json_response({"error": {"message": reply.message}}, status=reply.code, headers=reply.headers)
+        if isinstance(reply, Trickle):
+            return await self._trickle(request)
         if isinstance(reply, Raw):
             return web.Response(text=reply.body, content_type="application/json")
         return web.Response(text=json.dumps(completion(body, reply)), content_type="application/json")
+
+    async def _trickle(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        while not request.transport.is_closing():
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+        return response
 
 
 def completion(body: dict, texts: list[str | None]) -> dict:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from common import story
-from loopback import HANG_UP, LoopbackServer, Raw, Status, numbered, question
+from loopback import HANG_UP, LoopbackServer, Raw, Status, Trickle, numbered, question
 
 from tracelift_lib.backends import CallFailed, ServerBackend, derived_seed
 from tracelift_lib.executor import Executor, SelfTestError
@@ -107,6 +107,12 @@ def test_several_servers_share_the_load(connect):
     assert min(len(one.bodies), len(two.bodies)) >= 8 and one.most_in_flight == two.most_in_flight == 3
 
 
+def test_few_requests_are_spread_too(connect):
+    with LoopbackServer(numbered, latency=0.1) as one, LoopbackServer(numbered, latency=0.1) as two:
+        ask(connect(one, two), [str(i) for i in range(10)])
+    assert len(one.bodies) == len(two.bodies) == 5
+
+
 def test_a_slow_server_gets_less(connect):
     with LoopbackServer(numbered, latency=0.2) as slow, LoopbackServer(numbered, latency=0.005) as fast:
         ask(connect(slow, fast, concurrency=2), [str(i) for i in range(30)])
@@ -120,6 +126,20 @@ def test_a_dead_server_is_passed_over(connect):
     with LoopbackServer(numbered, latency=0.01) as alive:
         answers = ask(connect(dead, alive, concurrency=2, retries=1, backoff=0.1), [str(i) for i in range(12)])
     assert all(isinstance(x, list) for x in answers) and len(alive.bodies) == 12
+
+
+def test_a_server_that_has_rested_is_fully_used_again(connect):
+    """It fails its first requests, rests, and then works as many at a time as it may."""
+    at_work = []
+
+    def script(i, body):
+        at_work.append(weak.in_flight)
+        return Status(500) if i < 3 else numbered(i, body)
+
+    with LoopbackServer(script, latency=0.01) as weak, LoopbackServer(numbered, latency=0.01) as strong:
+        backend = connect(weak, strong, concurrency=3, retries=5, backoff=0.002)
+        answers = ask(backend, [str(i) for i in range(200)])
+    assert all(isinstance(x, list) for x in answers) and max(at_work[3:]) == 3
 
 
 # --- faults -----------------------------------------------------------------------------------
@@ -159,6 +179,13 @@ def test_a_slow_reply_times_out(connect):
     with LoopbackServer(numbered, latency=2.0) as server:
         (failure,) = ask(connect(server, timeout=0.1, retries=1), ["p"])
     assert failure.kind == "executor_timeout" and len(server.bodies) == 2
+
+
+def test_a_reply_that_trickles_in_times_out(connect):
+    """Each byte comes in time, the reply never ends."""
+    with LoopbackServer(lambda i, body: Trickle()) as server:
+        (failure,) = ask(connect(server, timeout=0.2, retries=0), ["p"])
+    assert failure.kind == "executor_timeout"
 
 
 def test_waits_between_tries_grow(connect):

@@ -73,9 +73,7 @@ class LocalBackend:
 
     def _run(self, prompts: list[str], n: int, seed: int, futures: list[Answers]) -> None:
         def deliver(i: int, texts: list[str]) -> None:
-            if futures[i].cancelled():  # an interrupt: whoever asked has gone
-                raise CallFailed("executor", "cancelled")
-            futures[i].set_result(texts)
+            futures[i].set_result(texts)  # raises if it was cancelled: whoever asked has gone, so the model stops
 
         try:
             self.sampler.sample(prompts, n, seed, deliver=deliver)
@@ -167,6 +165,8 @@ class ServerBackend:
             url = min(self._with_room(), key=lambda url: (self._in_flight[url], self._served[url]))
             self._in_flight[url] += 1
             self._served[url] += 1
+            if self._with_room():
+                self._room.notify()  # a server that has rested takes all that it can again
         try:
             yield url
             self._failed[url] = 0
@@ -179,7 +179,7 @@ class ServerBackend:
         finally:
             self._in_flight[url] -= 1
             async with self._room:
-                self._room.notify_all()
+                self._room.notify()
 
     def _with_room(self) -> list[str]:
         """Servers that may take a request now; those that rest only if all do."""
