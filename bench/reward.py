@@ -41,7 +41,7 @@ PROBLEMS, GENERATIONS, K = 8, 4, 3
 SEEDS = 3  # training runs that share one baseline, as in the paper and in preset `tiny`
 REPEATS = 3  # of the engine's runs; the median counts
 LATENCY = 0.05  # seconds an answer of the fixed-latency server takes
-MAX_TOKENS, TEMPERATURE = 32, 1.0
+MAX_TOKENS, TEMPERATURE = 64, 1.0
 SHAPE = Qwen2Shape(hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
                    num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.07)
 

@@ -161,7 +161,11 @@ class ServerBackend:
     async def _server(self) -> AsyncIterator[str]:
         """A server with room, held for one request. One that failed rests: failing fast, it would draw all requests."""
         async with self._room:
-            await self._room.wait_for(self._with_room)
+            try:
+                await self._room.wait_for(self._with_room)
+            except asyncio.CancelledError:
+                self._room.notify()  # it may have been woken just before: the place is for the next
+                raise
             url = min(self._with_room(), key=lambda url: (self._in_flight[url], self._served[url]))
             self._in_flight[url] += 1
             self._served[url] += 1
