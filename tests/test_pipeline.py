@@ -257,7 +257,7 @@ def test_a_trained_executor_loads_and_answers(real):
     log = real.need("executor").json("log.json")
     assert any("loss" in row for row in log)
     assert executor.sampler.sampling.temperature == real.preset.execution.temperature
-    assert executor.rule == real.preset.execution.answer and executor.limits == real.preset.limits
+    assert executor.limits == real.preset.limits and executor.verdict(problems[0], f"Answer: {problems[0].answer}") == 1
 
 
 def test_deleting_the_groups_leaves_the_executor_alone(real):

@@ -58,7 +58,8 @@ def test_unknown_preset_names_those_there_are():
 
 @pytest.mark.parametrize("key, value", [
     ("seed", 7), ("min_free_gb", 0.5), ("execution.k", 5), ("execution.temperature", 0.9),
-    ("execution.answer", "last_number"),
+    ("execution.answer", "last_number"), ("execution.baseline", "fresh"), ("execution.s_run", "merged"),
+    ("execution.style", "coderl"),
     ("executor.shape.hidden_size", 48), ("executor.mix.plan", 0.1), ("planner.steps", 3), ("problems.sizes.train", 99),
     ("problems.max_number", 12), ("planner_training.arms", ["no_uplift"]), ("reward_model.dimension_loss", "mse"),
     ("limits.problem", 100), ("limits.trace", 50), ("simulated_groups", 77), ("threads", 2),
@@ -68,6 +69,53 @@ def test_overrides_change_exactly_their_value(key, value):
     after = flat(load_preset("check", overrides={key: value}).model_dump(mode="json"))
     assert before[key] != value
     assert after == before | {key: value}
+
+
+SERVER = {"kind": "server", "base_urls": ["http://localhost:8000/v1"], "model": "m"}
+
+
+def test_the_executor_may_be_behind_a_server():
+    assert load_preset("check").execution.backend.kind == "local"
+    backend = load_preset("check", overrides={"execution.backend": SERVER}).execution.backend
+    assert backend.model_dump().items() >= (SERVER | {"api": "chat", "api_key_env": None}).items()
+    keys = {f"execution.backend.{key}": value for key, value in SERVER.items()}
+    assert load_preset("check", overrides=keys).execution.backend == backend
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"colour": "red"}, "colour"), ({"base_urls": []}, "base_urls"), ({"base_urls": ["localhost:8000"]}, "address"),
+    ({"base_urls": ["http://user:sk-1@host/v1"]}, "api_key_env"), ({"api_key": "sk-1"}, "api_key"),
+    ({"kind": "cloud"}, "kind"), ({"model": None}, "model"), ({"concurrency": 0}, "concurrency"),
+    ({"timeout": 0}, "timeout"), ({"retries": -1}, "retries"), ({"api": "responses"}, "api"),
+    ({"backoff": 0}, "backoff"),
+])
+def test_a_wrong_backend_is_refused_and_named(change, word):
+    with pytest.raises(InputError, match=word) as caught:
+        load_preset("check", overrides={"execution.backend": SERVER | change})
+    assert "sk-1" not in str(caught.value)
+
+
+def test_an_unknown_key_of_the_backend_in_use_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'timeout'"):
+        load_preset("check", overrides={"execution.backend": SERVER, "execution.backend.timout": 5.0})
+    with pytest.raises(InputError, match="Keys here: kind"):
+        load_preset("check", overrides={"execution.backend.model": "m"})
+
+
+def test_the_released_reward_needs_as_many_runs_on_both_sides():
+    """Its coefficient compares counts of K and K."""
+    arm = {"planner_training.arms": ["released_code"]}
+    with pytest.raises(InputError, match="baseline_samples"):
+        load_preset("check", overrides=arm)
+    assert load_preset("check", overrides=arm | {"execution.baseline": "fresh"}).execution.baseline == "fresh"
+    assert load_preset("check", overrides=arm | {"execution.baseline_samples": 3}).execution.baseline == "cached"
+
+
+def test_a_tie_table_has_a_value_for_every_count():
+    ties = {"execution.ties": [0.0, 0.0, 0.0, 0.0]}
+    assert load_preset("check", overrides=ties).execution.ties == [0.0] * 4
+    with pytest.raises(InputError, match="K = 5 needs 6"):
+        load_preset("check", overrides=ties | {"execution.k": 5})
 
 
 def test_several_overrides_and_the_seed():
@@ -117,7 +165,8 @@ def test_unknown_names_in_a_table_are_refused(key):
 @pytest.mark.parametrize("key, value", [
     ("execution.k", "5"), ("execution.k", 2.5), ("execution.k", 0), ("execution.k", -1), ("execution.k", True),
     ("execution.k", None), ("execution.temperature", 0), ("execution.temperature", "hot"), ("execution.top_p", 1.5),
-    ("execution.answer", "lenient"),
+    ("execution.answer", "lenient"), ("execution.baseline", "none"), ("execution.s_run", "both"),
+    ("execution.style", "lax"), ("execution.ties", [1, "a", 0, 0]), ("execution.backend", "server"),
     ("execution.max_failure_rate", 2), ("planner_training.arms", ["fastest"]), ("planner_training.arms", "tracelift"),
     ("planner_training.seeds", [0, "a"]), ("planner_training.generations", 1), ("problems.steps.train", [0]),
     ("problems.source", "imagenet"), ("executor.source", "nowhere"), ("reward_model.dimension_loss", "hinge"),

@@ -1,5 +1,7 @@
 """What models read, and which trace is taken out of what the planner writes."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import (
     PromptLimits,
     as_chat,
+    as_completion,
     executor_prompt,
     extract_trace,
     planner_prompt,
@@ -78,6 +81,25 @@ def test_whatever_stands_between_one_pair_is_the_trace(before, trace, after):
     assert extract_trace(before + trace + after) is None
 
 
+PIECES = [OPEN, CLOSE, "a", " ", "\n", "<", "</", "reasoning>", "\ud800", "ß", "\0"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9))
+def test_every_text_has_one_documented_result(pieces):
+    """A trace exactly if one opening tag stands before one closing tag with something but white space in between."""
+    text = "".join(pieces)
+    opened = [m.start() for m in re.finditer(OPEN, text)]
+    closed = [m.start() for m in re.finditer(CLOSE, text)]
+    between = text[opened[0] + len(OPEN):closed[0]] if len(opened) == len(closed) == 1 else ""
+    assert extract_trace(text) == (between.strip() or None)
+
+
+@given(st.text())
+def test_extraction_never_fails(text):
+    trace = extract_trace(text)
+    assert trace is None or (trace == trace.strip() and trace in text and OPEN not in trace and CLOSE not in trace)
+
+
 @given(free_text, free_text)
 def test_two_pairs_are_no_trace_whatever_they_hold(first, second):
     assert extract_trace(wrap_trace(first) + wrap_trace(second)) is None
@@ -120,9 +142,41 @@ def test_braces_in_texts_are_left_alone(style):
     assert text in executor_prompt("P", text, style)
 
 
-def test_the_planner_is_told_the_rules():
+def test_the_wording_for_math_stays():
+    """Models of the tiny world are trained on the short one, results of SmolLM2 hang on the other."""
+    assert planner_prompt("P", "short") == "Plan.\nP"
+    assert executor_prompt("P", None, "short") == "Solve.\nP"
+    assert executor_prompt("P", "Z", "short") == "Solve.\nP\n<reasoning>\nZ\n</reasoning>"
+    reply = "Reply with one line only: 'The answer is' and then the final number."
+    assert executor_prompt("P", None, "instruct") == f"Solve the problem.\n\nProblem:\nP\n\n{reply}"
+    assert executor_prompt("P", "Z", "instruct") == (
+        "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\nP\n\n"
+        f"Reasoning:\n<reasoning>\nZ\n</reasoning>\n\n{reply}")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(problem=st.text(max_size=50), trace=st.text(max_size=50))
+def test_prompts_for_programs_keep_the_same_rules(style, problem, trace):
+    """Problem before trace, both whole, no trace without one; and they are other prompts than those for math."""
+    p, z = f"@{problem}@", f"#{trace}#"
+    with_trace, without = (executor_prompt(p, t, style, PromptLimits(), "code") for t in (z, None))
+    assert p in with_trace and f"{OPEN}\n{z}\n{CLOSE}" in with_trace and p in without and OPEN not in without
+    assert with_trace.index(p) + len(p) <= with_trace.rindex(z)
+    assert p in planner_prompt(p, style, PromptLimits(), "code")
+    assert with_trace != executor_prompt(p, z, style) and planner_prompt(p, style) != planner_prompt(
+        p, style, PromptLimits(), "code")
+    assert executor_prompt("@@@@", "§§§§", style, PromptLimits(3, 2), "code").count("@") == 3
+
+
+def test_programs_are_asked_for_as_a_code_block():
+    for trace in ("Z", None):
+        assert "Python code block" in executor_prompt("P", trace, "instruct", PromptLimits(), "code")
+
+
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_the_planner_is_told_the_rules(domain):
     """Method section 1: between the tags, no final answer, no final code."""
-    prompt = planner_prompt("PROBLEM", "instruct")
+    prompt = planner_prompt("PROBLEM", "instruct", PromptLimits(), domain)
     assert "PROBLEM" in prompt and OPEN in prompt and CLOSE in prompt
     assert "not state the final answer" in prompt and "not write final code" in prompt
 
@@ -152,7 +206,7 @@ def test_chat_form():
     tokenizer = train_tokenizer(["some text 12"], 300)
     assert as_chat("Hi {x}", tokenizer) == "<|im_start|>user\nHi {x}<|im_end|>\n<|im_start|>assistant\n"
     tokenizer.chat_template = None
-    assert as_chat("Hi {x}", tokenizer) == "Hi {x}\n"
+    assert as_chat("Hi {x}", tokenizer) == as_completion("Hi {x}") == "Hi {x}\n"
 
 
 # --- the reward model's wire format -----------------------------------------------------------

@@ -7,25 +7,30 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tracelift_lib.rewards import ARMS, NEEDS, code_coefficient, released_code_reward, uplift
+from tracelift_lib.rewards import ARMS, NEEDS, code_coefficient, compares, released_code_reward, uplift
 
 unit = st.floats(0, 1)
 effect = st.floats(-1, 1)
 verdicts = st.lists(st.integers(0, 1), min_size=1, max_size=8)
-NAMES = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge")
+NAMES = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge", "released_code")
 
 
-@pytest.mark.parametrize("s, q, u, j, expected", [
-    # In turn: s; 0.5 s + 0.5 q u; 0.5 s + 0.5 q; q u; 0.5 s + 0.5 j u.
-    (1.0, 0.8, 0.5, 0.6, (1.0, 0.7, 0.9, 0.4, 0.65)),
-    (0.0, 0.5, -1.0, 1.0, (0.0, -0.25, 0.25, -0.5, -0.5)),
-    (1.0, 1.0, 1.0, 1.0, (1.0, 1.0, 1.0, 1.0, 1.0)),
-    (0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0, 0.0, 0.0)),
-    (1.0, 0.25, -0.4, 0.5, (1.0, 0.45, 0.625, -0.1, 0.4)),
+@pytest.mark.parametrize("s, q, u, j, c, expected", [
+    # In turn: s; 0.5 s + 0.5 q u; 0.5 s + 0.5 q; q u; 0.5 s + 0.5 j u; s + 0.2 q c between 0 and 1.
+    (1.0, 0.8, 0.5, 0.6, -1.0, (1.0, 0.7, 0.9, 0.4, 0.65, 0.84)),
+    (0.0, 0.5, -1.0, 1.0, 1.0, (0.0, -0.25, 0.25, -0.5, -0.5, 0.1)),
+    (1.0, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
+    (0.0, 0.0, 0.0, 0.0, -1.0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
+    (1.0, 0.25, -0.4, 0.5, 0.5, (1.0, 0.45, 0.625, -0.1, 0.4, 1.0)),
 ])
-def test_arms_by_hand(s, q, u, j, expected):
+def test_arms_by_hand(s, q, u, j, c, expected):
     assert tuple(ARMS) == NAMES
-    assert [ARMS[name](s, q, u, j) for name in NAMES] == pytest.approx(expected)
+    assert [ARMS[name](s, q, u, j, c) for name in NAMES] == pytest.approx(expected)
+    assert [ARMS[name](s, q, u, j) for name in NAMES[:-1]] == pytest.approx(expected[:-1])  # the paper's arms have no c
+
+
+def test_which_arms_compare():
+    assert {arm for arm in ARMS if compares(arm)} == {"tracelift", "rm_uplift_only", "llm_judge", "released_code"}
 
 
 @pytest.mark.parametrize("with_trace, without, expected", [
@@ -58,22 +63,22 @@ def test_uplift_of_nothing_is_an_error(a, b):
 
 def test_every_arm_says_what_it_needs():
     assert set(NEEDS) == set(ARMS)
-    assert all(needs <= set("squj") for needs in NEEDS.values())
+    assert all(needs <= set("squjc") for needs in NEEDS.values())
 
 
 @pytest.mark.parametrize("arm", NAMES)
-@given(st.tuples(unit, unit, effect, unit), st.tuples(unit, unit, effect, unit))
+@given(st.tuples(unit, unit, effect, unit, effect), st.tuples(unit, unit, effect, unit, effect))
 def test_an_arm_ignores_what_it_does_not_need(arm, values, others):
     """While training such parts are not computed: a zero stands in their place and must not matter."""
-    mixed = [v if name in NEEDS[arm] else o for name, v, o in zip("squj", values, others)]
-    blank = [v if name in NEEDS[arm] else 0.0 for name, v in zip("squj", values)]
+    mixed = [v if name in NEEDS[arm] else o for name, v, o in zip("squjc", values, others)]
+    blank = [v if name in NEEDS[arm] else 0.0 for name, v in zip("squjc", values)]
     assert ARMS[arm](*values) == ARMS[arm](*mixed) == ARMS[arm](*blank)
 
 
 @pytest.mark.parametrize("arm", NAMES)
 def test_an_arm_uses_all_that_it_needs(arm):
-    base = dict(zip("squj", (0.5, 0.5, 0.5, 0.5)))
-    used = {name for name in "squj" if ARMS[arm](*(base | {name: 0.9}).values()) != ARMS[arm](*base.values())}
+    base = dict(zip("squjc", (0.5, 0.5, 0.5, 0.5, 0.5)))
+    used = {name for name in "squjc" if ARMS[arm](*(base | {name: 0.9}).values()) != ARMS[arm](*base.values())}
     assert used == NEEDS[arm]
 
 

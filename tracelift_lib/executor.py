@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from tracelift_lib.backends import Backend, CallFailed, LocalBackend, ServerBackend
 from tracelift_lib.generation import Sampler, Sampling
 from tracelift_lib.models import load_model, load_tokenizer
-from tracelift_lib.presets import Preset
+from tracelift_lib.presets import Execution, LocalBackendSettings, Preset
 from tracelift_lib.problems import Problem
-from tracelift_lib.prompts import PromptLimits, PromptStyle, as_chat, executor_prompt
-from tracelift_lib.verify import AnswerRule, verify_math
+from tracelift_lib.prompts import PromptLimits, PromptStyle, executor_prompt
+from tracelift_lib.verdicts import CodeJudge, Judgement, MathVerifier, Verifier, VerifierByDomain
 
 Trace = str | None  # None: ask without a trace
+SELF_TEST_SAMPLES = 8
 
 
 class SelfTestError(RuntimeError):
@@ -24,35 +31,96 @@ class SelfTestError(RuntimeError):
 
 @dataclass
 class Executor:
-    """A frozen model that solves problems, with the rule by which its answers are read."""
+    """A frozen model that solves problems, with the verifier of its answers."""
 
-    sampler: Sampler
+    backend: Backend
     style: PromptStyle
     limits: PromptLimits
-    rule: AnswerRule
+    verifier: Verifier
 
     @classmethod
-    def from_folder(cls, folder: Path | str, preset: Preset) -> Executor:
-        """The executor in a Hugging Face folder, drawing as `preset.execution` says."""
+    def from_preset(cls, preset: Preset, folder: Path | str | None = None) -> Executor:
+        """The executor that `preset.execution` describes; a local one is the model in `folder`."""
         e = preset.execution
         sampling = Sampling(e.temperature, e.top_p, e.max_new_tokens, e.batch_tokens)
-        sampler = Sampler(load_model(folder), load_tokenizer(folder), sampling)
-        return cls(sampler, preset.prompt_style, preset.limits, e.answer)
+        if isinstance(e.backend, LocalBackendSettings):
+            backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
+        else:
+            backend = ServerBackend(e.backend, sampling)
+        return cls(backend, preset.prompt_style, preset.limits, verifier_of(e))
+
+    @property
+    def sampler(self) -> Sampler:
+        """Model and tokenizer of a local executor."""
+        if not isinstance(self.backend, LocalBackend):
+            raise AttributeError(f"the executor is {self.backend.name}: its model is not in this process")
+        return self.backend.sampler
+
+    def prompt(self, problem: Problem, trace: Trace) -> str:
+        """What the executor is asked, as one user's turn."""
+        return executor_prompt(problem.problem, trace, self.style, self.limits, problem.domain)
 
     def answer(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
         progress: str | None = None,
     ) -> list[list[str]]:
-        """n sampled answers for each (problem, trace)."""
-        prompts = [
-            as_chat(executor_prompt(p.problem, z, self.style, self.limits), self.sampler.tokenizer)
-            for p, z in zip(problems, traces, strict=True)
-        ]
-        return self.sampler.sample(prompts, n, seed, progress)
+        """n sampled answers for each (problem, trace); `progress` names a bar.
+
+        Raises:
+            CallFailed: an answer could not be had; those of the others are dropped.
+        """
+        futures = self._submit(problems, traces, n, seed)
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc=progress, disable=progress is None):
+                future.result()
+        except BaseException:  # Ctrl-C too: nobody waits for the rest
+            for future in futures:
+                future.cancel()
+            raise
+        return [future.result() for future in futures]
+
+    async def judged(
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, seconds: Counter[str]
+    ) -> list[list[Judgement] | CallFailed]:
+        """For each (problem, trace) the judgements of n answers, or why there are none.
+
+        Answers are verified in threads as they come. Adds to `seconds` the wall time until the last answer (`executor`)
+        and the sum over all verifier calls (`verifier`).
+        """
+        start = time.monotonic()
+        futures = self._submit(problems, traces, n, seed)
+
+        async def one(problem: Problem, future) -> list[Judgement] | CallFailed:
+            try:
+                texts = await asyncio.wrap_future(future)
+            except CallFailed as failure:
+                return failure
+            seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
+            judgements, took = await asyncio.to_thread(self._judge, problem, texts)
+            seconds["verifier"] += took
+            return judgements
+
+        return list(await asyncio.gather(*(one(p, f) for p, f in zip(problems, futures))))
+
+    def _judge(self, problem: Problem, texts: list[str]) -> tuple[list[Judgement] | CallFailed, float]:
+        """The judgements, or the failure if one of them is missing; and the seconds that they took."""
+        start = time.monotonic()
+        try:
+            result: list[Judgement] | CallFailed = self.verifier.judge([problem] * len(texts), texts)
+            missing = [j.outcome for j in result if j.success is None]
+            if missing:
+                result = CallFailed("verifier", f"problem {problem.problem_id}: no verdict ({missing[0]})")
+        except Exception as error:
+            result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
+        return result, time.monotonic() - start
+
+    def _submit(self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int) -> list:
+        prompts = [self.prompt(p, z) for p, z in zip(problems, traces, strict=True)]
+        return self.backend.submit(prompts, n, seed)
 
     def verdict(self, problem: Problem, answer: str) -> int:
         """V(x, y): 1 if `answer` solves `problem`, else 0."""
-        return verify_math(answer, problem.answer, self.rule)
+        return self._successes([problem], [answer])[0]
 
     def verdicts(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
@@ -60,20 +128,35 @@ class Executor:
     ) -> np.ndarray:
         """V(x, y) of n answers for each (problem, trace): 0/1 integers of shape (len(problems), n)."""
         answers = self.answer(problems, traces, n, seed, progress)
-        return np.array(
-            [[self.verdict(p, y) for y in ys] for p, ys in zip(problems, answers)],
-            dtype=int,
-        ).reshape(len(problems), n)
+        flat = self._successes([p for p in problems for _ in range(n)], [y for ys in answers for y in ys])
+        return np.array(flat, dtype=int).reshape(len(problems), n)
+
+    def _successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
+        judgements = self.verifier.judge(problems, answers)
+        for problem, judgement in zip(problems, judgements):
+            if judgement.success is None:
+                raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({judgement.outcome})")
+        return [j.success for j in judgements]
 
     def self_test(self, problems: Sequence[Problem]) -> None:
-        """Check that 8 samples asked without trace differ for at least one of `problems`.
+        """Check that samples asked without trace differ for at least one of `problems`.
 
         Raises:
             SelfTestError: all samples of every problem are the same text.
+            CallFailed: the executor cannot be reached or refuses the request.
         """
-        answers = self.answer(problems, [None] * len(problems), 8, seed=0)
+        answers = self.answer(problems, [None] * len(problems), SELF_TEST_SAMPLES, seed=0)
         if all(len(set(texts)) == 1 for texts in answers):
             raise SelfTestError(
-                f"8 samples at temperature {self.sampler.sampling.temperature} are identical for each of "
-                f"{len(problems)} problems: the executor decodes greedily. Raise execution.temperature."
+                f"{SELF_TEST_SAMPLES} samples are identical for each of {len(problems)} problems: the executor "
+                f"({self.backend.name}) decodes greedily. Raise execution.temperature; a server may also need "
+                "do_sample=true in the model's generation_config.json (transformers serve)."
             )
+
+
+def verifier_of(execution: Execution) -> Verifier:
+    """The verifiers of a preset, each made when a problem of its domain comes."""
+    return VerifierByDomain({
+        "math": lambda: MathVerifier(execution.answer),
+        "code": lambda: CodeJudge(execution.style),
+    })

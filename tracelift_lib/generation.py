@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,11 +31,13 @@ class Sampler:
     sampling: Sampling
 
     def sample(
-        self, prompts: Sequence[str], n: int, seed: int, progress: str | None = None
+        self, prompts: Sequence[str], n: int, seed: int, progress: str | None = None,
+        deliver: Callable[[int, list[str]], None] | None = None,
     ) -> list[list[str]]:
         """n completions for each prompt (chat text as `prompts.as_chat` makes it), in the order of `prompts`.
 
-        Same seed, prompts and machine give the same completions. `progress` names a progress bar.
+        Same seed, prompts and machine give the same completions. `progress` names a progress bar; `deliver` is
+        called with (index of the prompt, its completions) as soon as its batch is done.
         """
         completions: list[list[str]] = [[] for _ in prompts]
         encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
@@ -45,6 +47,8 @@ class Sampler:
                 texts = self._generate([encoded[i] for i in batch], n)
                 for row, i in enumerate(batch):
                     completions[i] = texts[row * n : (row + 1) * n]
+                    if deliver:
+                        deliver(i, completions[i])
                 bar.update(len(batch))
         return completions
 

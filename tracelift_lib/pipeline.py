@@ -29,9 +29,10 @@ from tracelift_lib.parallel import side_by_side
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
+from tracelift_lib.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, train_reward_model
-from tracelift_lib.rewards import NEEDS
-from tracelift_lib.training import RewardEngine, load_policy, train_planner, truth_judge
+from tracelift_lib.rewards import NEEDS, compares
+from tracelift_lib.training import load_policy, train_planner
 
 SCORING_LENGTH = 3072  # tokens; method.md section 5
 
@@ -94,8 +95,9 @@ class Run:
         return list(load_groups(self.need("groups").path / f"{split}.jsonl"))
 
     def executor(self) -> Executor:
-        """The frozen executor, loaded."""
-        return Executor.from_folder(self.need("executor").path, self.preset)
+        """The frozen executor, loaded, or asked over HTTP."""
+        local = self.preset.execution.backend.kind == "local"
+        return Executor.from_preset(self.preset, self.need("executor").path if local else None)
 
     def scorer(self) -> Scorer:
         """The trained Reasoning RM, loaded."""
@@ -170,6 +172,18 @@ class Stage:
 def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
     """The named preset fields as plain JSON values."""
     return lambda preset: {name: preset.model_dump(mode="json")[name] for name in names}
+
+
+def _execution(preset: Preset) -> dict[str, Any]:
+    """The section `execution`, without what says only where and how patiently a server is asked."""
+    section = preset.model_dump(mode="json")["execution"]
+    section["backend"] = {k: v for k, v in section["backend"].items() if k in ("kind", "model", "api")}
+    return {"execution": section}
+
+
+def _executor_stage(preset: Preset) -> list[str]:
+    """A local executor is a stage's model; one behind a server is not ours to make."""
+    return ["executor"] if preset.execution.backend.kind == "local" else []
 
 
 def _after(*stages: str) -> Callable[[Preset, dict[str, Any]], Needs]:
@@ -264,6 +278,7 @@ def _build_rm_scores(run: Run, out: Path) -> None:
     pd.DataFrame(rows).to_parquet(out / "scores.parquet", index=False)
 
 
+BASELINE_CHUNK = 256
 UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run loses at most one chunk
 
 
@@ -307,23 +322,36 @@ def _uplift_rows(
 
 
 def _build_baseline(run: Run, out: Path) -> None:
-    """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once."""
-    problems, executor = run.problems("rl"), run.executor()
-    verdicts = executor.verdicts(
-        problems, [None] * len(problems), run.preset.execution.baseline_samples, run.preset.seed + 1, "baseline"
-    )
-    store.write_json(out / "baseline.json", {p.problem_id: v.tolist() for p, v in zip(problems, verdicts)})
+    """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
+
+    What a server draws does not hang on the other requests, so it is saved and resumed in chunks; this process draws
+    all at once.
+    """
+    problems, executor, e = run.problems("rl"), run.executor(), run.preset.execution
+    executor.self_test(problems[:4])
+    size, baseline = len(problems) if e.backend.kind == "local" else BASELINE_CHUNK, {}
+    for start in range(0, len(problems), size):
+        chunk = problems[start : start + size]
+        part = out / store.WORK / f"baseline-{start:06d}.json"
+        if not part.exists():
+            name = f"baseline, problems {start + 1} to {start + len(chunk)} of {len(problems)}"
+            verdicts = executor.verdicts(chunk, [None] * len(chunk), e.baseline_samples, run.preset.seed + 1, name)
+            part.parent.mkdir(exist_ok=True)
+            store.write_json(part, {p.problem_id: v.tolist() for p, v in zip(chunk, verdicts)})
+        baseline |= json.loads(part.read_text())
+    store.write_json(out / "baseline.json", baseline)
 
 
 def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     preset, needs = run.preset, NEEDS[arm]
-    problems = run.problems("rl")
+    problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
     engine = RewardEngine(
         arm=arm, k=preset.execution.k, executor=run.executor(),
+        s_run=preset.execution.s_run, ties=preset.execution.ties,
         scorer=run.scorer() if "q" in needs else None,
         judge=truth_judge if "j" in needs else None,
         problems={p.problem_id: p for p in problems},
-        baseline=run.need("baseline").json("baseline.json") if "u" in needs else {},
+        baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
         seed=seed, max_failure_rate=preset.execution.max_failure_rate,
         log_folder=out / store.WORK / "rollouts",
     )
@@ -336,7 +364,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
 
 def _training_config(preset: Preset) -> dict[str, Any]:
     """All that decides one training run; which other arms and seeds the preset lists does not."""
-    config = _section("planner_training", "execution", "prompt_style", "limits")(preset)
+    config = {**_section("planner_training", "prompt_style", "limits")(preset), **_execution(preset)}
     for name in ("arms", "seeds"):
         del config["planner_training"][name]
     return config
@@ -344,8 +372,9 @@ def _training_config(preset: Preset) -> dict[str, Any]:
 
 def _needs_of_arm(preset: Preset, instance: dict[str, Any]) -> Needs:
     needs = NEEDS[instance["arm"]]
-    stages = ["problems", "executor", "planner"]
-    stages += ["reward_model"] * ("q" in needs) + ["baseline"] * ("u" in needs)
+    cached = preset.execution.baseline == "cached"
+    stages = ["problems", *_executor_stage(preset), "planner"]
+    stages += ["reward_model"] * ("q" in needs) + ["baseline"] * (cached and compares(instance["arm"]))
     return [(name, {}) for name in stages]
 
 
@@ -370,12 +399,14 @@ def _build_evaluation(run: Run, out: Path, arm: str, seed: int) -> None:
 def _evaluation_config(preset: Preset) -> dict[str, Any]:
     """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
     sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
-    return {**_section("evaluation", "execution", "prompt_style", "limits")(preset), "planner_sampling": sampling}
+    sections = _section("evaluation", "prompt_style", "limits")(preset)
+    return {**_execution(preset), **sections, "planner_sampling": sampling}
 
 
 def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
     trained = [] if instance == WARM_START else [("planner_training", instance)]
-    return [(name, {}) for name in ("problems", "executor", "planner", "reward_model")] + trained
+    stages = ("problems", *_executor_stage(preset), "planner", "reward_model")
+    return [(name, {}) for name in stages] + trained
 
 
 STAGES: dict[str, Stage] = {
@@ -398,14 +429,16 @@ STAGES: dict[str, Stage] = {
         lambda preset, instance: [("groups", {}), ("reward_model", {}), (preset.reward_model.backbone, {})],
     ),
     "uplift": Stage(
-        "03_executor_uplift", _build_uplift, _section("execution", "prompt_style", "limits"),
+        "03_executor_uplift", _build_uplift,
+        lambda preset: {**_execution(preset), **_section("prompt_style", "limits")(preset)},
         lambda preset, instance: [
-            (name, {}) for name in ("problems", "executor", *(["groups"] if preset.groups else []))
+            (name, {}) for name in ("problems", *_executor_stage(preset), *(["groups"] if preset.groups else []))
         ],
     ),
     "baseline": Stage(
-        "03_executor_uplift", _build_baseline, _section("execution", "prompt_style", "limits"),
-        _after("problems", "executor"),
+        "03_executor_uplift", _build_baseline,
+        lambda preset: {**_execution(preset), **_section("prompt_style", "limits")(preset)},
+        lambda preset, instance: [(name, {}) for name in ("problems", *_executor_stage(preset))],
     ),
     "planner_training": Stage(
         "05_train_planner_lora", _build_planner_training,

@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tracelift_lib.problems import InputError
 from tracelift_lib.prompts import PromptLimits, PromptStyle
 from tracelift_lib.rewards import ARMS
+from tracelift_lib.verdicts import ExecStyle
 
 PRESET_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 Positive = Annotated[int, Field(gt=0)]
@@ -140,8 +142,42 @@ class RewardModelTraining(Section):
     lora: LoRA | None = None
 
 
+class LocalBackendSettings(Section):
+    """The executor runs in this process, in batches (backends.py)."""
+
+    kind: Literal["local"] = "local"
+
+
+class ServerBackendSettings(Section):
+    """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (backends.py)."""
+
+    kind: Literal["server"]
+    base_urls: list[str] = Field(min_length=1, description="such as http://localhost:8000/v1; all serve `model`")
+    model: str
+    api: Literal["chat", "completion"] = "chat"
+    api_key_env: str | None = Field(None, description="environment variable that holds the key; null: no key")
+    concurrency: Positive = Field(64, description="requests in flight at each server, at most")
+    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds that one request may take")
+    retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")
+    backoff: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds before the first retry; they double")
+
+    @field_validator("base_urls")
+    @classmethod
+    def _plain_urls(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
+            if parts.username or parts.password:
+                raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
+        return urls
+
+
+BackendSettings = Annotated[LocalBackendSettings | ServerBackendSettings, Field(discriminator="kind")]
+
+
 class Execution(Section):
-    """The frozen executor and the uplift (method.md sections 1 and 6)."""
+    """The frozen executor and the uplift (method.md sections 1 and 6); reward_engine.py says what each mode means."""
 
     k: Positive
     temperature: Annotated[float, Field(gt=0)]
@@ -149,9 +185,20 @@ class Execution(Section):
     max_new_tokens: Positive
     baseline_samples: Positive = Field(description="no-trace samples a problem, drawn once")
     answer: Literal["strict", "last_number"]
+    style: ExecStyle = Field("hybrid", description="s of a program (method.md section 4); math is right or wrong")
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")
-    max_failure_rate: Share = Field(0.02, description="share of failed calls that stops a run")
+    max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
+    backend: BackendSettings = LocalBackendSettings()
+    baseline: Literal["cached", "fresh"] = Field("cached", description="K no-trace runs: M once, or K a trace")
+    s_run: Literal["separate", "merged"] = Field("separate", description="s: a run of its own, or the mean of the K")
+    ties: list[float] | None = Field(None, description="released_code: bonus of a tie of 0..K successes; null: its own")
+
+    @model_validator(mode="after")
+    def _one_tie_each(self) -> Execution:
+        if self.ties is not None and len(self.ties) != self.k + 1:
+            raise ValueError(f"ties: K = {self.k} needs {self.k + 1} values, for 0..{self.k} successes")
+        return self
 
 
 class PlannerTraining(Section):
@@ -205,6 +252,12 @@ class Preset(Section):
     def _nothing_ignored(self) -> Preset:
         if self.reward_model and self.reward_model.lora and "02" not in self.leaves_out:
             raise ValueError("reward_model.lora is not built yet: a preset that has it must leave out notebook 02")
+        e, arms = self.execution, self.planner_training.arms if self.planner_training else []
+        if "released_code" in arms and e.baseline == "cached" and e.baseline_samples != e.k:
+            raise ValueError(
+                "arm released_code compares K runs with K runs: set execution.baseline to fresh, or "
+                f"execution.baseline_samples to k = {e.k}"
+            )
         return self
 
 
@@ -278,10 +331,7 @@ def _put(data: dict, key: str, value: Any, name: str) -> None:
 
 def _fields(model: Any, place: dict) -> dict[str, Any] | None:
     """Field name -> section class (or None) of the section `model`; None if any key may stand here."""
-    candidates = [
-        m for m in _sections(model)
-        if "source" not in m.model_fields or place.get("source") in _sources(m)
-    ]
+    candidates = [m for m in _sections(model) if all(place.get(t) in _tags(m, t) for t in TAGS & set(m.model_fields))]
     if not candidates:
         return None
     return {n: f.annotation for m in candidates for n, f in m.model_fields.items()}
@@ -294,8 +344,12 @@ def _sections(annotation: Any) -> list[type[Section]]:
     return [s for part in getattr(annotation, "__args__", ()) for s in _sections(part)]
 
 
-def _sources(section: type[Section]) -> tuple:
-    return section.model_fields["source"].annotation.__args__
+TAGS = {"source", "kind"}  # keys that tell the sections of a union apart
+
+
+def _tags(section: type[Section], tag: str) -> tuple:
+    field = section.model_fields[tag]
+    return (*field.annotation.__args__, *([None] if not field.is_required() else []))
 
 
 def _explain(name: str, error: ValidationError) -> str:
@@ -303,6 +357,7 @@ def _explain(name: str, error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
         whole = problem["type"] == "missing" or isinstance(problem["input"], dict)
-        got = "" if whole else f" (got {problem['input']!r})"
+        secret = "key" in f"{where} {problem['msg']}"  # somebody may have put one there
+        got = "" if whole or secret else f" (got {problem['input']!r})"
         lines.append(f"  {where}: {problem['msg']}{got}")
     return f"preset {name} is not valid:\n" + "\n".join(lines)

@@ -2,7 +2,8 @@
 
 The problem always stands before the trace, so that a server's prefix cache serves all samples
 of one problem. Wordings are ours; the paper's prompts differ. Two styles: `short` for the tiny
-models, which learn it from scratch, and `instruct` for pretrained chat models.
+models, which learn it from scratch, and `instruct` for pretrained chat models. Each reads as a chat turn or as plain
+text (`as_chat`, `as_completion`).
 """
 
 from __future__ import annotations
@@ -13,35 +14,55 @@ from typing import Any, ClassVar, Literal
 from tracelift_lib.problems import Problem
 
 PromptStyle = Literal["short", "instruct"]
+Domain = Literal["math", "code"]
 
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
 
 PLANNER = {
-    "short": "Plan.\n{problem}",
-    "instruct": (
-        "Write a plan that helps somebody else to solve the problem below.\n"
-        f"Put the plan between {OPEN} and {CLOSE}: numbered steps, each with its calculation. "
-        "Do not state the final answer and do not write final code.\n\nProblem:\n{problem}"
-    ),
+    "math": {
+        "short": "Plan.\n{problem}",
+        "instruct": (
+            "Write a plan that helps somebody else to solve the problem below.\n"
+            f"Put the plan between {OPEN} and {CLOSE}: numbered steps, each with its calculation. "
+            "Do not state the final answer and do not write final code.\n\nProblem:\n{problem}"
+        ),
+    },
+    "code": {
+        "short": "Plan a program.\n{problem}",
+        "instruct": (
+            "Write a plan that helps somebody else to write the program below.\n"
+            f"Put the plan between {OPEN} and {CLOSE}: numbered steps in words, with the data that each step keeps "
+            "and the special cases. Do not state the final answer and do not write final code.\n\nProblem:\n{problem}"
+        ),
+    },
 }
 # With and without trace the executor reads the same instruction. `instruct` asks for the answer at once: reasoning is
-# the planner's part. The wording was chosen on GSM8K train problems (naming a placeholder, "The answer is N", made
-# small models write the letter).
+# the planner's part. The wording for math was chosen on GSM8K train problems (naming a placeholder, "The answer is N",
+# made small models write the letter).
+_MATH_REPLY = "Reply with one line only: 'The answer is' and then the final number."
+_CODE_REPLY = "Reply with one Python code block that holds the whole program, and nothing else."
+_GIVEN = f"\n\nReasoning:\n{OPEN}\n{{trace}}\n{CLOSE}\n\n"
+_SHORT_GIVEN = "\n" + OPEN + "\n{trace}\n" + CLOSE
 EXECUTOR = {
-    "short": {
-        "with": "Solve.\n{problem}\n" + OPEN + "\n{trace}\n" + CLOSE,
-        "without": "Solve.\n{problem}",
+    "math": {
+        "short": {"with": "Solve.\n{problem}" + _SHORT_GIVEN, "without": "Solve.\n{problem}"},
+        "instruct": {
+            "with": (
+                "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\n{problem}"
+                + _GIVEN + _MATH_REPLY
+            ),
+            "without": "Solve the problem.\n\nProblem:\n{problem}\n\n" + _MATH_REPLY,
+        },
     },
-    "instruct": {
-        "with": (
-            "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\n{problem}\n\n"
-            f"Reasoning:\n{OPEN}\n{{trace}}\n{CLOSE}\n\n"
-            "Reply with one line only: 'The answer is' and then the final number."
-        ),
-        "without": (
-            "Solve the problem.\n\nProblem:\n{problem}\n\n"
-            "Reply with one line only: 'The answer is' and then the final number."
-        ),
+    "code": {
+        "short": {"with": "Program.\n{problem}" + _SHORT_GIVEN, "without": "Program.\n{problem}"},
+        "instruct": {
+            "with": (
+                "Write a Python program for the problem. Use the reasoning that is given with it.\n\n"
+                "Problem:\n{problem}" + _GIVEN + _CODE_REPLY
+            ),
+            "without": "Write a Python program for the problem.\n\nProblem:\n{problem}\n\n" + _CODE_REPLY,
+        },
     },
 }
 
@@ -55,32 +76,35 @@ class PromptLimits:
     trace: int = 2000
 
 
-def planner_prompt(problem: str, style: PromptStyle, limits: PromptLimits = PromptLimits()) -> str:
+def planner_prompt(
+    problem: str, style: PromptStyle, limits: PromptLimits = PromptLimits(), domain: Domain = "math"
+) -> str:
     """What the planner is asked."""
-    return PLANNER[style].format(problem=problem[: limits.problem])
+    return PLANNER[domain][style].format(problem=problem[: limits.problem])
 
 
 def executor_prompt(
-    problem: str, trace: str | None, style: PromptStyle, limits: PromptLimits = PromptLimits()
+    problem: str, trace: str | None, style: PromptStyle, limits: PromptLimits = PromptLimits(), domain: Domain = "math"
 ) -> str:
     """What the executor is asked; `trace=None` is the baseline E(·|x, ∅)."""
+    texts = EXECUTOR[domain][style]
     if trace is None:
-        return EXECUTOR[style]["without"].format(problem=problem[: limits.problem])
-    return EXECUTOR[style]["with"].format(
-        problem=problem[: limits.problem], trace=trace[: limits.trace]
-    )
+        return texts["without"].format(problem=problem[: limits.problem])
+    return texts["with"].format(problem=problem[: limits.problem], trace=trace[: limits.trace])
 
 
 def as_chat(prompt: str, tokenizer: Any) -> str:
-    """`prompt` as one user turn, ready for the assistant's reply.
-
-    A tokenizer without chat template (a base model) gets the prompt and a line break.
-    """
+    """`prompt` as one user turn, ready for the assistant's reply; `as_completion` if there is no chat template."""
     if not tokenizer.chat_template:
-        return prompt + "\n"
+        return as_completion(prompt)
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
     )
+
+
+def as_completion(prompt: str) -> str:
+    """`prompt` as plain text for a base model to go on with: a line break ends it."""
+    return prompt + "\n"
 
 
 def wrap_trace(trace: str) -> str:
@@ -89,10 +113,20 @@ def wrap_trace(trace: str) -> str:
 
 
 def extract_trace(completion: str) -> str | None:
-    """The trace between the tags, stripped; None unless there is exactly one pair and it is not empty.
+    """The trace between the tags, stripped, in both domains; None if the completion breaks the format.
 
-    Missing, repeated, nested, unclosed or empty tags all give None: a completion that breaks the
-    format has no trace, and the reward treats it as one that cannot help (rewards.py).
+    | completion | trace |
+    | --- | --- |
+    | one pair of tags with text in it, whatever stands around it | the text between, stripped |
+    | no tags, or one of the two is missing | None |
+    | not closed, or closed before it is opened | None |
+    | a tag twice: several traces, nested tags, a stray second tag | None |
+    | nothing or only white space between the tags | None |
+    | tags in other case, with spaces, attributes, or escaped | None: they are no tags |
+    | any length, any alphabet, tags of other names inside | the text as it is; prompts cut it (`PromptLimits`) |
+
+    Time grows with the length only. A completion without a trace cannot help the executor: `reward_engine` gives it
+    reward 0. (The released code's code planner writes plain text without tags; here both domains have tags.)
     """
     if completion.count(OPEN) != 1 or completion.count(CLOSE) != 1:
         return None

@@ -1,7 +1,7 @@
 """The rewards of the paper and of its released code, as pure functions.
 
 Notation (method.md sections 1 and 2): s execution reward of one with-trace run, q Reasoning RM
-score in [0, 1], û uplift in [-1, 1], j score of an LLM judge in [0, 1].
+score in [0, 1], û uplift in [-1, 1], j score of an LLM judge in [0, 1], c the released code's coefficient of the bonus.
 """
 
 from __future__ import annotations
@@ -24,42 +24,29 @@ def uplift(with_trace: Sequence[float], without_trace: Sequence[float]) -> float
     return sum(with_trace) / len(with_trace) - sum(without_trace) / len(without_trace)
 
 
-def exec_only(s: float, q: float, u: float, j: float) -> float:
+def exec_only(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     """Only whether the trace led to success: r = s."""
     return s
 
 
-def tracelift(s: float, q: float, u: float, j: float) -> float:
+def tracelift(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     """The paper's reward: r = 0.5 s + 0.5 q û."""
     return EXECUTION_WEIGHT * s + BONUS_WEIGHT * q * u
 
 
-def no_uplift(s: float, q: float, u: float, j: float) -> float:
+def no_uplift(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     """Quality counts whether or not it helps the executor: r = 0.5 s + 0.5 q."""
     return EXECUTION_WEIGHT * s + BONUS_WEIGHT * q
 
 
-def rm_uplift_only(s: float, q: float, u: float, j: float) -> float:
+def rm_uplift_only(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     """The bonus alone: r = q û."""
     return q * u
 
 
-def llm_judge(s: float, q: float, u: float, j: float) -> float:
+def llm_judge(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     """A judge's rubric score in place of the RM's: r = 0.5 s + 0.5 j û."""
     return EXECUTION_WEIGHT * s + BONUS_WEIGHT * j * u
-
-
-ARMS: dict[str, Callable[[float, float, float, float], float]] = {
-    f.__name__: f for f in (exec_only, tracelift, no_uplift, rm_uplift_only, llm_judge)
-}
-# Which parts an arm looks at; what it does not look at is not computed while training.
-NEEDS: dict[str, frozenset[str]] = {
-    "exec_only": frozenset("s"),
-    "tracelift": frozenset("squ"),
-    "no_uplift": frozenset("sq"),
-    "rm_uplift_only": frozenset("qu"),
-    "llm_judge": frozenset("sju"),
-}
 
 
 def code_coefficient(
@@ -86,3 +73,27 @@ def code_coefficient(
 def released_code_reward(s: float, q: float, c: float) -> float:
     """Released code-domain reward: r = clip(s + 0.2 q c, 0, 1)."""
     return min(1.0, max(0.0, s + CODE_BONUS_WEIGHT * q * c))
+
+
+def released_code(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
+    """The released code-domain reward as an arm, for either domain: r = clip(s + 0.2 q c, 0, 1)."""
+    return released_code_reward(s, q, c)
+
+
+ARMS: dict[str, Callable[..., float]] = {
+    f.__name__: f for f in (exec_only, tracelift, no_uplift, rm_uplift_only, llm_judge, released_code)
+}
+# Which parts an arm looks at; what it does not look at is not computed while training.
+NEEDS: dict[str, frozenset[str]] = {
+    "exec_only": frozenset("s"),
+    "tracelift": frozenset("squ"),
+    "no_uplift": frozenset("sq"),
+    "rm_uplift_only": frozenset("qu"),
+    "llm_judge": frozenset("sju"),
+    "released_code": frozenset("sqc"),
+}
+
+
+def compares(arm: str) -> bool:
+    """Whether the arm compares executor runs with the trace and without it, so that it needs a baseline."""
+    return bool(NEEDS[arm] & {"u", "c"})

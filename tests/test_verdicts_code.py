@@ -1,0 +1,84 @@
+"""The verifier interface on programs, with the real sandbox."""
+
+import asyncio
+from concurrent.futures import Future
+from importlib.util import find_spec
+
+import pytest
+
+from tracelift_lib.executor import Executor, verifier_of
+from tracelift_lib.presets import load_preset
+from tracelift_lib.problems import InputError, Problem
+from tracelift_lib.prompts import PromptLimits, wrap_trace
+from tracelift_lib.reward_engine import RewardEngine
+from tracelift_lib.verdicts import Judgement
+
+if find_spec("tracelift_lib.verify_code") is None:
+    pytest.skip("code verification is not part of this checkout", allow_module_level=True)
+
+CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
+DOUBLE = Problem(
+    problem_id="double", source="hand", domain="code", task_type="stdin", problem="Read a number and print its double.",
+    reference_solution="", answer="", metadata={"tests": {"style": "stdio", "cases": CASES}},
+)
+RIGHT = "Here it is:\n```python\nprint(2 * int(input()))\n```"
+HALF = "n = int(input())\nprint(2 * n if n < 3 else 0)"  # passes two of four
+CRASH = "n = int(input())\nprint(2 * n if n < 10 else 1 / 0)"  # passes three, then raises
+NO_CODE = "```python\nprint(2 *\n```"
+
+
+def judge(style, *answers):
+    execution = load_preset("check", overrides={"execution.style": style}).execution
+    return verifier_of(execution).judge([DOUBLE] * len(answers), list(answers))
+
+
+@pytest.mark.parametrize("style, expected", [
+    ("binary", [1, 0, 0, 0]), ("pass_rate", [1, 0.5, 0.75, 0]), ("coderl", [1, -0.3, -0.6, -1]),
+    ("hybrid", [1, 0.8 * 0.5 + 0.2, 0.8 * 0.75 + 0.05, 0]),
+])
+def test_success_s_and_outcome_of_a_program(style, expected):
+    """Method section 4, by hand."""
+    judgements = judge(style, RIGHT, HALF, CRASH, NO_CODE)
+    assert [j.success for j in judgements] == [1, 0, 0, 0]
+    assert [j.s for j in judgements] == pytest.approx(expected)
+    assert [j.outcome for j in judgements] == ["pass", "wrong", "error", "error"]
+
+
+def test_a_problem_without_tests_is_an_error_that_names_it():
+    with pytest.raises(InputError, match="double"):
+        verifier_of(load_preset("check").execution).judge([DOUBLE.model_copy(update={"metadata": {}})], [RIGHT])
+
+
+def test_math_and_code_in_one_batch():
+    four = Problem(problem_id="m", source="hand", domain="math", task_type="t", problem="2 + 2?",
+                   reference_solution="", answer="4")
+    verifier = verifier_of(load_preset("check").execution)
+    judgements = verifier.judge([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
+    assert judgements == [Judgement(1, 1.0, "right"), Judgement(1, 1.0, "pass"), Judgement(0, 0.0, "wrong")]
+
+
+def test_rewards_of_plans_for_a_program(tmp_path):
+    """s is the hybrid reward of its own run , the uplift counts programs that pass all (2 of 3 and 1 of 2)."""
+    class Backend:
+        name = "fake"
+
+        def submit(self, prompts, n, seed):
+            assert all(p.startswith("Program.") and "<reasoning>\nplan\n</reasoning>" in p for p in prompts)
+            future = Future()
+            future.set_result([HALF, RIGHT, CRASH, RIGHT][:n])
+            return [future]
+
+    executor = Executor(Backend(), "short", PromptLimits(3500, 2500), verifier_of(load_preset("check").execution))
+    engine = RewardEngine(
+        arm="rm_uplift_only", k=3, executor=executor, scorer=None, problems={"double": DOUBLE},
+        baseline={"double": [1, 0]}, seed=0, max_failure_rate=0.0, log_folder=tmp_path,
+    )
+
+    class Scorer:
+        def score(self, problems, traces):
+            return [0.5], None
+
+    engine.scorer = Scorer()
+    (row,), _ = asyncio.run(engine.score([wrap_trace("plan")], ["double"], 0))
+    assert row["s"] == pytest.approx(0.6) and row["u"] == pytest.approx(2 / 3 - 1 / 2)
+    assert row["reward"] == pytest.approx(0.5 * (2 / 3 - 1 / 2))

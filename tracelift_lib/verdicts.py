@@ -1,0 +1,106 @@
+"""Verdicts on the executor's answers: one small interface for both domains."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from tracelift_lib.problems import Problem
+from tracelift_lib.verify import AnswerRule, verify_math
+
+ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the verifier says of one answer.
+
+    Attributes:
+        success: V(x, y) for the uplift: 1 if the answer is right or all tests pass, else 0; None: no verdict.
+        s: execution reward of this answer (method.md section 4); None exactly if `success` is.
+        outcome: in a word, for the log: `right`, `wrong`, ..., or `infra` for a verifier that failed.
+    """
+
+    success: int | None
+    s: float | None
+    outcome: str
+
+
+class Verifier(Protocol):
+    """Judges answers; may be called from several threads at once."""
+
+    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement an answer, in order."""
+
+
+@dataclass(frozen=True)
+class MathVerifier:
+    """Right or wrong by the final answer (verify.py); s is binary, as in the paper."""
+
+    rule: AnswerRule
+
+    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement an answer. Raises ValueError if a problem's expected answer cannot be read (bad data)."""
+        return [self._judge(p, y) for p, y in zip(problems, answers, strict=True)]
+
+    def _judge(self, problem: Problem, answer: str) -> Judgement:
+        try:
+            success = verify_math(answer, problem.answer, self.rule)
+        except RuntimeError:  # the process that compares expressions does not work
+            return Judgement(None, None, "infra")
+        return Judgement(success, float(success), "right" if success else "wrong")
+
+
+class CodeJudge:
+    """Runs the program in an answer on the problem's tests (verify_code.py); s by `style`, success if all pass.
+
+    The verifier stays open, with as many workers as there are cores, until the process ends.
+    """
+
+    def __init__(self, style: ExecStyle):
+        from tracelift_lib import verify_code  # it looks for a sandbox: only where there are programs to run
+
+        self._code, self.style = verify_code, style
+        self._verifier = verify_code.CodeVerifier(workers=os.cpu_count() or 1)
+
+    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
+        jobs = [
+            (self._code.extract_program(y), self._code.read_tests(p.metadata, f"problem {p.problem_id}"))
+            for p, y in zip(problems, answers, strict=True)
+        ]
+        return [self._judge(result) for result in self._verifier.verify(jobs)]
+
+    def _judge(self, result: Any) -> Judgement:
+        """The outcome is that of the first test that did not pass."""
+        if result.failed_to_run:
+            return Judgement(None, None, "infra")
+        outcome = next((str(o) for o in result.outcomes if o != "pass"), "pass")
+        return Judgement(int(result.passed), self._code.execution_reward(result, self.style), outcome)
+
+
+class VerifierByDomain:
+    """Sends each problem's answers to the verifier of its domain, which is made when it is first needed."""
+
+    def __init__(self, makers: dict[str, Callable[[], Verifier]]):
+        self._makers, self._made, self._lock = makers, {}, threading.Lock()
+
+    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement an answer, in order. Raises ValueError for a domain that has no verifier."""
+        judgements: dict[int, Judgement] = {}
+        for domain in dict.fromkeys(p.domain for p in problems):
+            rows = [i for i, p in enumerate(problems) if p.domain == domain]
+            verdicts = self._verifier(domain).judge([problems[i] for i in rows], [answers[i] for i in rows])
+            judgements |= dict(zip(rows, verdicts, strict=True))
+        return [judgements[i] for i in range(len(problems))]
+
+    def _verifier(self, domain: str) -> Verifier:
+        with self._lock:
+            if domain not in self._made:
+                if domain not in self._makers:
+                    raise ValueError(f"no verifier for problems of domain {domain!r}")
+                self._made[domain] = self._makers[domain]()
+            return self._made[domain]
