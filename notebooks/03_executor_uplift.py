@@ -40,19 +40,36 @@ from IPython.display import Markdown, display
 from tracelift_lib import report
 from tracelift_lib.evaluation import mean_interval, paired_bootstrap
 from tracelift_lib.pipeline import Run
-from tracelift_lib.prompts import as_chat, executor_prompt
+from tracelift_lib.sandbox import SandboxError
 from tracelift_lib.verify import final_answer, verify_math
+from tracelift_lib.verify_code import CodeVerifier, StdioTests, execution_reward
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
 run.make("problems")
-model_files = run.make("executor")
+local = run.preset.execution.backend.kind == "local"
+model_files = [run.make("executor")] if local else []  # a model behind a server is not ours to make
 executor = run.executor()
-print(model_files.cost())
-print(f"{executor.sampler.model.num_parameters() / 1e6:.2f} million parameters")
+for made in model_files:
+    print(made.cost())
+print("executor:", executor.backend.name)
 print(run.preset.execution)
 
 # %% [markdown]
+# ## Where the executor runs
+#
+# At small sizes it runs in this process. A large one belongs behind a server: any that speaks OpenAI's protocol will do.
+# With vLLM, on one GPU and on four:
+#
+# ```sh
+# vllm serve Qwen/Qwen2.5-7B-Instruct --generation-config vllm --max-model-len 4096 --port 8000
+# vllm serve Qwen/Qwen2.5-7B-Instruct --generation-config vllm --max-model-len 4096 --port 8000 --data-parallel-size 4
+# ```
+#
+# and in the preset `execution.backend: {kind: server, base_urls: ["http://localhost:8000/v1"], model: ...}`; the README has
+# more. Requests go out side by side, failed ones are tried again, and one that fails for good is counted and
+# left out: a failure is never a reward.
+#
 # ## Two prompts, one difference
 #
 # With and without trace the executor gets the same problem, the same instruction and the same number of tokens to answer
@@ -64,12 +81,12 @@ print(run.preset.execution)
 # %%
 problem = run.problems("test")[0]
 for trace in (problem.reference_solution, None):
-    prompt = as_chat(executor_prompt(problem.problem, trace, executor.style, executor.limits), executor.sampler.tokenizer)
+    prompt = executor.backend.show(executor.prompt(problem, trace))
     print("\n".join(textwrap.fill(line, 100) for line in prompt.splitlines()))
     print("-" * 60)
 
 # %% [markdown]
-# ## The verifier takes one answer, or none
+# ## The verifier in math takes one answer, or none
 #
 # A lenient verifier would pay for guessing. In the strict rule only a *stated* final answer counts, and a text that states two
 # different ones has none. The released code takes the last number of the text instead, which is the rule `last_number`.
@@ -87,6 +104,48 @@ assert verify_math("The answer is 1,200.", "1200") == 1
 assert verify_math("Answer: 12 or 13", "12") == 0
 
 # %% [markdown]
+# ## The verifier in code runs programs, and trusts none
+#
+# A program is right if it passes hidden tests, so it has to be run, and what a model writes may do anything. Reinforcement
+# learning even *looks* for whatever makes the verdict "pass". So each test runs in a process of its own, forked from a warm
+# interpreter inside a sandbox: no network, no files but the interpreter's, limits on time, memory, processes and output.
+# The expected outputs never enter that process; what it prints is compared out here. Here are some programs that shall
+# print the square of the number they read:
+
+# %%
+programs = {
+    "honest": "print(int(input()) ** 2)",
+    "wrong": "print(int(input()) * 2)",
+    "hangs": "while True: pass",
+    "takes all memory": "data = [0] * 10 ** 10",
+    "reads files of the host": "print(open('/etc/passwd').read())",
+    "calls home": "import socket; socket.create_connection(('192.0.2.1', 80), 5)",
+    "forks without end": "import os\nwhile True: os.fork()",
+    "looks for the expected output": "import gc; print([o for o in gc.get_objects() if '9' in str(o)][:1])",
+    "leaves early and calls it success": "import os; os._exit(0)",
+}
+tests = StdioTests(style="stdio", cases=[{"input": "3\n", "output": "9\n"}, {"input": "5\n", "output": "25\n"}])
+try:
+    with CodeVerifier() as sandbox:
+        results = sandbox.verify([(program, tests) for program in programs.values()])
+    shown = [{"program": name, "outcomes": ", ".join(r.outcomes), "s (hybrid)": execution_reward(r, "hybrid"),
+              "sandbox": r.tier} for name, r in zip(programs, results)]
+    display(pd.DataFrame(shown).style.hide(axis="index").format(precision=2))
+except SandboxError as error:  # without a sandbox no program is run at all
+    print("no sandbox on this machine:", error)
+
+# %% [markdown]
+# The column `s` is the graded execution reward that the paper's code has for programs, `hybrid`: 0.8 times the share of tests
+# passed, 0.2 if the program ran to its end, 0.05 if it crashed or ran out of time. Uplift counts a program only if it
+# passes all tests.
+#
+# **What the sandbox stops**: the tests of this project hold over sixty hostile programs against each kind of sandbox
+# (`tests/hostile_programs.py`: bombs, escapes, forged output, lies to the comparison), and each must end in the right
+# verdict with nothing left behind. **What it does not stop**: a hole in the kernel that all of this rests on; a program
+# that learns something from how long things take; a program that passes the tests and is wrong elsewhere. The last is the
+# one that reinforcement learning finds first: the verdict is only as good as the tests.
+
+# %% [markdown]
 # ## The experiment
 #
 # For each test problem: several answers without a trace, with the reference trace, and, where flawed traces exist, with one
@@ -97,8 +156,8 @@ assert verify_math("Answer: 12 or 13", "12") == 0
 files = run.make("uplift")
 verdicts = pd.read_parquet(files.path / "verdicts.parquet")
 examples = verdicts.groupby("condition", sort=False).head(1).fillna("")
-examples["right"] = examples["problem_id"].map({p.problem_id: p.answer for p in run.problems("test")})
-examples[["condition", "trace", "answer", "right", "success"]].style.hide(axis="index").set_properties(
+examples["a right answer"] = examples["problem_id"].map({p.problem_id: p.answer for p in run.problems("test")})
+examples[["condition", "trace", "answer", "a right answer", "success"]].style.hide(axis="index").set_properties(
     **{"white-space": "pre-wrap", "text-align": "left", "vertical-align": "top"})
 
 # %% [markdown]
@@ -123,7 +182,7 @@ if flawed:
     rows.append({"condition": "any flaw", "problems": len(every),
                  **dict(zip(("success", "low", "high"), mean_interval(every, resamples, run.preset.seed)))})
 n = f"{len(success['none'])} test problems, {draws} answers each"
-table = report.save_table(run, pd.DataFrame(rows), "executor_success", [files, model_files], n)
+table = report.save_table(run, pd.DataFrame(rows), "executor_success", [files, *model_files], n)
 table.round(3)
 
 # %%
@@ -133,7 +192,7 @@ axis.barh(table["condition"], table["success"], color=colors,
           xerr=[table["success"] - table["low"], table["high"] - table["success"]], error_kw={"lw": 1})
 axis.invert_yaxis()
 axis.set(xlabel="share of right answers, 95 % interval", xlim=(0, 1), title="What a trace does to the executor")
-report.save_figure(run, figure, "executor_success_by_condition", table, [files, model_files], n)
+report.save_figure(run, figure, "executor_success_by_condition", table, [files, *model_files], n)
 
 # %%
 rates = table.set_index("condition")["success"]
@@ -159,7 +218,7 @@ uplift = (success["reference"] - success["none"]).rename("uplift").reset_index()
 mean, low, high = paired_bootstrap(success["reference"].to_numpy()[None], success["none"].to_numpy()[None],
                                    resamples, run.preset.seed)
 effect = pd.DataFrame([{"trace": "reference", "uplift": mean, "low": low, "high": high}])
-report.save_table(run, effect, "uplift_of_reference", [files, model_files], n)
+report.save_table(run, effect, "uplift_of_reference", [files, *model_files], n)
 print("uplift of the reference trace:", report.with_interval(mean, low, high))
 
 figure, axis = plt.subplots()
@@ -167,7 +226,7 @@ sns.histplot(uplift, x="uplift", bins=(np.arange(-draws, draws + 2) - 0.5) / dra
 axis.axvline(mean, color="C3", label=f"mean {mean:.2f}")
 axis.set(xlabel="uplift of the reference trace", ylabel="problems", title="The same kind of trace helps unequally")
 axis.legend()
-report.save_figure(run, figure, "uplift_distribution", uplift, [files, model_files], n)
+report.save_figure(run, figure, "uplift_distribution", uplift, [files, *model_files], n)
 
 # %% [markdown]
 # ## How noisy is $\hat u$?
@@ -213,7 +272,7 @@ sns.lineplot(noise, x="K", y="formula", hue="baseline", ax=axis)
 sns.scatterplot(noise, x="K", y="measured", hue="baseline", legend=False, ax=axis)
 axis.set(xlabel="K, runs with the trace", ylabel="standard error of û (mean)", ylim=(0, None),
          title="Noise of the uplift: formula and measurement")
-report.save_figure(run, figure, "uplift_noise", noise, [files, model_files], n)
+report.save_figure(run, figure, "uplift_noise", noise, [files, *model_files], n)
 
 # %% [markdown]
 # ## What the cache changes for a comparison
@@ -240,7 +299,7 @@ for k in ks:
     for name, values, theory in (("own, K runs", own, variance + 2 * p_0 * (1 - p_0) / k), ("shared", traces, variance)):
         rows.append({"K": k, "baseline": name, "formula": np.sqrt(theory).mean(), "measured": values[:, keep].std(0).mean()})
 comparison = pd.DataFrame(rows)
-report.save_table(run, comparison, "uplift_difference_noise", [files, model_files], n)
+report.save_table(run, comparison, "uplift_difference_noise", [files, *model_files], n)
 comparison.pivot(index="K", columns="baseline", values=["formula", "measured"]).round(3)
 
 # %% [markdown]
@@ -249,7 +308,7 @@ comparison.pivot(index="K", columns="baseline", values=["formula", "measured"]).
 # The baseline of every training problem, drawn once. Training (notebook 05) reads it instead of asking the executor again.
 
 # %%
-costs = [model_files, files]
+costs = [*model_files, files]
 if run.preset.planner_training and "05" not in run.preset.leaves_out:
     baseline = run.make("baseline")
     costs.append(baseline)

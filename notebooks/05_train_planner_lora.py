@@ -78,7 +78,7 @@ pd.DataFrame(
 # ## What is trained
 #
 # Not the planner's weights but a **LoRA adapter**: every linear layer $W$ becomes $W + \frac{\alpha}{r} B A$ with small
-# matrices $A$, $B$ of rank $r$. TRL's `GRPOTrainer` does the steps; our one reward function (`training.RewardEngine`)
+# matrices $A$, $B$ of rank $r$. TRL's `GRPOTrainer` does the steps; our one reward function (`reward_engine.RewardEngine`)
 # does step 2, logs every part of it, and returns nothing (rather than a zero) where a part failed. Interrupt the cell
 # and run it again: it goes on from the last checkpoint.
 
