@@ -28,11 +28,13 @@ class Section(BaseModel):
 
 
 class TinyWorld(Section):
-    """Generated arithmetic stories (tinyworld.py)."""
+    """Generated problems: arithmetic stories (tinyworld.py), or programs (tinycode.py)."""
 
-    source: Literal["tiny_world"]
-    max_number: Annotated[int, Field(ge=2, le=20)] = Field(description="largest quantity that a story names")
-    max_value: Positive = Field(description="the running quantity stays in 1..max_value")
+    source: Literal["tiny_world", "tiny_code"]
+    max_number: Annotated[int, Field(ge=2, le=20)] = Field(
+        description="largest quantity that a story names; largest number that a program adds or subtracts"
+    )
+    max_value: Positive = Field(description="all values in a true trace stay in 1..max_value")
     sizes: dict[str, Positive] = Field(description="problems of each split")
     steps: dict[str, list[Positive]] = Field(description="numbers of steps of each split")
 
