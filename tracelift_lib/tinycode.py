@@ -44,6 +44,7 @@ CONDITIONS = {"even": "n % 2 == 0", "odd": "n % 2 == 1", "above": "n > {limit}",
 OPPOSITE = {"even": "odd", "odd": "even", "above": "below", "below": "above"}
 
 LARGEST_INPUT, CASES = 20, 6
+DRAWS = 10_000  # tries for one problem
 PLAN_LINE = re.compile(r"^(?:Plan|If (even|odd|(?:above|below) \d{1,9})|(Else)): (.+)$", re.MULTILINE)
 PLAN_MOVE = re.compile(r"(plus|minus|times) (\d{1,9})|sum", re.ASCII)
 CODE = re.compile(
@@ -279,11 +280,19 @@ def generate_problem(
 ) -> Problem:
     """One program whose trace has `n_steps` calculations.
 
-    Added and subtracted numbers are at most `max_number`, all values of a trace are in 1..`max_value`.
+    Added and subtracted numbers are at most `max_number` (itself at most 20), all values of a trace are in
+    1..`max_value`.
+
+    Raises:
+        ValueError: the bounds leave no room for a program.
     """
-    branches = None
-    while branches is None:
-        branches = _draw(rng, n_steps, max_number, max_value)
+    drawn = (_draw(rng, n_steps, max_number, max_value) for _ in range(DRAWS))
+    branches = next(filter(None, drawn), None)
+    if branches is None:
+        raise ValueError(
+            f"no program of {n_steps} steps found with numbers to {max_number} and values to {max_value}: raise "
+            "problems.max_value or lower problems.steps"
+        )
     truth = work_out(branches)
     program = write_program(truth.plan)
     cases = [{"input": f"{n}\n", "output": f"{run_plan(truth.plan, n)}\n"} for n in _inputs(rng, branches)]
