@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tracelift_lib import tinyworld
 from tracelift_lib.problems import Problem
-from tracelift_lib.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations, true_steps
+from tracelift_lib.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations
 
 Op = Literal["+", "-", "*", "sum"]
 Move = tuple[str, int | None]  # an action as a plan states it, such as ("*", 3); ("sum", None) has no number
@@ -103,7 +103,8 @@ class Reasoning:
         return whole and all(number is None or number > 0 for _, moves in self.plan for _, number in moves)
 
     def text(self) -> str:
-        return "\n".join([*(step.line() for step in self.steps), *map(_plan_line, self.plan), *filter(None, [self.code])])
+        lines = [*(step.line() for step in self.steps), *map(_plan_line, self.plan)]
+        return "\n".join([*lines, self.code] if self.code else lines)
 
 
 def _plan_line(branch: tuple[str, list[Move]]) -> str:
@@ -548,7 +549,8 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     """
     branches = true_branches(problem)
     inputs = [int(case["input"]) for case in problem.metadata["tests"]["cases"]]
-    outputs = [run_plan(work_out(branches).plan, n) for n in inputs]
+    plan = work_out(branches).plan
+    outputs = [run_plan(plan, n) for n in inputs]
     maker, place = KINDS[kind]
     found = []
     for reasoning in maker(branches):
