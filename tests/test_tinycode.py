@@ -22,17 +22,19 @@ from tracelift_lib.tinycode import (
     generate_splits,
     has_code,
     is_faithful,
+    plan_of,
     read_plan,
     run_plan,
     signature,
     work_out,
     write_program,
+    write_trace,
 )
 from tracelift_lib.tinyworld import read_calculations, true_steps
 
 SIZES = {"train": 120, "rl": 40, "test": 60, "long": 30}
 LENGTHS = {"train": [2, 3, 3], "rl": [2, 3], "test": [1, 2, 3], "long": [4]}
-MAX_NUMBER, MAX_VALUE = 9, 30
+MAX_NUMBER, MAX_VALUE = 9, 20
 KINDS = ("wrong_algorithm_choice", "misread_specification", "wrong_constant", "missing_step", "wrong_order",
          "unsupported_leap", "leaked_code")
 UNDERSTANDING, PLAN, COHERENCE, SUPPORT, LEAKAGE = CODE
@@ -85,13 +87,11 @@ def understand(text: str) -> tuple[list[tuple[str, list[tuple[str, int | None]]]
     branches, examples = [], {}
     for sentence in re.findall(r"[^.]+\.", text):
         sentence = sentence.strip(" .")
-        pair = (re.fullmatch(r"For (\d+) it prints (\d+)|Input (\d+) gives (\d+)", sentence)
-                or re.fullmatch(r"()()It prints (?P<y>\d+) for (?P<x>\d+)", sentence))
+        pair = re.fullmatch(r"(?:For|From|So) (\w+) (?:it prints|it makes|becomes) (\w+)", sentence)
         rule = re.fullmatch(r"(?:It|If n is (.+), it|(Otherwise) it) (.+)", sentence)
         if pair:
-            x, y = (pair["x"], pair["y"]) if "x" in pair.groupdict() else [g for g in pair.groups() if g]
-            examples[int(x)] = int(y)
-        elif rule and not re.search(r"days ago|users|prints", sentence):
+            examples[NUMBER_WORDS[pair[1]]] = NUMBER_WORDS[pair[2]]
+        elif rule and not re.search("days ago|users", sentence):
             actions = [understand_action(part) for part in rule[3].split(", then ")]
             branches.append((rule[1] or (rule[2] or "").lower(), actions))
     return branches, examples
@@ -206,12 +206,12 @@ def test_all_shapes_and_forms_occur():
     assert 20 < len(slopes) < 200 and 20 < distractors < 150
 
 
-@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 20), st.integers(0, 40))
-def test_bounds_hold_for_any_setting(seed, n_steps, max_number, room):
-    p = generate_problem(random.Random(seed), n_steps, max_number, max_number + room + 1, "x")
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 20), st.integers(5, 20))
+def test_bounds_hold_for_any_setting(seed, n_steps, max_number, max_value):
+    p = generate_problem(random.Random(seed), n_steps, max_number, max_value, "x")
     steps = true_steps(p)
     assert len(steps) == n_steps
-    assert all(1 <= s.after <= max_number + room + 1 for s in steps)
+    assert all(1 <= s.after <= max_value for s in steps)
     assert outputs(p, p.answer) == expected(p) and is_faithful(p, p.reference_solution)
     for _, actions in understand(p.problem)[0]:
         assert all(number is None or number <= max(max_number, 5) for _, number in actions)
@@ -244,11 +244,13 @@ HIDDEN_PLUS_4 = Action(op="+", number=4, hidden=True)
 
 def program(*branches: Branch, inputs=(1, 5, 6, 7, 8, 9)) -> Problem:
     truth = work_out(list(branches))
-    cases = [{"input": f"{n}\n", "output": f"{run_plan(truth.plan, n)}\n"} for n in inputs]
+    plan = plan_of(truth)
+    cases = [{"input": f"{n}\n", "output": f"{run_plan(plan, n)}\n"} for n in inputs]
     return Problem(
         problem_id="hand", source="tiny_code", domain="code", task_type="t", problem="by hand",
-        reference_solution=truth.text(), answer=write_program(truth.plan),
-        metadata={"branches": [b.model_dump() for b in branches], "steps": [s.model_dump() for s in truth.steps],
+        reference_solution=write_trace(truth), answer=write_program(plan),
+        metadata={"branches": [b.model_dump() for b in branches],
+                  "steps": [s.model_dump() for part in truth for s in part.steps],
                   "tests": {"style": "stdio", "cases": cases}},
     )
 
@@ -281,7 +283,7 @@ def test_one_line_program_by_hand():
      "n = int(input())\nn = sum(range(n + 1))\nn *= 3\nprint(n)"),
     ([Branch(when="above 5", actions=[Action(op="-", number=4, hidden=True)], example=(7, 3)),
       Branch(when="else", actions=[Action(op="*", number=2, hidden=True), Action(op="+", number=1)], example=(3, 7))],
-     "- so minus: 7-3=4\n- undo plus 1: 7-1=6\n- so times: 6/3=2\nIf above 5: minus 4\nElse: times 2, plus 1",
+     "- so minus: 7-3=4\nIf above 5: minus 4\n- undo plus 1: 7-1=6\n- so times: 6/3=2\nElse: times 2, plus 1",
      "n = int(input())\nif n > 5:\n    n -= 4\nelse:\n    n *= 2\n    n += 1\nprint(n)"),
 ])
 def test_other_shapes_by_hand(branches, trace, source):
@@ -499,7 +501,7 @@ def test_unsupported_leap_and_leaked_code(flawed):
     """A leap leaves out one calculation; a leak adds the whole program, and nothing else is touched."""
     for p, trace in of_kind(flawed, "unsupported_leap"):
         rows = p.reference_solution.split("\n")
-        assert trace in ["\n".join(rows[:i] + rows[i + 1 :]) for i in range(len(true_steps(p)))]
+        assert trace in ["\n".join(rows[:i] + rows[i + 1 :]) for i, row in enumerate(rows) if row.startswith("- ")]
     for p, trace in of_kind(flawed, "leaked_code"):
         assert trace == f"{p.reference_solution}\n{p.answer}"
 

@@ -42,6 +42,8 @@ class TinyWorld(Section):
     def _same_splits(self) -> TinyWorld:
         if set(self.sizes) != set(self.steps):
             raise ValueError("sizes and steps must name the same splits")
+        if self.source == "tiny_code" and self.max_value > 20:
+            raise ValueError("max_value of tiny_code must be at most 20: its problems name all values in words")
         return self
 
 

@@ -15,7 +15,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -38,12 +38,13 @@ TOLD: dict[str, list[str]] = {
 HIDDEN = ["a fixed number", "a secret number"]
 NAMED = {"+": "plus", "-": "minus", "*": "times"}  # as a trace names it
 OPENINGS = ["A program reads n.", "Write a program that reads n.", "The program gets a number n."]
-EXAMPLES = ["For {x} it prints {y}.", "It prints {y} for {x}.", "Input {x} gives {y}."]
+EXAMPLES = ["For {x} it prints {y}.", "From {x} it makes {y}.", "So {x} becomes {y}."]
 DISTRACTORS = ["It was written {n} days ago.", "It has {n} users."]
 CONDITIONS = {"even": "n % 2 == 0", "odd": "n % 2 == 1", "above": "n > {limit}", "below": "n < {limit}"}
 OPPOSITE = {"even": "odd", "odd": "even", "above": "below", "below": "above"}
 
-LARGEST_INPUT, CASES = 20, 6
+LARGEST_TOLD = len(NUMBER_WORDS) - 1  # the text names numbers in words
+LARGEST_INPUT, CASES = 20, 6  # of the tests
 DRAWS = 10_000  # tries for one problem
 PLAN_LINE = re.compile(r"^(?:Plan|If (even|odd|(?:above|below) \d{1,9})|(Else)): (.+)$", re.MULTILINE)
 PLAN_MOVE = re.compile(r"(plus|minus|times) (\d{1,9})|sum", re.ASCII)
@@ -82,13 +83,16 @@ class Branch(BaseModel):
 
 
 @dataclass
-class Reasoning:
-    """The content of a trace, right or wrong. `slip` (index, error) falsifies that calculation."""
+class Part:
+    """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them.
 
-    steps: list[Step] = field(default_factory=list)
-    plan: Plan = field(default_factory=list)
-    code: str = ""
+    `slip` (index, error) falsifies that calculation.
+    """
+
+    when: str
     slip: tuple[int, int] = (-1, 0)
+    steps: list[Step] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
 
     def calculate(self, event: str, before: int, op: str, operand: int) -> int:
         """Note a calculation and return its result; a division by zero, which is never plausible, gives zero."""
@@ -100,17 +104,23 @@ class Reasoning:
     def plausible(self) -> bool:
         """Whole results and numbers above zero."""
         whole = all(s.after > 0 and (s.op != "/" or s.operand and s.before % s.operand == 0) for s in self.steps)
-        return whole and all(number is None or number > 0 for _, moves in self.plan for _, number in moves)
+        return whole and all(number is None or number > 0 for _, number in self.moves)
 
-    def text(self) -> str:
-        lines = [*(step.line() for step in self.steps), *map(_plan_line, self.plan)]
-        return "\n".join([*lines, self.code] if self.code else lines)
+    def lines(self) -> list[str]:
+        label = {"": "Plan", "else": "Else"}.get(self.when, f"If {self.when}")
+        return [*(step.line() for step in self.steps), f"{label}: {', '.join(map(_name, self.moves))}"]
 
 
-def _plan_line(branch: tuple[str, list[Move]]) -> str:
-    when, moves = branch
-    label = {"": "Plan", "else": "Else"}.get(when, f"If {when}")
-    return f"{label}: {', '.join(map(_name, moves))}"
+Reasoning = list[Part]  # of all branches
+
+
+def write_trace(reasoning: Reasoning, code: str | None = None) -> str:
+    """The trace that says `reasoning`, and at its end `code` if there is any."""
+    return "\n".join([*(line for part in reasoning for line in part.lines()), *([code] if code else [])])
+
+
+def plan_of(reasoning: Reasoning) -> Plan:
+    return [(part.when, part.moves) for part in reasoning]
 
 
 def _name(move: Move) -> str:
@@ -121,17 +131,20 @@ def _name(move: Move) -> str:
 # --- from the branches to the reasoning ------------------------------------------------------
 
 
-def work_out(branches: list[Branch], slip: tuple[int, int] = (-1, 0)) -> Reasoning:
-    """The calculations that find every hidden number, and the plan that follows from them."""
-    reasoning = Reasoning(slip=slip)
-    for branch in branches:
-        reasoning.plan.append((branch.when, _solve(branch, reasoning)))
-    return reasoning
+def work_out(branches: list[Branch]) -> Reasoning:
+    """The calculations that find every hidden number, and the actions that follow from them."""
+    return [_solve(branch) for branch in branches]
 
 
-def _solve(branch: Branch, reasoning: Reasoning) -> list[Move]:
-    """Find the hidden numbers of one branch: from the input on, from the output back, and the gap between the two."""
-    note = reasoning.calculate
+def _solve(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
+    """Find the hidden numbers of one branch, then write its actions."""
+    part = Part(branch.when, slip)
+    part.moves = _find_numbers(branch, part.calculate)
+    return part
+
+
+def _find_numbers(branch: Branch, note: Callable[[str, int, str, int], int]) -> list[Move]:
+    """From the example's input on, from its output back, and what must stand between the two."""
     front, back = branch.example
     moves: list[Move] = [(a.op, None if a.hidden else a.number) for a in branch.actions]
     hidden = [i for i, a in enumerate(branch.actions) if a.hidden]
@@ -222,31 +235,32 @@ def has_code(trace: str) -> bool:
 def is_faithful(problem: Problem, trace: str) -> bool:
     """True if `trace` makes exactly the true calculations, in order, states the true plan and holds no code."""
     truth = work_out(true_branches(problem))
-    calculations = [(s.before, s.op, s.operand, s.after) for s in truth.steps]
-    return read_calculations(trace) == calculations and read_plan(trace) == truth.plan and not has_code(trace)
+    calculations = [(s.before, s.op, s.operand, s.after) for part in truth for s in part.steps]
+    return read_calculations(trace) == calculations and read_plan(trace) == plan_of(truth) and not has_code(trace)
 
 
 def bare_plan(problem: Problem) -> str:
     """The true plan without the calculations that lead to it."""
-    return Reasoning(plan=work_out(true_branches(problem)).plan).text()
+    return write_trace([replace(part, steps=[]) for part in work_out(true_branches(problem))])
 
 
 def shares(problem: Problem, trace: str) -> tuple[float, ...]:
     """(task understanding, plan quality, step coherence, action support, non-leakage) of `trace`, each in [0, 1]."""
     branches, given, plan = true_branches(problem), read_calculations(trace), read_plan(trace)
     truth = work_out(branches)
+    true_plan, true_results = plan_of(truth), [s.after for part in truth for s in part.steps]
     facts = Counter(number for b in branches for number in b.facts())
     conditions = Counter(b.when for b in branches)
     used = Counter(number for c in given for number in (c.before, c.operand))
     missing = (facts - used).total() + (conditions - Counter(when for when, _ in plan)).total()
-    results, true_results = [c.after for c in given], [s.after for s in truth.steps]
+    results = [c.after for c in given]
     support = longest_common(results, true_results) / max(len(results), len(true_results))
-    moves, true_moves = _operations(plan), _operations(truth.plan)
+    moves, true_moves = _operations(plan), _operations(true_plan)
     return (
-        max(0.0, 1 - missing / len(truth.steps)),
+        max(0.0, 1 - missing / len(true_results)),
         longest_common(moves, true_moves) / max(len(moves), len(true_moves)),
         _coherence(branches, given, plan),
-        support if plan == truth.plan else support / 2,
+        support if plan == true_plan else support / 2,
         0.0 if has_code(trace) else 1.0,
     )
 
@@ -281,8 +295,8 @@ def generate_problem(
 ) -> Problem:
     """One program whose trace has `n_steps` calculations.
 
-    Added and subtracted numbers are at most `max_number` (itself at most 20), all values of a trace are in
-    1..`max_value`.
+    Added and subtracted numbers are at most `max_number`, all values of a trace in 1..`max_value` (both at most
+    LARGEST_TOLD).
 
     Raises:
         ValueError: the bounds leave no room for a program.
@@ -295,19 +309,19 @@ def generate_problem(
             "problems.max_value or lower problems.steps"
         )
     truth = work_out(branches)
-    program = write_program(truth.plan)
-    cases = [{"input": f"{n}\n", "output": f"{run_plan(truth.plan, n)}\n"} for n in _inputs(rng, branches)]
+    plan = plan_of(truth)
+    cases = [{"input": f"{n}\n", "output": f"{run_plan(plan, n)}\n"} for n in _inputs(rng, branches)]
     return Problem(
         problem_id=problem_id,
         source="tiny_code",
         domain="code",
         task_type="program_from_examples",
         problem=_tell(rng, branches, max_number),
-        reference_solution=truth.text(),
-        answer=program,
+        reference_solution=write_trace(truth),
+        answer=write_program(plan),
         metadata={
             "branches": [branch.model_dump() for branch in branches],
-            "steps": [step.model_dump() for step in truth.steps],
+            "steps": [step.model_dump() for part in truth for step in part.steps],
             "tests": {"style": "stdio", "cases": cases},
         },
     )
@@ -331,7 +345,7 @@ def _draw_branch(
     rng: random.Random, when: str, condition: str, shape: str, n_steps: int, max_number: int, max_value: int
 ) -> Branch | None:
     """One branch whose example fits `when` and takes `n_steps` calculations."""
-    x = rng.randint(2, 4) if shape == "sum" else rng.randint(1, max_number)
+    x = rng.randint(2, 4) if shape == "sum" else rng.randint(1, min(max_number, max_value, LARGEST_TOLD - 1))
     n_actions = n_steps - {"sum": x - 1, "slope": 1}.get(shape, 0)
     if n_actions < (2 if shape == "slope" else 1) or holds(condition, x) != (when != "else"):
         return None
@@ -382,7 +396,7 @@ def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
 
 
 def _tell(rng: random.Random, branches: list[Branch], max_number: int) -> str:
-    """The task in one of several surface forms: examples first or last, with or without a distractor."""
+    """The task in one of several surface forms, each branch with its example, with or without a distractor."""
     opening = rng.choice(OPENINGS)
     told = []
     for branch in branches:
@@ -390,10 +404,9 @@ def _tell(rng: random.Random, branches: list[Branch], max_number: int) -> str:
         condition = f"If n is {word}{f' {NUMBER_WORDS[int(limit)]}' if limit else ''}, it "
         start = {"": "It ", "else": "Otherwise it "}.get(word, condition)
         told.append(start + ", then ".join(_tell_action(rng, a) for a in branch.actions) + ".")
-    form = rng.choice(EXAMPLES)
-    pairs = [pair for b in branches for pair in _examples(b)]
-    shown = [form.format(x=x, y=y) for x, y in pairs]
-    sentences = [opening, *shown, *told] if rng.random() < 0.3 else [opening, *told, *shown]
+        form = rng.choice(EXAMPLES)
+        told += [form.format(x=NUMBER_WORDS[x], y=NUMBER_WORDS[y]) for x, y in _examples(branch)]
+    sentences = [opening, *told]
     if rng.random() < 0.25:
         extra = rng.choice(DISTRACTORS).format(n=NUMBER_WORDS[rng.randint(2, max_number)])
         sentences.insert(rng.choice([1, len(sentences)]), extra)
@@ -487,9 +500,11 @@ def _other_conditions(when: str) -> list[str]:
 
 def wrong_constant(branches: list[Branch]) -> Iterator[Reasoning]:
     """One result is off by one, two or ten, and so is the number that it leads to."""
-    for i in range(len(work_out(branches).steps)):
-        for error in (-10, -2, -1, 1, 2, 10):
-            yield work_out(branches, (i, error))
+    truth = work_out(branches)
+    for i, part in enumerate(truth):
+        for j in range(len(part.steps)):
+            for error in (-10, -2, -1, 1, 2, 10):
+                yield [*truth[:i], _solve(branches[i], (j, error)), *truth[i + 1 :]]
 
 
 def missing_step(branches: list[Branch]) -> Iterator[Reasoning]:
@@ -503,32 +518,27 @@ def missing_step(branches: list[Branch]) -> Iterator[Reasoning]:
 
 def wrong_order(branches: list[Branch]) -> Iterator[Reasoning]:
     """The numbers are right, but two neighbouring actions of the plan change places, or the actions of two branches."""
-    for i, branch in enumerate(branches):
-        for j in range(len(branch.actions) - 1):
-            flawed = work_out(branches)
-            moves = flawed.plan[i][1]
-            moves[j], moves[j + 1] = moves[j + 1], moves[j]
-            yield flawed
-    if len(branches) > 1:
-        flawed = work_out(branches)
-        (first, moves), (second, others) = flawed.plan
-        flawed.plan = [(first, others), (second, moves)]
-        yield flawed
+    truth = work_out(branches)
+    for i, part in enumerate(truth):
+        for j in range(len(part.moves) - 1):
+            moves = [*part.moves[:j], part.moves[j + 1], part.moves[j], *part.moves[j + 2 :]]
+            yield [*truth[:i], replace(part, moves=moves), *truth[i + 1 :]]
+    if len(truth) > 1:
+        first, second = truth
+        yield [replace(first, moves=second.moves), replace(second, moves=first.moves)]
 
 
 def unsupported_leap(branches: list[Branch]) -> Iterator[Reasoning]:
     """One calculation is left out, but its result is used: the plan is right, its support has a hole."""
-    for i in range(len(work_out(branches).steps)):
-        flawed = work_out(branches)
-        del flawed.steps[i]
-        yield flawed
+    truth = work_out(branches)
+    for i, part in enumerate(truth):
+        for j in range(len(part.steps)):
+            yield [*truth[:i], replace(part, steps=[*part.steps[:j], *part.steps[j + 1 :]]), *truth[i + 1 :]]
 
 
 def leaked_code(branches: list[Branch]) -> Iterator[Reasoning]:
-    """The trace ends with the program itself, which is the executor's part."""
-    flawed = work_out(branches)
-    flawed.code = write_program(flawed.plan)
-    yield flawed
+    """The trace is the true one but ends with the program itself, which is the executor's part."""
+    yield work_out(branches)
 
 
 # Each kind with the dimension (a place in `shares`) that it always lowers.
@@ -549,13 +559,15 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     """
     branches = true_branches(problem)
     inputs = [int(case["input"]) for case in problem.metadata["tests"]["cases"]]
-    plan = work_out(branches).plan
+    plan = plan_of(work_out(branches))
     outputs = [run_plan(plan, n) for n in inputs]
+    code = write_program(plan) if kind == "leaked_code" else None
     maker, place = KINDS[kind]
     found = []
     for reasoning in maker(branches):
-        keeps = [run_plan(reasoning.plan, n) for n in inputs] == outputs
-        trace = reasoning.text()
-        if reasoning.plausible() and keeps == (kind in KEEPS_PROGRAM) and shares(problem, trace)[place] < 1:
+        trace = write_trace(reasoning, code)
+        keeps = [run_plan(plan_of(reasoning), n) for n in inputs] == outputs
+        shows = keeps == (kind in KEEPS_PROGRAM) and shares(problem, trace)[place] < 1
+        if shows and all(part.plausible() for part in reasoning):
             found.append(trace)
     return found
