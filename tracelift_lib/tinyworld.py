@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -180,14 +181,27 @@ def signature(problem: Problem) -> tuple:
     return (problem.metadata["start"], *((s.op, s.operand) for s in true_steps(problem)))
 
 
+def longest_common(left: list, right: list) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(right) + 1)
+    for a in left:
+        previous = row
+        row = [0]
+        for j, b in enumerate(right):
+            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
+    return row[-1]
+
+
 def generate_splits(
-    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int
+    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int,
+    generate: Callable[..., Problem] = generate_problem, sign: Callable[[Problem], tuple] = signature,
 ) -> dict[str, list[Problem]]:
     """Problems for each split; no two problems in any splits have the same `signature`.
 
     Args:
         sizes: number of problems of each split.
         steps: lengths (numbers of steps) of each split; lengths take turns.
+        generate, sign: `generate_problem` and `signature` of the family.
     Raises:
         ValueError: if the world is too small to hold that many different problems.
     """
@@ -199,10 +213,10 @@ def generate_splits(
         misses = 0
         while len(problems) < size:
             n_steps = steps[split][len(problems) % len(steps[split])]
-            candidate = generate_problem(
+            candidate = generate(
                 rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}"
             )
-            if signature(candidate) in seen:
+            if sign(candidate) in seen:
                 misses += 1
                 if misses > 100 * size:
                     raise ValueError(
@@ -210,7 +224,7 @@ def generate_splits(
                         "raise problems.max_number or lower the split sizes"
                     )
                 continue
-            seen.add(signature(candidate))
+            seen.add(sign(candidate))
             problems.append(candidate)
         splits[split] = problems
     return splits
