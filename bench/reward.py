@@ -76,7 +76,7 @@ def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: l
 
     def run(problem: Problem, trace: str | None) -> int:
         reply = client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": executor_prompt(problem.problem, trace, "short")}], n=1,
+            model="m", messages=[{"role": "user", "content": executor_prompt(problem, trace, "short")}], n=1,
             temperature=TEMPERATURE, max_tokens=MAX_TOKENS,
         )
         return verifier.judge([problem], [reply.choices[0].message.content])[0].success

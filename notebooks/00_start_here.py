@@ -90,9 +90,9 @@ print(planner_files.cost())
 
 # %%
 planner, executor = run.planner(), run.executor()
-print(as_chat(planner_prompt(problem.problem, executor.style), planner.tokenizer))
+print(as_chat(planner_prompt(problem, executor.style), planner.tokenizer))
 print("-" * 60)
-print(as_chat(executor_prompt(problem.problem, "(the trace)", executor.style), planner.tokenizer))
+print(as_chat(executor_prompt(problem, "(the trace)", executor.style), planner.tokenizer))
 
 # %% [markdown]
 # ## The planner writes a trace $z$
@@ -101,7 +101,7 @@ print(as_chat(executor_prompt(problem.problem, "(the trace)", executor.style), p
 # pair of tags has none.
 
 # %%
-prompt = as_chat(planner_prompt(problem.problem, executor.style), planner.tokenizer)
+prompt = as_chat(planner_prompt(problem, executor.style), planner.tokenizer)
 completions = planner.sample([prompt], n=6, seed=run.preset.seed)[0]
 for trace in dict.fromkeys(extract_trace(completion) for completion in completions):
     print(trace, "\n---")
@@ -196,7 +196,7 @@ def habit(problem, trace):
 
 
 problems = run.problems("dev")
-prompts = [as_chat(planner_prompt(p.problem, executor.style), planner.tokenizer) for p in problems]
+prompts = [as_chat(planner_prompt(p, executor.style), planner.tokenizer) for p in problems]
 sampled = planner.sample(prompts, n=2, seed=run.preset.seed, progress="planner")
 habits = pd.DataFrame(
     {"habit": habit(p, extract_trace(text))} for p, texts in zip(problems, sampled) for text in texts

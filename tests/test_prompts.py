@@ -109,12 +109,25 @@ def test_two_pairs_are_no_trace_whatever_they_hold(first, second):
 # --- prompts ----------------------------------------------------------------------------------
 
 
+def asked(text, domain):
+    return Problem(problem_id="p", source="hand", domain=domain, task_type="t", problem=text, reference_solution="",
+                   answer="")
+
+
+def planner(text, style, limits=PromptLimits(), domain="math"):
+    return planner_prompt(asked(text, domain), style, limits)
+
+
+def executor(text, trace, style, limits=PromptLimits(), domain="math"):
+    return executor_prompt(asked(text, domain), trace, style, limits)
+
+
 @pytest.mark.parametrize("style", STYLES)
 @given(problem=st.text(max_size=50), trace=st.text(max_size=50))
 def test_the_problem_stands_before_the_trace(style, problem, trace):
     """So a server's prefix cache serves all samples of a problem. The marks make both texts findable."""
     p, z = f"@{problem}@", f"#{trace}#"
-    prompt = executor_prompt(p, z, style)
+    prompt = executor(p, z, style)
     assert p in prompt and f"{OPEN}\n{z}\n{CLOSE}" in prompt
     assert prompt.index(p) + len(p) <= prompt.rindex(z)
 
@@ -122,7 +135,7 @@ def test_the_problem_stands_before_the_trace(style, problem, trace):
 @pytest.mark.parametrize("style", STYLES)
 def test_with_and_without_trace_share_all_up_to_the_trace(style):
     """Else the uplift would also measure a difference of wording before the trace, and share no prefix."""
-    with_trace, without = executor_prompt("PROBLEM", "TRACE", style), executor_prompt("PROBLEM", None, style)
+    with_trace, without = executor("PROBLEM", "TRACE", style), executor("PROBLEM", None, style)
     assert "PROBLEM" in without and "TRACE" not in without and OPEN not in without and CLOSE not in without
     assert with_trace.count("PROBLEM") == with_trace.count("TRACE") == without.count("PROBLEM") == 1
 
@@ -130,26 +143,26 @@ def test_with_and_without_trace_share_all_up_to_the_trace(style):
 @pytest.mark.parametrize("style", STYLES)
 def test_an_empty_trace_is_still_a_trace(style):
     """`None` asks for the baseline, an empty text does not."""
-    assert OPEN in executor_prompt("p", "", style) and OPEN not in executor_prompt("p", None, style)
+    assert OPEN in executor("p", "", style) and OPEN not in executor("p", None, style)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_braces_in_texts_are_left_alone(style):
     """Programs hold braces; a second round of formatting would fail or fill them."""
     text = "print(f'{x}') {problem} {trace} {} {0}"
-    assert text in planner_prompt(text, style)
-    assert executor_prompt(text, "T", style).count(text) == 1
-    assert text in executor_prompt("P", text, style)
+    assert text in planner(text, style)
+    assert executor(text, "T", style).count(text) == 1
+    assert text in executor("P", text, style)
 
 
 def test_the_wording_for_math_stays():
     """Models of the tiny world are trained on the short one, results of SmolLM2 hang on the other."""
-    assert planner_prompt("P", "short") == "Plan.\nP"
-    assert executor_prompt("P", None, "short") == "Solve.\nP"
-    assert executor_prompt("P", "Z", "short") == "Solve.\nP\n<reasoning>\nZ\n</reasoning>"
+    assert planner("P", "short") == "Plan.\nP"
+    assert executor("P", None, "short") == "Solve.\nP"
+    assert executor("P", "Z", "short") == "Solve.\nP\n<reasoning>\nZ\n</reasoning>"
     reply = "Reply with one line only: 'The answer is' and then the final number."
-    assert executor_prompt("P", None, "instruct") == f"Solve the problem.\n\nProblem:\nP\n\n{reply}"
-    assert executor_prompt("P", "Z", "instruct") == (
+    assert executor("P", None, "instruct") == f"Solve the problem.\n\nProblem:\nP\n\n{reply}"
+    assert executor("P", "Z", "instruct") == (
         "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\nP\n\n"
         f"Reasoning:\n<reasoning>\nZ\n</reasoning>\n\n{reply}")
 
@@ -159,24 +172,24 @@ def test_the_wording_for_math_stays():
 def test_prompts_for_programs_keep_the_same_rules(style, problem, trace):
     """Problem before trace, both whole, no trace without one; and they are other prompts than those for math."""
     p, z = f"@{problem}@", f"#{trace}#"
-    with_trace, without = (executor_prompt(p, t, style, PromptLimits(), "code") for t in (z, None))
+    with_trace, without = (executor(p, t, style, PromptLimits(), "code") for t in (z, None))
     assert p in with_trace and f"{OPEN}\n{z}\n{CLOSE}" in with_trace and p in without and OPEN not in without
     assert with_trace.index(p) + len(p) <= with_trace.rindex(z)
-    assert p in planner_prompt(p, style, PromptLimits(), "code")
-    assert with_trace != executor_prompt(p, z, style) and planner_prompt(p, style) != planner_prompt(
+    assert p in planner(p, style, PromptLimits(), "code")
+    assert with_trace != executor(p, z, style) and planner(p, style) != planner(
         p, style, PromptLimits(), "code")
-    assert executor_prompt("@@@@", "§§§§", style, PromptLimits(3, 2), "code").count("@") == 3
+    assert executor("@@@@", "§§§§", style, PromptLimits(3, 2), "code").count("@") == 3
 
 
 def test_programs_are_asked_for_as_a_code_block():
     for trace in ("Z", None):
-        assert "Python code block" in executor_prompt("P", trace, "instruct", PromptLimits(), "code")
+        assert "Python code block" in executor("P", trace, "instruct", PromptLimits(), "code")
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
 def test_the_planner_is_told_the_rules(domain):
     """Method section 1: between the tags, no final answer, no final code."""
-    prompt = planner_prompt("PROBLEM", "instruct", PromptLimits(), domain)
+    prompt = planner("PROBLEM", "instruct", PromptLimits(), domain)
     assert "PROBLEM" in prompt and OPEN in prompt and CLOSE in prompt
     assert "not state the final answer" in prompt and "not write final code" in prompt
 
@@ -185,20 +198,20 @@ def test_the_planner_is_told_the_rules(domain):
 @pytest.mark.parametrize("length, kept", [(9, 9), (10, 10), (11, 10), (500, 10)])
 def test_long_texts_are_cut_at_the_limit(style, length, kept):
     limits = PromptLimits(problem=10, trace=10)
-    assert executor_prompt("@" * length, None, style, limits).count("@") == kept
-    assert planner_prompt("@" * length, style, limits).count("@") == kept
-    prompt = executor_prompt("@" * length, "§" * length, style, limits)
+    assert executor("@" * length, None, style, limits).count("@") == kept
+    assert planner("@" * length, style, limits).count("@") == kept
+    prompt = executor("@" * length, "§" * length, style, limits)
     assert prompt.count("@") == prompt.count("§") == kept
     assert prompt.endswith(CLOSE) or CLOSE in prompt  # the closing tag outlives the cut
 
 
 def test_the_two_limits_are_separate_and_keep_the_beginning():
-    prompt = executor_prompt("abcdef", "uvwxyz", "short", PromptLimits(problem=3, trace=4))
+    prompt = executor("abcdef", "uvwxyz", "short", PromptLimits(problem=3, trace=4))
     assert "abc" in prompt and "abcd" not in prompt and "uvwx" in prompt and "uvwxy" not in prompt
 
 
 def test_default_limits_are_those_of_the_paper_for_math():
-    prompt = executor_prompt("@" * 9000, "§" * 9000, "short")
+    prompt = executor("@" * 9000, "§" * 9000, "short")
     assert (prompt.count("@"), prompt.count("§")) == (2500, 2000)
 
 

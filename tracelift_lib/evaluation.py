@@ -33,7 +33,7 @@ def evaluate_planner(
     `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
     a well-formed trace is no success, is not faithful and has quality 0.
     """
-    prompts = [as_chat(planner_prompt(p.problem, style, limits, p.domain), planner.tokenizer) for p in problems]
+    prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
     completions = planner.sample(prompts, traces, seed, progress="planner")
     rows = pd.DataFrame(
         {"problem_id": p.problem_id, "sample": i, "trace": extract_trace(text)}

@@ -58,7 +58,7 @@ class Executor:
 
     def prompt(self, problem: Problem, trace: Trace) -> str:
         """What the executor is asked, as one user's turn."""
-        return executor_prompt(problem.problem, trace, self.style, self.limits, problem.domain)
+        return executor_prompt(problem, trace, self.style, self.limits)
 
     def answer(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,

@@ -106,7 +106,7 @@ def warm_start(
     rng = random.Random(seed)
     habits = rng.choices(list(source.habits), list(source.habits.values()), k=source.steps * source.batch_size)
     pairs = [
-        (as_chat(planner_prompt(p.problem, style), tokenizer), wrap_trace(habitual_trace(p, habit, rng)))
+        (as_chat(planner_prompt(p, style), tokenizer), wrap_trace(habitual_trace(p, habit, rng)))
         for habit, p in zip(habits, _endless(problems, rng))
     ]
     log = supervised_training(
@@ -141,17 +141,17 @@ def _endless(problems: list[Problem], rng: random.Random) -> Iterator[Problem]:
 def _vocabulary_texts(p: Problem, style: PromptStyle) -> list[str]:
     return [
         reward_model_text(p, p.reference_solution),
-        planner_prompt(p.problem, style),
-        executor_prompt(p.problem, p.reference_solution, style) + f"user\nassistant\n{answer_text(p)}",
+        planner_prompt(p, style),
+        executor_prompt(p, p.reference_solution, style) + f"user\nassistant\n{answer_text(p)}",
     ]
 
 
 def _base_pair(kind: str, p: Problem, style: PromptStyle, tokenizer: PreTrainedTokenizerBase) -> Pair:
     """One training example of `train_base`."""
     if kind == "plan":
-        return as_chat(planner_prompt(p.problem, style), tokenizer), wrap_trace(p.reference_solution)
+        return as_chat(planner_prompt(p, style), tokenizer), wrap_trace(p.reference_solution)
     trace = p.reference_solution if kind == "solve_with_trace" else None
-    prompt = as_chat(executor_prompt(p.problem, trace, style), tokenizer)
+    prompt = as_chat(executor_prompt(p, trace, style), tokenizer)
     cut = prompt.index(OPEN) if trace else len(prompt)
     return prompt[:cut], prompt[cut:] + answer_text(p)
 

@@ -268,7 +268,7 @@ def _build_rm_scores(run: Run, out: Path) -> None:
         traces = [(g, c) for g in run.groups(split) for c in [*g.positive_pool, *g.negative_bank]]
         written = [c.reasoning for _, c in traces]
         q, labels = scorer.score([g.as_problem() for g, _ in traces], written, f"scoring {split}")
-        prompts = [as_chat(planner_prompt(g.problem, run.preset.prompt_style), tokenizer) for g, _ in traces]
+        prompts = [as_chat(planner_prompt(g.as_problem(), run.preset.prompt_style), tokenizer) for g, _ in traces]
         likelihood = mean_log_likelihood(
             language_model, tokenizer, prompts, [wrap_trace(z) for z in written], run.preset.execution.batch_tokens
         )

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 from tracelift_lib.problems import Problem
 
 PromptStyle = Literal["short", "instruct"]
-Domain = Literal["math", "code"]
 
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
 
@@ -76,21 +75,19 @@ class PromptLimits:
     trace: int = 2000
 
 
-def planner_prompt(
-    problem: str, style: PromptStyle, limits: PromptLimits = PromptLimits(), domain: Domain = "math"
-) -> str:
+def planner_prompt(problem: Problem, style: PromptStyle, limits: PromptLimits = PromptLimits()) -> str:
     """What the planner is asked."""
-    return PLANNER[domain][style].format(problem=problem[: limits.problem])
+    return PLANNER[problem.domain][style].format(problem=problem.problem[: limits.problem])
 
 
 def executor_prompt(
-    problem: str, trace: str | None, style: PromptStyle, limits: PromptLimits = PromptLimits(), domain: Domain = "math"
+    problem: Problem, trace: str | None, style: PromptStyle, limits: PromptLimits = PromptLimits()
 ) -> str:
     """What the executor is asked; `trace=None` is the baseline E(·|x, ∅)."""
-    texts = EXECUTOR[domain][style]
+    texts, text = EXECUTOR[problem.domain][style], problem.problem[: limits.problem]
     if trace is None:
-        return texts["without"].format(problem=problem[: limits.problem])
-    return texts["with"].format(problem=problem[: limits.problem], trace=trace[: limits.trace])
+        return texts["without"].format(problem=text)
+    return texts["with"].format(problem=text, trace=trace[: limits.trace])
 
 
 def as_chat(prompt: str, tokenizer: Any) -> str:

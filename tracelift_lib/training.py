@@ -44,8 +44,7 @@ def train_planner(
         reward_funcs=[engine.reward],
         train_dataset=Dataset.from_list(
             [
-                {"prompt": as_chat(planner_prompt(p.problem, style, limits, p.domain), tokenizer),
-                 "problem_id": p.problem_id}
+                {"prompt": as_chat(planner_prompt(p, style, limits), tokenizer), "problem_id": p.problem_id}
                 for p in problems
             ]
         ),
