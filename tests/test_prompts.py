@@ -20,6 +20,7 @@ from tracelift_lib.prompts import (
 )
 
 STYLES = ("short", "instruct")
+LIMITS = PromptLimits()
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
 
 # --- taking the trace out ---------------------------------------------------------------------
@@ -114,11 +115,11 @@ def asked(text, domain):
                    answer="")
 
 
-def planner(text, style, limits=PromptLimits(), domain="math"):
+def planner(text, style, limits=LIMITS, domain="math"):
     return planner_prompt(asked(text, domain), style, limits)
 
 
-def executor(text, trace, style, limits=PromptLimits(), domain="math"):
+def executor(text, trace, style, limits=LIMITS, domain="math"):
     return executor_prompt(asked(text, domain), trace, style, limits)
 
 
