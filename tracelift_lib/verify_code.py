@@ -113,7 +113,7 @@ def extract_program(answer: str) -> str:
 class StdioCase(BaseModel):
     """One run: what the program reads, and what it must print."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     input: str
     output: str
 
@@ -121,7 +121,7 @@ class StdioCase(BaseModel):
 class StdioTests(BaseModel):
     """A program from standard input to standard output."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     style: Literal["stdio"]
     cases: Annotated[list[StdioCase], Field(min_length=1)]
 
@@ -137,7 +137,7 @@ class AssertTests(BaseModel):
     preamble: runs before the program, in its process: what the problem itself has shown (imports, helpers).
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     style: Literal["asserts"]
     code: Annotated[list[str], Field(min_length=1)]
     setup: str = ""
