@@ -127,12 +127,12 @@ print("contained")
     Attack("deep_folders", "clean-up", """
 import os
 try:
-    for n in range(3000):
+    for n in range(2000):
         os.mkdir("d"); os.chdir("d")
 except OSError:
     pass
 print("contained")
-""", (PASS,)),
+""", (PASS, ERROR, TIMEOUT)),
     Attack("unreadable_folder", "clean-up", """
 import os
 os.mkdir("a"); open("a/b", "w").close(); os.chmod("a", 0)
@@ -350,13 +350,16 @@ for name in ("su", "mount", "sudo", "passwd"):
          if name == "sudo" else None)
 """),
     looks("next_test_leaves", "state between tests", """
+look("cwd", lambda: os.listdir(".") or None)
 for name in ("left", "/tmp/left", "/dev/shm/left"):
     look(name, lambda: open(name).read())
+for name in ("left", "/tmp/left", "/dev/shm/left"):
     try:
         open(name, "w").write("x")
     except OSError:
         pass
-look("cwd", lambda: os.listdir(".") != ["left"])
+look("module", lambda: getattr(sys, "left_by_a_test", None))
+sys.left_by_a_test = True
 """),
 ]
 
@@ -445,37 +448,38 @@ look("keeps capabilities", lambda: libc.prctl(47, 2, 21, 0, 0) == 0)
 """),
 ]
 
+# The pattern of the expected value, not itself: hunting for it must not find the hunter.
+HUNT = r"""
+import gc, re
+def hunt(things):
+    for thing in things:
+        try:
+            match = re.search(r"expected-[0-9a-f]{8}", thing.decode("latin1") if type(thing) is bytes else repr(thing))
+        except Exception:
+            continue
+        if match:
+            return match[0]
+"""
 PRINTED = StdioTests(style="stdio", cases=[StdioCase(input="x", output=EXPECTED)])
 VERDICT = [
-    Attack("expected_in_memory", "expected outputs", """
-import gc, sys
-for thing in gc.get_objects():
-    for value in (thing.values() if type(thing) is dict else thing if type(thing) in (list, tuple) else ()):
-        if type(value) in (str, bytes) and ("expected-" + "7f") in str(value):
-            print("expected-" + "7f3a9c1d"); sys.exit()
-print("none")
-""", (WRONG,), PRINTED),
-    lies("expected_by_frames", "expected outputs", """
+    Attack("expected_in_memory", "expected outputs", HUNT + "print(hunt(gc.get_objects()))", (WRONG,), PRINTED),
+    Attack("expected_in_raw_memory", "expected outputs", HUNT + """
+import ctypes
+starts = sorted({id(thing) >> 20 << 20 for thing in gc.get_objects()})
+for start in starts[1:-1]:
+    print(hunt([ctypes.string_at(start, 1 << 20)]), flush=True)
+""", (WRONG, ERROR), PRINTED),
+    lies("expected_by_gc", "expected outputs", HUNT + "def solve(x): return hunt(gc.get_objects())"),
+    lies("expected_by_frames", "expected outputs", HUNT + """
 import sys
 def solve(x):
-    frame = sys._getframe()
+    things, frame = [], sys._getframe()
     while frame:
-        for value in [*frame.f_locals.values(), *frame.f_globals.values()]:
-            if "expected-" + "7f" in repr(value):
-                return "expected-" + "7f3a9c1d"
+        things += [*frame.f_locals.values(), *frame.f_globals.values()]
         frame = frame.f_back
+    return hunt(things)
 """),
-    lies("expected_by_gc", "expected outputs", """
-import gc
-def solve(x):
-    for thing in gc.get_objects():
-        try:
-            if "expected-" + "7f" in repr(thing) and thing is not solve.__globals__ and type(thing) is list:
-                return "expected-" + "7f3a9c1d" if "assert" in repr(thing) else None
-        except Exception:
-            pass
-"""),
-    lies("expected_in_files", "expected outputs", """
+    lies("expected_in_files", "expected outputs", HUNT + """
 import os
 def solve(x):
     for place in (".", "/tmp", "/dev/shm", "/proc/self/fd"):
@@ -485,10 +489,10 @@ def solve(x):
                     text = open(os.path.join(root, name)).read(10**6)
                 except OSError:
                     continue
-                if "expected-" in text:
-                    return text[text.index("expected-"):][:17]
+                if hunt([text]):
+                    return hunt([text])
 """),
-    lies("expected_in_descriptors", "expected outputs", """
+    lies("expected_in_descriptors", "expected outputs", HUNT + """
 import os
 def solve(x):
     for fd in range(64):
@@ -496,8 +500,8 @@ def solve(x):
             text = os.pread(fd, 10**6, 0).decode(errors="replace")
         except OSError:
             continue
-        if "expected-" in text:
-            return text[text.index("expected-"):][:17]
+        if hunt([text]):
+            return hunt([text])
 """),
     lies("eq_lies", "comparison", "class Yes:\n    def __eq__(self, other): return True\n    __hash__ = None\n"
          "def solve(x): return Yes()"),

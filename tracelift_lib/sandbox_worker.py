@@ -34,6 +34,7 @@ PRELOAD = ("abc array bisect cmath collections contextlib copy dataclasses datet
            "heapq itertools math numbers operator queue random re statistics string textwrap typing").split()
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
+MAX_FILES = 1000  # in the folder of a test
 SPARE_PROCESSES = 8  # the worker itself, the judge, ...
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
@@ -282,7 +283,8 @@ class Server:
 
     def do_judge(self, limits: dict, fds: list[int]) -> dict:
         """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
-        folder = "/tmp" if self.namespaces else self.make_folder(limits)
+        folder = "/tmp" if self.namespaces else f"{self.setting['scratch']}/judge"
+        os.makedirs(folder, exist_ok=True)
         self.judge = self.fork(lambda: judge(fds[0], fds[1], fds[2:]), limits, folder, set(fds), own_view=True)
         return {}
 
@@ -376,7 +378,7 @@ class Server:
             return "cpu"
         if memory > limits["memory_mb"] << 20:
             return "memory"
-        if folder and not self.namespaces and used_bytes(folder) > limits["disk_mb"] << 20:
+        if folder and not self.namespaces and is_full(folder, limits["disk_mb"] << 20):
             return "disk"
         return "wall" if time.monotonic() > deadline else None
 
@@ -413,13 +415,9 @@ class Server:
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
+                    os.waitpid(pid, os.WNOHANG)
+                except (ProcessLookupError, ChildProcessError):  # gone, or not yet handed on to this process
                     pass
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                pass
             if not left:
                 return
 
@@ -428,7 +426,7 @@ class Server:
     def make_folder(self, limits: dict) -> str:
         if self.namespaces:
             mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV,
-                  f"mode=777,nr_inodes=1000,size={limits['disk_mb']}m")
+                  f"mode=777,nr_inodes={MAX_FILES},size={limits['disk_mb']}m")
             return "/tmp"
         folder = f"{self.setting['scratch']}/{self.runs}"
         os.mkdir(folder, 0o700)
@@ -447,17 +445,20 @@ class Server:
             subprocess.run(["rm", "-rf", "--", folder], check=True, env={"PATH": os.defpath})
 
 
-def used_bytes(folder: str) -> int:
+def is_full(folder: str, size: int) -> bool:
+    """Whether a folder holds more than `size` bytes or MAX_FILES files, as a memory folder would not take more."""
     total, queue = 0, [folder]
     for place in queue:
         try:
             for entry in os.scandir(place):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
+                total += entry.stat(follow_symlinks=False).st_blocks * 512 + size // MAX_FILES
+                if total > size:
+                    return True
                 if entry.is_dir(follow_symlinks=False):
                     queue.append(entry.path)
         except OSError:
             continue
-    return total
+    return False
 
 
 def set_limits(limits: dict, setting: dict) -> None:
@@ -548,6 +549,7 @@ def main(setting: dict) -> None:
     if sys.platform != "linux":
         raise OSError("the sandbox needs Linux")
     os.umask(0o022)
+    os.environ.clear()  # the interpreter itself sets LC_CTYPE
     for name in PRELOAD:
         importlib.import_module(name)
     isolate(setting)
