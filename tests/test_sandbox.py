@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hostile_programs import ATTACKS
 
-from tracelift_lib.sandbox import SAFE_TIERS, Limits, SandboxError, Worker, choose_tier, interpreter, tier_fault
+from tracelift_lib.sandbox import SAFE_TIERS, Limits, SandboxError, Worker, choose_tier, tier_fault
 from tracelift_lib.verify_code import AssertTests, CodeVerifier, Outcome, StdioCase, StdioTests
 
 LIMITS = Limits(cpu_s=0.5, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)

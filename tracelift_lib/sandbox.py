@@ -106,7 +106,7 @@ class Worker:
                 "    module = sys.modules['tracelift_lib.' + name] = types.ModuleType('tracelift_lib.' + name)\n"
                 "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
                 f"module.main({setting!r})\n")
-        python = [interpreter(), "-I", "-S", "-c", boot]
+        python = [interpreter(self.tier), "-I", "-S", "-c", boot]
         return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
 
     def run(self, limits: Limits, fds: Sequence[int]) -> Run:
@@ -197,16 +197,22 @@ def _own_threads() -> int:
 # --- what the inside sees ------------------------------------------------------------------------
 
 
-@cache
-def interpreter() -> str:
-    """The interpreter behind a virtual environment: the sandbox has no site-packages."""
-    return os.path.realpath(sys.executable)
+def interpreter(tier: Tier) -> str:
+    """The interpreter behind a virtual environment: the sandbox has no site-packages.
+
+    Without namespaces root's dropped user cannot enter root's home: the system's own interpreter then has to do.
+    """
+    ours, system = os.path.realpath(sys.executable), "/usr/bin/python3"
+    if tier in ("landlock", "none") and os.geteuid() == 0 and os.path.exists(system):
+        if not all(folder.stat().st_mode & 0o001 for folder in Path(ours).parents):
+            return os.path.realpath(system)
+    return ours
 
 
 def _binds() -> list[str]:
     """Folders that are readable inside."""
     wanted = ["/usr", *(f for f in ROOT_FOLDERS if os.path.isdir(f) and not os.path.islink(f))]
-    for folder in (sys.base_prefix, sys.base_exec_prefix, os.path.dirname(interpreter())):
+    for folder in (sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.realpath(sys.executable))):
         folder = os.path.realpath(folder)
         if not any(Path(folder).is_relative_to(have) for have in wanted):
             wanted.append(folder)
@@ -260,7 +266,7 @@ def read_file(fd: int) -> bytes:
 
 # --- the probe ---------------------------------------------------------------------------------------
 
-# Tries what must fail, and one thing that must work. It prints the names of what it got.
+# Tries what must fail, and last what must work. It prints the names of what it got.
 PROBE = '''
 import os, sys
 def attempt(name, action):
@@ -281,7 +287,10 @@ attempt("reads_environment", lambda: open("/proc/%s/environ" % parent).read())
 attempt("signals_host", lambda: os.kill(int(parent), 0))
 attempt("network", connect)
 attempt("root", become_root)
-attempt("works", lambda: os.waitpid(os.fork() or os._exit(0), 0))
+def work():
+    import colorsys  # no module that the worker has loaded
+    os.waitpid(os.fork() or os._exit(0), 0)
+attempt("works", work)
 '''
 
 

@@ -242,6 +242,7 @@ class Server:
         self.seccomp = Seccomp()
         self.judge: int | None = None
         self.runs = 0
+        self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
 
@@ -373,7 +374,7 @@ class Server:
             except OSError:  # it has ended meanwhile
                 continue
             cpu += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-            memory += int(fields[21]) * resource.getpagesize()
+            memory += max(0, int(fields[21]) - self.own_pages) * resource.getpagesize()
         if cpu >= limits["cpu_s"]:
             return "cpu"
         if memory > limits["memory_mb"] << 20:
@@ -536,7 +537,7 @@ def finish(failure: BaseException | None) -> None:
 def open_streams() -> None:
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
 
