@@ -110,7 +110,8 @@ class Worker:
         return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
 
     def run(self, limits: Limits, fds: Sequence[int]) -> Run:
-        """One test: `fds` are the program's text and standard input, output, error; or text and a socket for calls.
+        """One test: `fds` are the program's text, then standard input, output, error; or calls
+        and a file for their results (assert_plans.Plan); or a socket for calls.
 
         Raises:
             SandboxError: the worker broke. It is closed then.

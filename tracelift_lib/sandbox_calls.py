@@ -158,14 +158,15 @@ class Channel:
 class Servant:
     """Answers calls into a loaded program until the judge closes the connection."""
 
-    def __init__(self, connection: socket.socket, names: dict, failure: BaseException | None):
-        self.channel, self.names, self.failure = Channel(connection), names, failure
+    def __init__(self, names: dict, failure: BaseException | None):
+        self.names, self.failure = names, failure
         self.kept: list[Any] = []
 
-    def serve(self) -> None:
+    def serve(self, connection: socket.socket) -> None:
+        channel = Channel(connection)
         while True:
             try:
-                request = self.channel.receive()
+                request = channel.receive()
             except Lost:
                 return
             try:
@@ -175,9 +176,9 @@ class Servant:
             except BaseException as error:  # SystemExit too: the program must not end the conversation politely
                 reply = {"raised": _builtin_name(error), "text": _text(error)}
             try:
-                self.channel.send(reply)
+                channel.send(reply)
             except (Undecodable, ValueError, RecursionError) as error:
-                self.channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
+                channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
 
     def answer(self, action: str, target: Any, arguments: list, keywords: dict) -> dict:
         """{"value": JSON of the result, "arguments": JSON of them if the call changed them}."""
@@ -207,6 +208,20 @@ class Servant:
                 return {"h": index}
         self.kept.append(value)
         return {"h": len(self.kept) - 1}
+
+
+    def answer_all(self, name: str, calls: list, results_fd: int) -> None:
+        """The calls of a plan (assert_plans.py), one line a result, until one raises."""
+        for arguments, keywords in calls:
+            try:
+                if self.failure is not None:
+                    raise self.failure
+                reply = self.answer("call", name, arguments, keywords)
+            except BaseException as error:
+                reply = {"raised": _builtin_name(error), "text": ""}
+            os.write(results_fd, json.dumps(reply).encode() + b"\n")
+            if "raised" in reply:
+                return
 
 
 def _items(thing: Any) -> list:
@@ -355,11 +370,15 @@ def _merged(old: Any, new: Any) -> Any:
 
 def free_names(code: str) -> set[str]:
     """Names that the code reads and nothing in it binds."""
-    tree = ast.parse(code)
-    read, bound = set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)} - bound_names(code)
+
+
+def bound_names(code: str) -> set[str]:
+    """Names that something in the code binds, in whatever scope."""
+    bound = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
         elif isinstance(node, ast.alias):
@@ -368,7 +387,7 @@ def free_names(code: str) -> set[str]:
             bound.add(node.arg)
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
-    return read - bound
+    return bound
 
 
 def test_globals(link: Link, setup: str, code: str, entry_point: str | None) -> dict:

@@ -268,7 +268,8 @@ class Server:
     # Requests
 
     def do_run(self, limits: dict, fds: list[int]) -> dict:
-        """Run a program. fds: its text, then standard input, output and error, or one socket for calls."""
+        """Run a program. fds: its text; then standard input, output and error, or calls and a file for
+        their results, or a socket for calls."""
         self.runs += 1
         folder = self.make_folder(limits)
         progress, progress_end = os.pipe()
@@ -500,7 +501,8 @@ def run_program(fds: list[int], progress: int) -> None:
     """Compile the program, say so through the pipe, close the pipe, run the program; never returns."""
     os.write(progress, b"s")
     text = read_all(fds[0])
-    connection = socket.socket(fileno=os.dup(fds[1])) if len(fds) == 2 else None
+    calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
+    channel = os.dup(fds[-1]) if len(fds) < 4 else -1
     for number, fd in enumerate(fds[1:] if len(fds) == 4 else ()):
         os.dup2(fd, number)
     for fd in fds:
@@ -513,7 +515,7 @@ def run_program(fds: list[int], progress: int) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         failure = error
     os.close(progress)
-    module = types.ModuleType("__main__" if connection is None else "program")
+    module = types.ModuleType("__main__" if channel < 0 else "program")
     sys.modules[module.__name__] = module
     sys.argv = ["program.py"]
     try:
@@ -523,10 +525,14 @@ def run_program(fds: list[int], progress: int) -> None:
             exec(code, module.__dict__)
     except BaseException as error:
         failure = error
-    if connection is not None:
-        Servant(connection, module.__dict__, failure).serve()
-        os._exit(0)
-    finish(failure)
+    if channel < 0:
+        finish(failure)
+    servant = Servant(module.__dict__, failure)
+    if calls:
+        servant.answer_all(*calls, channel)
+    else:
+        servant.serve(socket.socket(fileno=channel))
+    os._exit(0)
 
 
 def finish(failure: BaseException | None) -> None:

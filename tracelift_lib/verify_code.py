@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from tracelift_lib.assert_plans import NeedsJudge, Plan, plan
 from tracelift_lib.problems import InputError
 from tracelift_lib.sandbox import Limits, Run, SandboxError, Tier, Worker, choose_tier, memory_file, read_file
 from tracelift_lib.sandbox_worker import OUT_OF_MEMORY
@@ -313,6 +314,32 @@ def _limit(run: Run) -> Outcome | None:
 
 
 def _run_asserts(worker: Worker, program: str, tests: AssertTests, limits: Limits,
+                 max_tests: int) -> tuple[list[Outcome], bool]:
+    plans = [plan(code, tests.setup, tests.entry_point) for code in tests.code[:max_tests]]
+    if None not in plans:
+        try:
+            return _run_plans(worker, program, tests.preamble, plans, limits)
+        except NeedsJudge:
+            pass
+    return _run_judged(worker, program, tests, limits, max_tests)
+
+
+def _run_plans(worker: Worker, program: str, preamble: str, plans: list[Plan],
+               limits: Limits) -> tuple[list[Outcome], bool]:
+    outcomes = []
+    with _Files() as shared:
+        text = _text_file(shared, program, preamble)
+        for one in plans:
+            with _Files() as files:
+                results = files.file()
+                run = worker.run(limits, [text, files.file(one.calls.encode()), results])
+                if not run.compiled:
+                    return [_limit(run) or Outcome.ERROR] * len(plans), False
+                outcomes.append(_assert_outcome(run, one.verdict(read_file(results))))
+    return outcomes, True
+
+
+def _run_judged(worker: Worker, program: str, tests: AssertTests, limits: Limits,
                  max_tests: int) -> tuple[list[Outcome], bool]:
     code = tests.code[:max_tests]
     with _Files() as files:
