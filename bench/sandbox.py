@@ -91,7 +91,7 @@ def _rates(jobs: list[Job], workers: int) -> list[float]:
         for way in ways:
             way(jobs[:workers])  # start the workers, fill the caches
         portions = [jobs[i: i + PORTION] for i in range(0, len(jobs), PORTION)]
-        for portion in tqdm(portions, desc=f"{workers} worker(s)", unit="portion"):
+        for portion in tqdm(portions, desc=f"{workers} worker(s)", unit="portion", mininterval=5):
             for index, way in enumerate(ways):
                 start = time.perf_counter()
                 way(portion)

@@ -4,19 +4,15 @@ Contained means: the right outcome, nothing left running, nothing changed outsid
 """
 
 import os
-import signal
 import stat
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hostile_programs import ATTACKS
 
-from tracelift_lib.sandbox import SAFE_TIERS, Limits, SandboxError, Worker, choose_tier, tier_fault
-from tracelift_lib.verify_code import AssertTests, CodeVerifier, Outcome, StdioCase, StdioTests
+from tracelift_lib.sandbox import SAFE_TIERS, Limits, Worker, tier_fault
+from tracelift_lib.verify_code import AssertTests, CodeVerifier, StdioCase, StdioTests
 
 LIMITS = Limits(cpu_s=0.5, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
 SHORT_WALL = 1.0

@@ -1,15 +1,15 @@
-"""Where model-written programs run: tiers of isolation, chosen by a probe, and the warm worker inside (method.md section 4).
+"""Where model-written programs run: tiers of isolation, a probe that chooses, and the warm worker (method.md section 4).
 
-| tier | file system | processes, network | needs |
-| --- | --- | --- | --- |
-| bubblewrap | only the interpreter and /usr, read-only; a memory folder a test | own namespaces | `bwrap` |
-| namespaces | the same, made by the worker itself | own namespaces | user namespaces |
-| landlock | reads the interpreter and /usr, writes its own folder; root drops to a fresh uid | shared; no sockets | Landlock (Linux 6.2; without root 6.12) |
-| none | everything that the user may reach | shared; no sockets | to be asked for by name |
+- bubblewrap: files of /usr and the interpreter only, read-only, and a memory folder for the test; process, network and
+  other namespaces of its own. Needs `bwrap`.
+- namespaces: the same, made by the worker itself. Needs user namespaces, or root with the right to make namespaces.
+- landlock: the same files by Landlock, a folder on disk for the test; processes of the host are visible in number but
+  cannot be signalled or read. Root drops to a fresh user. Needs Linux 6.2, without root 6.12.
+- none: limits and the filter of system calls, but all files that the user may reach. Only if asked for by name.
 
 In every tier a test is a process of its own with limits, no capabilities, an empty environment and a filter of system
-calls (no sockets, ptrace, namespaces, mounts ...). In the first two it also has a process namespace of its own, which
-ends with it. Linux only, on x86-64 or arm64.
+calls (no sockets, ptrace, namespaces, mounts ...). In the first two it is also the first process of a process namespace
+of its own, which ends with it. Linux only, on x86-64 or arm64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

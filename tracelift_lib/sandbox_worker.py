@@ -8,7 +8,6 @@ Linux only, standard library only.
 
 from __future__ import annotations
 
-import array
 import atexit
 import ctypes
 import gc
