@@ -115,8 +115,8 @@ def run() -> list[dict]:
                                 (2, "sandbox_throughput_bare", "a bare fresh interpreter a test")):
         ratios = {workers: rate[0] / rate[column] for workers, rate in rates.items()}
         worst = min(ratios, key=ratios.get)
-        note = "; ".join(f"{w} worker{'s' * (w > 1)}: {rates[w][0]:.0f} against {rates[w][column]:.0f}, {ratios[w]:.1f} times"
-                         for w in rates)
+        note = "; ".join(f"{w} worker{'s' * (w > 1)}: {rates[w][0]:.0f} against {rates[w][column]:.0f}, "
+                         f"{ratios[w]:.1f} times" for w in rates)
         rows.append({"name": name, "ours": rates[worst][0], "other": rates[worst][column], "ratio": ratios[worst],
                      "unit": "tests/s", "note": f"warm worker (tier {TIER}) against {other}, {tests} tests; {note}"})
     return rows

@@ -54,7 +54,8 @@ def lies(name: str, target: str, program: str, *outcomes: Outcome, code: str = f
 
 
 RESOURCES = [
-    Attack("fork_bomb", "processes", "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+    Attack("fork_bomb", "processes",
+           "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
            (TIMEOUT, MEMORY)),
     Attack("fork_bomb_that_waits", "processes", """
 import os, time
@@ -170,7 +171,8 @@ while True:
     except BaseException:
         pass
 """, (TIMEOUT,)),
-    Attack("catastrophic_regex", "CPU time inside one C call", "import re\nre.match(r'(a+)+$', 'a' * 60 + 'b')", (TIMEOUT,)),
+    Attack("catastrophic_regex", "CPU time inside one C call", "import re\nre.match(r'(a+)+$', 'a' * 60 + 'b')",
+           (TIMEOUT,)),
     Attack("raises_its_limits", "limits", """
 import resource
 for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE):
@@ -183,7 +185,8 @@ print("contained")
 """, (PASS,)),
     Attack("sleep", "wall time", "import time\ntime.sleep(1000)\nprint('contained')", (TIMEOUT,), waits=True),
     Attack("reads_terminal", "wall time", "print('contained', input())", (ERROR,)),
-    Attack("deadlock", "wall time", "import threading\nx = threading.Lock()\nx.acquire()\nx.acquire()", (TIMEOUT,), waits=True),
+    Attack("deadlock", "wall time", "import threading\nx = threading.Lock()\nx.acquire()\nx.acquire()", (TIMEOUT,),
+           waits=True),
     Attack("giant_integer", "CPU time", "print(len(str(9 ** 9 ** 9)))", (TIMEOUT, MEMORY, ERROR)),
     Attack("recursion", "stack", "def f(n): return f(n + 1)\nf(0)", (ERROR,)),
     Attack("recursion_without_limit", "stack", """
@@ -433,7 +436,8 @@ else:
     raise SystemExit(1)
 """, (ERROR,)),
     Attack("null_pointer", "crash", "import ctypes\nctypes.string_at(0)", (ERROR,)),
-    Attack("writes_random_memory", "crash", "import ctypes\nctypes.memset(id(int), 255, 4096)\nprint(1 + 1)", (ERROR, TIMEOUT)),
+    Attack("writes_random_memory", "crash", "import ctypes\nctypes.memset(id(int), 255, 4096)\nprint(1 + 1)",
+           (ERROR, TIMEOUT)),
     looks("limits_of_the_worker", "the worker", """
 import resource
 look("parent limit", lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU) if os.getppid() else None)
@@ -508,7 +512,8 @@ def solve(x):
     lies("str_subclass_lies", "comparison", "class Yes(str):\n    def __eq__(self, other): return True\n"
          "    def __ne__(self, other): return False\n    __hash__ = str.__hash__\ndef solve(x): return Yes('no')"),
     lies("nested_eq_lies", "comparison", "class Yes(int):\n    def __eq__(self, other): return True\n"
-         "    __hash__ = int.__hash__\ndef solve(x): return [Yes(1), {'a': Yes(2)}]", code="assert solve(1) == [5, {'a': 6}]"),
+         "    __hash__ = int.__hash__\ndef solve(x): return [Yes(1), {'a': Yes(2)}]",
+         code="assert solve(1) == [5, {'a': 6}]"),
     lies("class_lies", "comparison", "class Yes:\n    __class__ = str\n    def __eq__(self, other): return True\n"
          "def solve(x): return Yes()", code=f"r = solve(1)\nassert isinstance(r, str) and r == {EXPECTED!r}"),
     lies("metaclass_lies", "comparison", """
@@ -519,7 +524,8 @@ class Meta(type):
 class Yes(metaclass=Meta): pass
 def solve(x): return Yes
 """),
-    lies("numbers_lie", "comparison", "class Near(float):\n    def __sub__(self, x): return 0.0\n    __rsub__ = __sub__\n"
+    lies("numbers_lie", "comparison",
+         "class Near(float):\n    def __sub__(self, x): return 0.0\n    __rsub__ = __sub__\n"
          "    def __abs__(self): return 0.0\n    def __lt__(self, x): return True\ndef solve(x): return Near(7)",
          code="assert abs(solve(1) - 3.5) < 1e-6"),
     lies("length_lies", "comparison", "class Long(list):\n    def __len__(self): return 5\ndef solve(x): return Long()",
@@ -570,7 +576,8 @@ for fd in range(64):
         pass
 def solve(x): return "no"
 """),
-    lies("forged_handles", "the harness", "import sys\ndef solve(x):\n    m = sys.modules['tracelift_lib.sandbox_calls']\n"
+    lies("forged_handles", "the harness",
+         "import sys\ndef solve(x):\n    m = sys.modules['tracelift_lib.sandbox_calls']\n"
          "    m.encode = lambda *a: {'h': [10**9]}\n    return object()"),
     lies("raises_from_the_judge", "the harness", "class Lost(BaseException): pass\ndef solve(x): raise Lost('pass')"),
     lies("raises_assertion", "verdict", "def solve(x): raise AssertionError"),
@@ -584,7 +591,8 @@ def solve(x): return "no"
          "def solve(x): return 1"),
     Attack("exits_early", "verdict", "import sys\nsys.exit(0)\nprint('contained')", (WRONG,)),
     Attack("exits_early_hard", "verdict", "import os\nos._exit(0)", (WRONG,)),
-    Attack("atexit_output", "verdict", "import atexit, os\nprint('contained')\natexit.register(lambda: os._exit(3))", (ERROR,)),
+    Attack("atexit_output", "verdict", "import atexit, os\nprint('contained')\natexit.register(lambda: os._exit(3))",
+           (ERROR,)),
     Attack("stdout_forgery", "standard output", """
 import json, os, sys
 sys.__stdout__.write(json.dumps({"code": 0, "reason": None, "compiled": True}) + "\\n")

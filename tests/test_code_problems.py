@@ -79,7 +79,7 @@ def test_mbpp_splits_and_texts():
 @needs_data
 def test_quixbugs(verifier):
     problems = load_quixbugs(DATA)
-    limits, verifier.limits = verifier.limits, Limits(cpu_s=0.5)
+    limits, verifier.limits = verifier.limits, Limits(cpu_s=0.3)
     try:
         correct = verify(verifier, problems)
         buggy = verify(verifier, problems, [p.metadata["buggy"] for p in problems])
@@ -101,7 +101,8 @@ def test_apps_are_stdio(verifier):
 
 
 HUMANEVAL = {"task_id": "HumanEval/0", "prompt": "import math\ndef f(x):\n    '''Double x.'''\n", "entry_point": "f",
-             "canonical_solution": "    return 2 * x\n", "test": "def check(candidate):\n    assert candidate(2) == 4\n"}
+             "canonical_solution": "    return 2 * x\n",
+             "test": "def check(candidate):\n    assert candidate(2) == 4\n"}
 
 
 def write(folder, name, *rows):
@@ -120,7 +121,8 @@ def test_a_local_folder_is_read(tmp_path, monkeypatch):
     assert problem.metadata["tests"]["preamble"] == "import math" and problem.domain == "code"
 
 
-@pytest.mark.parametrize("damage", [{"prompt": None}, {"test": "def check("}, {"entry_point": "g"}, {"prompt": "def f("},
+@pytest.mark.parametrize("damage", [{"prompt": None}, {"test": "def check("}, {"entry_point": "g"},
+ {"prompt": "def f("},
                                     {"task_id": "zero"}])
 def test_a_bad_record_is_named(tmp_path, damage):
     path = write(tmp_path, "humaneval/HumanEval.jsonl", HUMANEVAL, HUMANEVAL | damage)

@@ -1,8 +1,8 @@
 """Simple test code as data: calls with literal arguments, and comparisons of their results.
 
-Most tests of HumanEval and MBPP are `assert f(2, [3]) == 5`. Such a test needs no judge (sandbox_calls.py): the calls are
-evaluated in the program's process, which sees their arguments only, and the comparisons here, on values of exact builtin
-types. Test code that is anything more has no plan. Both ways give the same verdict.
+Most tests of HumanEval and MBPP are `assert f(2, [3]) == 5`. Such a test needs no judge (sandbox_calls.py): the calls
+are evaluated in the program's process, which sees their arguments only, and the comparisons here, on values of exact
+builtin types. Test code that is anything more has no plan. Both ways give the same verdict.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
@@ -36,7 +37,8 @@ class NeedsJudge(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """calls: JSON for sandbox_worker; checks: for each assertion the results it needs, and what must be true of them."""
+    """calls: JSON for the worker; checks: for each assertion, how many results it needs and what must be true of them.
+    """
 
     calls: str
     checks: tuple[tuple[int, CodeType], ...]
@@ -74,14 +76,26 @@ def _unknown(number: Any) -> None:
     raise NeedsJudge
 
 
-@lru_cache(maxsize=4096)
+_parsing = threading.Lock()  # CPython 3.11 parses for one thread at a time: SystemError, "recursion depth mismatch"
+
+
 def plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
-    """The plan of one test; None if it is more than assertions about calls with literal arguments."""
+    """The plan of one test; None if it is more than assertions about calls with literal arguments. From any thread."""
+    with _parsing:
+        try:
+            return _plan(code, setup, entry_point)
+        except SystemError:  # somebody else parses at the same time: the judge can do every test
+            return None
+
+
+@lru_cache(maxsize=4096)
+def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
     statements = _statements(ast.parse(code), entry_point)
-    name = "candidate" if "check" in bound_names(code) else entry_point
+    bound = bound_names(code)
+    name = "candidate" if "check" in bound else entry_point
     if statements is None or not name:
         return None
-    hidden = (bound_names(code) | bound_names(setup)) - {entry_point, name}
+    hidden = (bound | bound_names(setup)) - {entry_point, name}
     builder = _Builder(name, hidden)
     checks = []
     for statement in statements:
@@ -137,8 +151,9 @@ class _Builder(ast.NodeTransformer):
         for node in ast.walk(expression):
             if not isinstance(node, NODES):
                 raise NeedsJudge
-            if isinstance(node, ast.Name) and node.id != RESULTS and (node.id in self.hidden or node.id not in FUNCTIONS):
-                raise NeedsJudge
+            if isinstance(node, ast.Name) and node.id != RESULTS:
+                if node.id in self.hidden or node.id not in FUNCTIONS:
+                    raise NeedsJudge
             if isinstance(node, ast.Call) and not isinstance(node.func, ast.Name):
                 raise NeedsJudge
 

@@ -159,7 +159,7 @@ def _problems(records: Iterator[tuple[str, dict]], convert: Callable[[dict], Pro
     for where, row in records:
         try:
             problem = convert(row)
-        except (KeyError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
             raise InputError(f"{where}: not laid out as expected ({error!r}); needs {fields}") from None
         read_tests(problem.metadata, where)
         problems.append(problem)
@@ -189,8 +189,8 @@ def _hub_records(name: str, config: str, revision: str | None) -> Iterator[tuple
     try:
         splits = load_dataset(name, config, revision=revision)
     except OSError as error:
-        raise InputError(f"could not get {name} from the Hugging Face hub ({error}). Try again with a network, or point "
-                         f"{DATA_VARIABLE} to a local folder that has it") from None
+        raise InputError(f"could not get {name} from the Hugging Face hub ({error}). Try again with a network, or "
+                         f"point {DATA_VARIABLE} to a local folder that has it") from None
     rows = concatenate_datasets(list(splits.values()))
     return ((f"{name} row {index}", row) for index, row in enumerate(rows))
 

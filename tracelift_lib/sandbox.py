@@ -1,4 +1,4 @@
-"""Where model-written programs run: tiers of isolation, a probe that chooses, and the warm worker (method.md section 4).
+"""Where model-written programs run: tiers of isolation, a probe that chooses, a warm worker (method.md section 4).
 
 - bubblewrap: files of /usr and the interpreter only, read-only, and a memory folder for the test; process, network and
   other namespaces of its own. Needs `bwrap`.
