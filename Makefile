@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab notebooks course readme clean
+.PHONY: help setup reproduce test bench lab notebooks course readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ reproduce: setup ## run every notebook of PRESET (default tiny), write its table
 
 test: setup ## unit tests, and every notebook at preset check
 	$(BIN)/python -m pytest
+
+bench: setup ## speed against the plain ways of doing the same, into build/bench.json (HumanEval, MBPP: $$TRACELIFT_DATA)
+	$(BIN)/python -m bench.all $(if $(BENCH),--only $(BENCH))
 
 lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
