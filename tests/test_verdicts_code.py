@@ -2,7 +2,6 @@
 
 import asyncio
 from concurrent.futures import Future
-from importlib.util import find_spec
 
 import pytest
 
@@ -12,9 +11,6 @@ from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import PromptLimits, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine
 from tracelift_lib.verdicts import Judgement
-
-if find_spec("tracelift_lib.verify_code") is None:
-    pytest.skip("code verification is not part of this checkout", allow_module_level=True)
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tracelift_lib.problems import InputError
 from tracelift_lib.prompts import PromptLimits, PromptStyle
 from tracelift_lib.rewards import ARMS
-from tracelift_lib.verdicts import ExecStyle
+from tracelift_lib.verify_code import ExecStyle
 
 PRESET_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 Positive = Annotated[int, Field(gt=0)]

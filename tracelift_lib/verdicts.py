@@ -6,12 +6,19 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from tracelift_lib.problems import Problem
 from tracelift_lib.verify import AnswerRule, verify_math
-
-ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
+from tracelift_lib.verify_code import (
+    CodeResult,
+    CodeVerifier,
+    ExecStyle,
+    Outcome,
+    execution_reward,
+    extract_program,
+    read_tests,
+)
 
 
 @dataclass(frozen=True)
@@ -61,25 +68,22 @@ class CodeJudge:
     """
 
     def __init__(self, style: ExecStyle):
-        from tracelift_lib import verify_code  # it looks for a sandbox: only where there are programs to run
-
-        self._code, self.style = verify_code, style
-        self._verifier = verify_code.CodeVerifier(workers=os.cpu_count() or 1)
+        self.style, self._verifier = style, CodeVerifier(workers=os.cpu_count() or 1)
 
     def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
         """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
         jobs = [
-            (self._code.extract_program(y), self._code.read_tests(p.metadata, f"problem {p.problem_id}"))
+            (extract_program(y), read_tests(p.metadata, f"problem {p.problem_id}"))
             for p, y in zip(problems, answers, strict=True)
         ]
         return [self._judge(result) for result in self._verifier.verify(jobs)]
 
-    def _judge(self, result: Any) -> Judgement:
+    def _judge(self, result: CodeResult) -> Judgement:
         """The outcome is that of the first test that did not pass."""
         if result.failed_to_run:
             return Judgement(None, None, "infra")
-        outcome = next((str(o) for o in result.outcomes if o != "pass"), "pass")
-        return Judgement(int(result.passed), self._code.execution_reward(result, self.style), outcome)
+        outcome = next((str(o) for o in result.outcomes if o != Outcome.PASS), "pass")
+        return Judgement(int(result.passed), execution_reward(result, self.style), outcome)
 
 
 class VerifierByDomain:
