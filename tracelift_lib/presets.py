@@ -137,7 +137,19 @@ class RewardModelTraining(Section):
     warmup: Share = 0.03
     max_length: Positive
     dimension_loss: Literal["ce", "mse"] = "ce"
+    negatives_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the ranking among negatives")
     lora: LoRA | None = None
+    four_bit: bool = Field(False, description="backbone in 4-bit NF4 while LoRA trains; needs a GPU and bitsandbytes")
+    precision: Literal["bf16", "fp32"] | None = Field(None, description="null: bf16 on a GPU that has it, fp32 on a CPU")
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _trainable(self) -> RewardModelTraining:
+        if self.lora and self.new_layers:
+            raise ValueError("new_layers have to learn whole and an adapter leaves them frozen: set new_layers to 0")
+        if self.four_bit and not self.lora:
+            raise ValueError("weights in 4 bits cannot learn: four_bit needs lora")
+        return self
 
 
 class Execution(Section):
@@ -199,12 +211,6 @@ class Preset(Section):
     planner_training: PlannerTraining | None = None
     evaluation: Evaluation | None = None
     simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebook 09 draws; no models")
-
-    @model_validator(mode="after")
-    def _nothing_ignored(self) -> Preset:
-        if self.reward_model and self.reward_model.lora and "02" not in self.leaves_out:
-            raise ValueError("reward_model.lora is not built yet: a preset that has it must leave out notebook 02")
-        return self
 
 
 def preset_names() -> list[str]:
