@@ -10,24 +10,21 @@ from common import CODE, MATH, group_record, story
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, Qwen2Config
 
-from tracelift_lib import reward_model
+from tracelift_lib import rm_training
 from tracelift_lib.generation import seeded
 from tracelift_lib.groups import Group, build_group
 from tracelift_lib.models import train_tokenizer
 from tracelift_lib.presets import load_preset
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import (
-    GroupSample,
     ReasoningRewardModel,
     Scorer,
     Scores,
-    _schedule,
-    collate,
     departure_loss,
     expected_labels,
     reward_model_loss,
-    train_reward_model,
 )
+from tracelift_lib.rm_training import GroupSample, _schedule, collate, train_reward_model
 from tracelift_lib.tinyworld import generate_splits
 
 WEIGHTS = [0.1, 0.3, 0.15, 0.25, 0.2]  # not all 0.2, so that forgetting them shows
@@ -415,7 +412,7 @@ def test_departures_are_learned_from_every_token(tmp_path, folder, groups, token
             losses.append(departure_loss(logits, departures))
             return losses[-1]
 
-        monkeypatch.setattr(reward_model, "departure_loss", noted)
+        monkeypatch.setattr(rm_training, "departure_loss", noted)
         few = [g for g in groups if len(g.negative_bank) >= 4][:2]
         chosen = settings(epochs=12, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
         model = ReasoningRewardModel.from_pretrained(folder)
@@ -438,31 +435,6 @@ def test_scores_in_batches_are_those_one_by_one(folder, tokenizer, batch_tokens)
         assert q[i] == pytest.approx(expected_q, abs=1e-4)
         np.testing.assert_allclose(labels[i], expected, atol=1e-3)
     assert len(set(q.round(4))) == 5 and (0 <= q).all() and (q <= 1).all()
-
-
-class ScorerByTable(Scorer):
-    """Scores that are written down, in place of a model."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def score(self, problems, traces, progress=None):
-        return np.array([self.table[z] for z in traces]), None
-
-
-def test_pair_wins_by_hand():
-    """Group 1: reference 0.5 above one of two; group 2: as high as its one flawed trace, which is no win."""
-    first, second = group_record("a"), group_record("b")
-    del second["negative_bank"][1]
-    second["negative_bank"][0]["reasoning"] = "gets 2: 3 * 2 = 6."
-    scorer = ScorerByTable({"gets 2: 3 + 2 = 5.": 0.5, "gets 2: 3 - 2 = 1.": 0.4, "gets 2: 3 + 2 = 6.": 0.6,
-                            "gets 2: 3 * 2 = 6.": 0.5})
-    groups = [Group.model_validate(r) for r in (first, second)]
-    kinds = [c.negative_kind for g in groups for c in g.negative_bank]
-    expected = list(zip(["a", "a", "b"], kinds, [1.0, 0.0, 0.0]))
-    assert list(scorer.pair_wins(groups).itertuples(index=False, name=None)) == expected
-    again = scorer.pair_wins(groups[::-1])
-    assert list(again.itertuples(index=False, name=None)) == expected[2:] + expected[:2]
 
 
 def test_nothing_to_score(folder):

@@ -10,9 +10,10 @@ from scipy import stats
 
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler
+from tracelift_lib.groups import Group, dimensions
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
-from tracelift_lib.reward_model import Scorer
+from tracelift_lib.reward_model import Scorer, TraceScorer
 from tracelift_lib.tinyworld import is_faithful
 
 CONFIDENCE = 0.95
@@ -109,23 +110,41 @@ def ranking(q_positive: np.ndarray, q_negatives: Sequence[np.ndarray]) -> tuple[
     return pairs, groups
 
 
+def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | None = None) -> pd.DataFrame:
+    """The RM's view of every trace of some groups, one row each: what the metrics below read.
+
+    Columns: problem_id, kind (`reference` for a positive), q, gold_total, and for each dimension gold_NAME (label) and
+    expected_NAME (expected label).
+    """
+    traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+    q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
+    return pd.DataFrame(
+        {"problem_id": group.problem_id, "kind": candidate.negative_kind or "reference", "q": score,
+         "gold_total": candidate.rubric.total,
+         **{f"gold_{name}": candidate.rubric.labels[name] for name in dimensions(group.domain)},
+         **{f"expected_{name}": value for name, value in zip(dimensions(group.domain), label)}}
+        for (group, candidate), score, label in zip(traces, q, labels)
+    )
+
+
 def pair_wins(rows: pd.DataFrame) -> pd.DataFrame:
     """problem_id, kind and win (1.0 or 0.0) of each (reference, flawed trace) pair: the reference scores higher.
 
     Args:
-        rows: what `Scorer.score_groups` gives.
+        rows: what `score_groups` gives.
     """
     is_reference = rows["kind"] == "reference"
-    pairs = rows[~is_reference].merge(rows.loc[is_reference, ["problem_id", "q"]], on="problem_id", suffixes=("", "_ref"))
+    references = rows.loc[is_reference, ["problem_id", "q"]].rename(columns={"q": "q_ref"})
+    pairs = rows[~is_reference].merge(references, on="problem_id")
     return pairs[["problem_id", "kind"]].assign(win=(pairs["q_ref"] > pairs["q"]).astype(float))
 
 
 def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
-    """Metrics of method.md section 5 on the rows of `Scorer.score_groups`.
+    """Metrics of method.md section 5 on the rows of `score_groups`.
 
-    pair_accuracy (mean over the pairs of a group, then over groups; a tie is no win), group_accuracy (share of groups whose
-    references win every pair), mae and rmse of q against the gold total, and mae_NAME of each dimension's expected label,
-    on its scale 0..4.
+    pair_accuracy (mean over the pairs of a group, then over groups; a tie is no win), group_accuracy (share of groups
+    whose references win every pair), mae and rmse of q against the gold total, and mae_NAME of each dimension's
+    expected label, on its scale 0..4.
     """
     wins = pair_wins(rows).groupby("problem_id")["win"]
     error = rows["q"] - rows["gold_total"]
@@ -138,7 +157,7 @@ def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def metrics_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a kind of trace: kind, traces, pair_accuracy (nan for references), mae, rmse, bias (mean of q − gold total)."""
+    """A row a kind of trace: kind, traces, pair_accuracy (nan for references), mae, rmse, bias (mean of q − gold)."""
     accuracy = pair_wins(rows).groupby("kind")["win"].mean()
     error = (rows["q"] - rows["gold_total"]).groupby(rows["kind"])
     return pd.DataFrame(
@@ -148,7 +167,7 @@ def metrics_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a rubric dimension: dimension, accuracy (the nearest label is the gold one), mae, rmse, on the scale 0..4."""
+    """A row a rubric dimension: dimension, accuracy (nearest label is the gold one), mae, rmse, on the scale 0..4."""
     names = [name.removeprefix("expected_") for name in rows if name.startswith("expected_")]
     errors = {name: rows[f"expected_{name}"] - rows[f"gold_{name}"] for name in names}
     return pd.DataFrame(

@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib import models, store, tinyworld
-from tracelift_lib.evaluation import evaluate_planner
+from tracelift_lib.evaluation import evaluate_planner, score_groups
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.groups import MATH_DIMENSIONS, Candidate, Group, build_group, load_groups, split_train_dev
@@ -257,7 +257,7 @@ def _build_rm_scores(run: Run, out: Path) -> None:
         likelihood = mean_log_likelihood(
             language_model, tokenizer, prompts, [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
         )
-        rows = scorer.score_groups(groups, f"scoring {split}")
+        rows = score_groups(scorer, groups, f"scoring {split}")
         parts.append(rows.assign(split=split, log_likelihood=likelihood, characters=[len(z) for _, z in traces]))
     pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
 

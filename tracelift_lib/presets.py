@@ -140,7 +140,7 @@ class RewardModelTraining(Section):
     negatives_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the ranking among negatives")
     lora: LoRA | None = None
     four_bit: bool = Field(False, description="backbone in 4-bit NF4 while LoRA trains; needs a GPU and bitsandbytes")
-    precision: Literal["bf16", "fp32"] | None = Field(None, description="null: bf16 on a GPU that has it, fp32 on a CPU")
+    precision: Literal["bf16", "fp32"] | None = Field(None, description="null: bf16 where a GPU has it")
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
@@ -30,7 +29,6 @@ from transformers import (
 )
 
 from tracelift_lib.generation import length_batches
-from tracelift_lib.groups import Group, dimensions
 from tracelift_lib.models import load_tokenizer
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import reward_model_text
@@ -305,6 +303,7 @@ class TokenTree:
 
 
 TREE_TOKENS = 1024  # attention inside a tree is dense: beyond this its cost eats what sharing saves
+CPU_BATCH_TOKENS = 1024  # larger batches fall out of a core's cache: a third slower at 4,096 (tiny RM)
 TREE_BACKBONES = ("qwen2", "qwen3", "llama")  # whose attention takes any mask as it is, and positions by relation only
 
 
@@ -320,6 +319,14 @@ def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[tuple
         grown[-1][1].append(i)
         previous = text
     return grown
+
+
+class TraceScorer(Protocol):
+    """What scores traces: a `Scorer` here, or `rm_server.RemoteScorer` in front of a service."""
+
+    def score(
+        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Scorer:
@@ -349,22 +356,6 @@ class Scorer:
         texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
         return self.score_tokens(self.encode(texts, self.max_length), progress=progress)
 
-    def score_groups(self, groups: Sequence[Group], progress: str | None = None) -> pd.DataFrame:
-        """A row a trace, the metrics' input (evaluation.py).
-
-        Columns: problem_id, kind (`reference` for a positive), q, gold_total, and for each dimension gold_NAME (label) and
-        expected_NAME (expected label).
-        """
-        traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
-        q, labels = self.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
-        return pd.DataFrame(
-            {"problem_id": group.problem_id, "kind": candidate.negative_kind or "reference", "q": score,
-             "gold_total": candidate.rubric.total,
-             **{f"gold_{name}": candidate.rubric.labels[name] for name in dimensions(group.domain)},
-             **{f"expected_{name}": value for name, value in zip(dimensions(group.domain), label)}}
-            for (group, candidate), score, label in zip(traces, q, labels)
-        )
-
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Token ids of RM texts, cut at `max_length`."""
         if not texts:
@@ -391,13 +382,14 @@ class Scorer:
 
     def _batches(self, encoded: Sequence[list[int]], order: list[int]) -> Iterator[tuple[list[int], Scores]]:
         """(indices of texts, their scores) for the texts in `order`, batch by batch."""
+        budget = min(self.batch_tokens, CPU_BATCH_TOKENS) if self.model.device.type == "cpu" else self.batch_tokens
         if self._shares_prefixes():
             trees = grow_trees(encoded, order)
-            for batch in length_batches([len(tree.ids) for tree, _ in trees], self.batch_tokens):
+            for batch in length_batches([len(tree.ids) for tree, _ in trees], budget):
                 texts = [i for tree in batch for i in trees[tree][1]]
                 yield texts, self.model.score_trees([trees[tree][0] for tree in batch])
             return
-        for batch in length_batches([len(encoded[i]) for i in order], self.batch_tokens):
+        for batch in length_batches([len(encoded[i]) for i in order], budget):
             texts = [order[i] for i in batch]
             inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt")
             yield texts, self.model(**inputs.to(self.model.device))

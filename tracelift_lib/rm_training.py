@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from tracelift_lib.evaluation import pair_wins, reward_model_metrics
+from tracelift_lib.evaluation import pair_wins, reward_model_metrics, score_groups
 from tracelift_lib.generation import seeded
 from tracelift_lib.groups import Candidate, Group, dimensions
 from tracelift_lib.models import checkpoint_arguments, device_arguments, train_resumably
@@ -140,7 +140,7 @@ class _DevMetrics(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % max(1, state.max_steps // 10) == 0:
-            rows = self.scorer.score_groups(self.groups)
+            rows = score_groups(self.scorer, self.groups)
             self.scorer.model.train()
             metrics = reward_model_metrics(rows)
             by_kind = pair_wins(rows).groupby("kind")["win"].mean()
