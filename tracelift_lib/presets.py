@@ -146,7 +146,7 @@ class RewardModelTraining(Section):
     @model_validator(mode="after")
     def _trainable(self) -> RewardModelTraining:
         if self.lora and self.new_layers:
-            raise ValueError("new_layers have to learn whole and an adapter leaves them frozen: set new_layers to 0")
+            raise ValueError("lora would leave new_layers as random as they start: set new_layers to 0")
         if self.four_bit and not self.lora:
             raise ValueError("weights in 4 bits cannot learn: four_bit needs lora")
         return self

@@ -145,7 +145,7 @@ class ReasoningRewardModel(PreTrainedModel):
         else:
             model = cls(config, body)
         model.is_loaded_in_4bit = four_bit  # PEFT asks for it
-        model.name_or_path = str(folder)  # an adapter's adapter_config.json names its base model
+        model.config.name_or_path = str(folder)  # an adapter names its base model
         return model
 
     def forward(

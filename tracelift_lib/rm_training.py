@@ -84,10 +84,17 @@ def train_reward_model(
     log = train_resumably(trainer)
     model.departure_head = None
     if settings.lora:
-        trained.peft_config["default"].modules_to_save = _head_names(model)
-        trained.save_pretrained(adapter)
-        model.config.save_pretrained(adapter)
+        _save_adapter(trained, adapter)
     return log
+
+
+def _save_adapter(trained: PeftModel, folder: Path) -> None:
+    """The adapter with the RM's heads and settings, as `ReasoningRewardModel.from_adapter` reads it."""
+    model, settings = trained.get_base_model(), trained.peft_config["default"]
+    settings.modules_to_save = _head_names(model)
+    settings.base_model_name_or_path = model.config.name_or_path
+    trained.save_pretrained(folder, save_embedding_layers=False)  # else PEFT reads the base's settings as an RM's
+    model.config.save_pretrained(folder)
 
 
 def add_lora(model: ReasoningRewardModel, lora: LoRA) -> PeftModel:
