@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -121,10 +120,12 @@ class Batcher:
         return list(zip(np.split(q, ends), np.split(labels, ends)))
 
 
+BATCHER = web.AppKey("batcher", Batcher)
+
+
 def make_app(scorer: Scorer) -> web.Application:
     """The server around a loaded RM."""
     names = list(scorer.model.config.rm_dimension_names)
-    batcher = web.AppKey("batcher", Batcher)
 
     async def score(request: web.Request) -> web.Response:
         try:
@@ -135,7 +136,7 @@ def make_app(scorer: Scorer) -> web.Application:
             message = f"max_length: {wanted.max_length} is more than this server reads ({scorer.max_length})"
             return web.json_response({"error": message}, status=400)
         try:
-            q, labels = await request.app[batcher].score(wanted)
+            q, labels = await request.app[BATCHER].score(wanted)
         except ScoringError as error:
             return web.json_response({"error": str(error)}, status=500)
         return web.json_response({"scores": [
@@ -147,8 +148,8 @@ def make_app(scorer: Scorer) -> web.Application:
         return web.json_response({"status": "ok", "dimensions": names, "max_length": scorer.max_length})
 
     async def batching(app: web.Application):
-        app[batcher] = Batcher(scorer)
-        task = asyncio.create_task(app[batcher].run())
+        app[BATCHER] = Batcher(scorer)
+        task = asyncio.create_task(app[BATCHER].run())
         yield
         task.cancel()
 
@@ -167,32 +168,23 @@ def _explain(error: ValidationError) -> str:
 @contextmanager
 def serving(scorer: Scorer) -> Iterator[str]:
     """A server on a free local port, in a thread of this process; gives its URL."""
-    loop, started, port = asyncio.new_event_loop(), threading.Event(), []
-
-    async def start() -> web.AppRunner:
-        runner = web.AppRunner(make_app(scorer))
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port.append(runner.addresses[0][1])
-        return runner
-
-    def serve() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
-        started.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    started.wait()
+
+    def run(work: Coroutine) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    runner = web.AppRunner(make_app(scorer))
     try:
-        yield f"http://127.0.0.1:{port[0]}"
+        run(runner.setup())
+        run(web.TCPSite(runner, "127.0.0.1", 0).start())
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
+        run(runner.cleanup())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
 
 
 class RemoteScorer:
@@ -237,7 +229,7 @@ class RemoteScorer:
             raise ScoringError(f"{self.url}: status {response.status_code}: {response.text[:500]}")
         try:
             answer = response.json()
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or not even text
             raise ScoringError(f"{self.url}: the answer is not JSON: {error}: {response.text[:200]}") from None
         found = next((answer[name] for name in LISTS if name in answer), None) if isinstance(answer, dict) else answer
         if not isinstance(found, list):
@@ -250,7 +242,7 @@ class RemoteScorer:
         value = next((answer[n] for n in NUMBERS if n in answer), None) if isinstance(answer, dict) else answer
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ScoringError(f"{self.url}: no number for item {i}, bare or under {', '.join(NUMBERS)}: {answer!r}")
-        if not (math.isfinite(value) and 0 <= value <= 1):
+        if not 0 <= value <= 1:  # nor is nan
             raise ScoringError(f"{self.url}: score of item {i} is not in [0, 1]: {value}")
         return float(value)
 
