@@ -19,7 +19,7 @@
 # **After this notebook you can** write down the RM's heads and losses, say what each loss is for, and read a ranking result
 # with its interval and by kind of flaw.
 #
-# **Time:** with `tiny`, about six minutes the first time.
+# **Time:** with `tiny`, about eight minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -38,6 +38,7 @@ from IPython.display import Markdown, display
 
 from tracelift_lib import report
 from tracelift_lib.evaluation import mean_interval, ranking
+from tracelift_lib.groups import kinds
 from tracelift_lib.pipeline import Run
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import Scores, reward_model_loss
@@ -109,10 +110,11 @@ print({name: round(float(value), 4) for name, value in library.items()})
 # label of a whole trace does not say where to look. Two additions help at this size. Both are ours, and both are off in
 # preset `paper`:
 #
-# - one new layer between the backbone and the heads;
-# - while training, an auxiliary head that reads every token below the new layer and says whether the trace *departs* from
-#   its group's reference there. The groups make that label free: a flawed trace is the reference with one damage. It is
-#   the kind of help that process reward models give, one label a place instead of one a trace.
+# - two new layers between the backbone and the heads. What the backbone expects at a token stands in its last layer, one
+#   token earlier; only a layer above can compare the two, and only one above that can gather what was found;
+# - while training, an auxiliary head that reads every token between these two layers and says whether the trace *departs*
+#   from its group's reference there. The groups make that label free: a flawed trace is the reference with one damage. It
+#   is the kind of help that process reward models give, one label a place instead of one a trace.
 #
 # The auxiliary head is dropped after training: what is saved has the layout of the released checkpoints.
 
@@ -132,18 +134,18 @@ for flawed in group.negative_bank[:3]:
 files = run.make("reward_model")
 history = pd.DataFrame(files.json("log.json"))
 log, curve = history.dropna(subset="loss"), history.dropna(subset="dev_pair_accuracy")
-kinds = [name for name in curve if name.startswith("dev_") and name != "dev_pair_accuracy"]
+by_kind = [f"dev_{kind}" for kind in kinds(group.domain) if f"dev_{kind}" in curve]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(2 * report.COLUMN_WIDTH, 2.8), width_ratios=(2, 3))
 sns.lineplot(log, x="step", y="loss", ax=left)
 left.set(title="training loss", ylim=(0, None))
-for kind in kinds:
+for kind in by_kind:
     right.plot(curve["step"], curve[kind], marker=".", linewidth=1, label=kind.removeprefix("dev_"))
 right.plot(curve["step"], curve["dev_pair_accuracy"], color="black", linewidth=2, label="all pairs")
 right.axhline(0.5, color="0.6", linestyle=":", label="chance")
 right.set(title="pair accuracy on dev groups", xlabel="step", ylim=(0.4, 1.02))
 right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-data = log[["step", "loss"]].merge(curve[["step", "dev_pair_accuracy", *kinds]], on="step", how="outer")
+data = log[["step", "loss"]].merge(curve[["step", "dev_pair_accuracy", *by_kind]], on="step", how="outer")
 report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.groups('train'))} train groups")
 
 # %% [markdown]
@@ -262,7 +264,7 @@ report.save_figure(run, figure, "rm_calibration", curve.reset_index(drop=True), 
 #   make on their own is a different question, and the paper does not test it.
 #
 # **Try it yourself.** `OVERRIDES = {"reward_model.departure_weight": 0.0}` leaves the paper's losses alone;
-# `{"reward_model.epochs": 8}` trains four times as long; `{"reward_model.dimension_loss": "mse"}` changes how labels are
+# `{"reward_model.epochs": 9}` trains three times as long; `{"reward_model.dimension_loss": "mse"}` changes how labels are
 # learned. Compare ranking and calibration.
 #
 # **Next:** [03_executor_uplift](03_executor_uplift.ipynb).

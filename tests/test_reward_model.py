@@ -2,32 +2,39 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from common import CODE, MATH, group_record, story
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, LlamaConfig, Qwen2Config
+from transformers import AutoModel, LlamaConfig, Qwen2Config, Qwen3Config, TrainerCallback, modeling_utils
 
-from tracelift_lib import reward_model
+from tracelift_lib import models, reward_model, rm_training
 from tracelift_lib.generation import seeded
 from tracelift_lib.groups import Group, build_group
-from tracelift_lib.models import train_tokenizer
-from tracelift_lib.presets import load_preset
+from tracelift_lib.models import new_qwen2, train_tokenizer
+from tracelift_lib.presets import Qwen2Shape, load_preset
+from tracelift_lib.problems import InputError
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import (
-    GroupSample,
     ReasoningRewardModel,
     Scorer,
     Scores,
-    _schedule,
-    collate,
+    TokenTree,
     departure_loss,
     expected_labels,
+    grow_trees,
+    negatives_ranking,
     reward_model_loss,
-    train_reward_model,
 )
+from tracelift_lib.rm_config import RewardModelConfig, four_bit_settings
+from tracelift_lib.rm_training import GroupSample, _schedule, collate, train_reward_model
 from tracelift_lib.tinyworld import generate_splits
 
 WEIGHTS = [0.1, 0.3, 0.15, 0.25, 0.2]  # not all 0.2, so that forgetting them shows
@@ -35,7 +42,7 @@ SHAPE = dict(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=512, initializer_range=0.3,
 )
-CONFIGS = {"qwen2": Qwen2Config, "llama": LlamaConfig}
+CONFIGS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def checkpoint(folder, kind, tokenizer, seed=0):
     vocabulary = max(320, len(tokenizer))
     config = CONFIGS[kind](
         vocab_size=vocabulary, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, **SHAPE,
+        bos_token_id=None, **SHAPE, **({"head_dim": 8} if kind == "qwen3" else {}),
     )
     with seeded(seed):
         body = AutoModel.from_config(config).eval()
@@ -100,7 +107,7 @@ def pairs(n=5):
 # --- heads and checkpoint ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_a_checkpoint_by_hand_loads_and_every_head_is_right(tmp_path, tokenizer, kind):
     body, heads = checkpoint(tmp_path / kind, kind, tokenizer)
     model = ReasoningRewardModel.from_pretrained(tmp_path / kind).eval()
@@ -141,8 +148,10 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path, folder, tokenizer, mis
         ReasoningRewardModel.from_pretrained(tmp_path / "m")
 
 
-def test_padding_on_either_side_gives_the_same_scores(folder):
-    model = ReasoningRewardModel.from_pretrained(folder).eval()
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_padding_on_either_side_gives_the_same_scores(tmp_path, tokenizer, kind):
+    checkpoint(tmp_path, kind, tokenizer)
+    model = ReasoningRewardModel.from_pretrained(tmp_path).eval()
     texts = [[7, 8, 9, 10, 11, 12, 13], [20, 21, 22], [30]]
     width, pad = 9, model.config.pad_token_id
     results = []
@@ -163,9 +172,6 @@ def test_padding_on_either_side_gives_the_same_scores(folder):
 
 def test_new_heads_on_a_backbone(tmp_path, folder, tokenizer):
     """The body is the backbone's, the LM head is gone, the weights are equal, the heads come from the seed."""
-    from tracelift_lib.models import new_qwen2
-    from tracelift_lib.presets import Qwen2Shape
-
     base = new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3)
     base.save_pretrained(tmp_path / "base")
     model = ReasoningRewardModel.from_backbone(tmp_path / "base", MATH, seed=1)
@@ -181,9 +187,6 @@ def test_new_heads_on_a_backbone(tmp_path, folder, tokenizer):
 
 
 def test_new_layers_stand_between_backbone_and_heads(tmp_path, folder, tokenizer):
-    from tracelift_lib.models import new_qwen2
-    from tracelift_lib.presets import Qwen2Shape
-
     base = new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3)
     base.save_pretrained(tmp_path / "base")
     model = ReasoningRewardModel.from_backbone(tmp_path / "base", MATH, seed=1, new_layers=2)
@@ -194,6 +197,47 @@ def test_new_layers_stand_between_backbone_and_heads(tmp_path, folder, tokenizer
     again = ReasoningRewardModel.from_pretrained(tmp_path / "rm")
     ids, mask = torch.tensor([[5, 9, 40, 7]]), torch.ones(1, 4, dtype=torch.long)
     assert torch.equal(model.eval()(ids, mask).q, again.eval()(ids, mask).q)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_config_is_of_its_own_class_and_flat_on_disk(tmp_path, tokenizer, kind):
+    checkpoint(tmp_path, kind, tokenizer)
+    config = RewardModelConfig.from_pretrained(tmp_path)
+    assert type(config.backbone) is CONFIGS[kind] and config.hidden_size == config.backbone.hidden_size == 32
+    config.save_pretrained(tmp_path / "again")
+    before, after = (json.loads((f / "config.json").read_text()) for f in (tmp_path, tmp_path / "again"))
+    assert after["model_type"] == kind and "backbone" not in after
+    for name in ("rope_parameters", "vocab_size", "pad_token_id", "rm_dimension_weights"):
+        assert after[name] == before[name]
+    again = RewardModelConfig.from_pretrained(tmp_path / "again")
+    assert again.to_dict() == config.to_dict() and type(again.backbone) is CONFIGS[kind]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"rm_num_labels": None}, "no rm_num_labels"), ({"rm_dimension_weights": [0.5, 0.5]}, "must be 5 numbers"),
+    ({"rm_dimension_weights": [1.0] * 5}, "add up to 1"),
+    ({"rm_dimension_weights": [-0.2, 0.4, 0.4, 0.2, 0.2]}, "from 0"),
+    ({"rm_dimension_names": ["a", "a", "b", "c", "d"]}, "different names"), ({"rm_num_labels": 1}, "at least 2"),
+    ({"rm_use_total_head": False}, "rm_use_total_head"),
+])
+def test_settings_that_do_not_fit_are_named(tmp_path, folder, change, message):
+    shutil.copytree(folder, tmp_path / "m")
+    settings = json.loads((folder / "config.json").read_text()) | change
+    (tmp_path / "m" / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    with pytest.raises(InputError, match=message):
+        ReasoningRewardModel.from_pretrained(tmp_path / "m")
+
+
+def test_heads_of_a_bf16_checkpoint_compute_in_fp32(tmp_path, folder):
+    """In bf16 two scores closer than 1/256 would be equal."""
+    ReasoningRewardModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path / "m")
+    model = ReasoningRewardModel.from_pretrained(tmp_path / "m", dtype=torch.bfloat16).eval()
+    assert model.model.dtype == torch.bfloat16 and model.total_head.weight.dtype == torch.float32
+    ids = torch.randint(10, 300, (40, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = model(ids, torch.ones_like(ids))
+    assert scores.q.dtype == scores.logits.dtype == torch.float32
+    assert (scores.q != scores.q.bfloat16().float()).any()
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -260,6 +304,31 @@ def test_the_positive_is_the_first_of_each_group():
 def test_expected_labels_by_hand():
     logits = torch.log(torch.tensor([[[0.5, 0.5, 1e-30, 1e-30, 1e-30], [1e-30, 1e-30, 1e-30, 0.25, 0.75]]]))
     assert expected_labels(logits)[0].tolist() == pytest.approx([0.5, 3.75])
+
+
+def test_ranking_among_negatives_by_hand():
+    """Three groups of three negatives: one pair whose gold totals are just far enough apart; none; all three."""
+    gold = torch.tensor([[0.6, 0.45, 0.5], [0.5, 0.4, 0.6 - 0.06], [0.9, 0.1, 0.5]], dtype=torch.float64)
+    q = torch.tensor([[0.3, 0.7, 0.9], [0.1, 0.2, 0.3], [0.8, 0.6, 0.7]], dtype=torch.float64)
+    cost = lambda better, worse: math.log(1 + math.exp(-(better - worse)))  # noqa: E731
+    third = (cost(0.8, 0.6) + cost(0.8, 0.7) + cost(0.7, 0.6)) / 3
+    assert negatives_ranking(q, gold).item() == pytest.approx((cost(0.3, 0.7) + third) / 2, rel=1e-9)
+    assert negatives_ranking(q[1:2], gold[1:2]).item() == 0
+    assert negatives_ranking(q[:, :1], gold[:, :1]).item() == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_ranking_among_negatives_enters_with_its_weight(weight):
+    logits, total, q, labels, gold = scores_and_gold(4, 3, 5)
+    scores = Scores(torch.tensor(logits), torch.tensor(total), torch.tensor(q))
+    parts = reward_model_loss(scores, torch.tensor(labels), torch.tensor(gold), 5, negatives_weight=weight)
+    among = 0.0
+    for g in range(0, 15, 5):
+        pairs = [(i, j) for i in range(g + 1, g + 5) for j in range(g + 1, g + 5) if gold[i] - gold[j] >= 0.15]
+        among += sum(-math.log(1 / (1 + math.exp(q[j] - q[i]))) for i, j in pairs) / len(pairs) / 3
+    assert parts["negatives"].item() == pytest.approx(among, rel=1e-9)
+    expected = loss_by_hand(logits, total, q, labels, gold, 5, "ce")[-1] + weight * among
+    assert parts["loss"].item() == pytest.approx(expected, rel=1e-9)
 
 
 # --- the training data ------------------------------------------------------------------------
@@ -415,12 +484,173 @@ def test_departures_are_learned_from_every_token(tmp_path, folder, groups, token
             losses.append(departure_loss(logits, departures))
             return losses[-1]
 
-        monkeypatch.setattr(reward_model, "departure_loss", noted)
+        monkeypatch.setattr(rm_training, "departure_loss", noted)
         few = [g for g in groups if len(g.negative_bank) >= 4][:2]
         chosen = settings(epochs=12, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
         model = ReasoningRewardModel.from_pretrained(folder)
         train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / f"work-{weight}")
     assert not seen[0.0] and len(seen[5.0]) == 12 and seen[5.0][-1] < 0.7 * seen[5.0][0]
+
+
+# --- ways to train ----------------------------------------------------------------------------
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tokenizer):
+    """A causal LM to build on."""
+    path = tmp_path_factory.mktemp("base")
+    new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3).save_pretrained(path)
+    return path
+
+
+def trained(base, tokenizer, groups, work, **change):
+    """(the RM after a few steps on six groups, its log); LoRA's adapter goes to work/adapter."""
+    few = [g for g in groups if len(g.negative_bank) >= 4][:6]
+    chosen = settings(**{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0,
+                         "departure_weight": 0.0, **change})
+    model = ReasoningRewardModel.from_backbone(base, MATH, seed=1)
+    log = train_reward_model(model, tokenizer, few, few, chosen, 0, work / "trainer", work / "adapter")
+    return model, log
+
+
+def same_weights(one, other, atol=0.0):
+    one, other = one.state_dict(), other.state_dict()
+    assert set(one) == set(other)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("departure_weight", [0.0, 3.0])
+def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, groups, departure_weight):
+    dropout = LORA | {"dropout": 0.05}
+    model, _ = trained(base, tokenizer, groups, tmp_path, lora=dropout, departure_weight=departure_weight)
+    start = ReasoningRewardModel.from_backbone(base, MATH, seed=1).state_dict()
+    merged = ReasoningRewardModel.from_pretrained(tmp_path / "adapter")
+    assert set(merged.state_dict()) == set(start)
+    moved = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, start[name])}
+    projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    expected = {n for n in start if n.endswith(tuple(f"{p}.weight" for p in projections)) or "_head" in n}
+    assert moved == expected  # every projection and every head; embeddings, norms and biases stay as they were
+    args = [g.as_problem() for g in groups[:8]], [g.reference_solution for g in groups[:8]]
+    live, _ = Scorer(model, tokenizer, 1000, 512).score(*args)
+    after, _ = Scorer(merged, tokenizer, 1000, 512).score(*args)
+    np.testing.assert_allclose(live, after, atol=1e-5)
+    merged.save_pretrained(tmp_path / "whole")
+    whole, _ = Scorer(ReasoningRewardModel.from_pretrained(tmp_path / "whole"), tokenizer, 1000, 512).score(*args)
+    np.testing.assert_allclose(whole, after, atol=1e-6)
+
+
+def test_an_adapter_with_its_heads_in_a_file_of_their_own(tmp_path, base, tokenizer, groups):
+    """Heads are found by their names in whatever safetensors file; without one of them the folder is refused."""
+    trained(base, tokenizer, groups, tmp_path, lora=LORA)
+    expected = ReasoningRewardModel.from_adapter(tmp_path / "adapter")
+    other = shutil.copytree(tmp_path / "adapter", tmp_path / "other")
+    weights = load_file(other / "adapter_model.safetensors")
+    heads = {name: weights.pop(name) for name in list(weights) if "_head" in name}
+    settings = json.loads((other / "adapter_config.json").read_text()) | {"modules_to_save": None}
+    settings["base_model_name_or_path"] = "no/such/model"
+    (other / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(weights, other / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file({n.removeprefix("base_model.model."): t for n, t in heads.items()}, other / "rm_heads.safetensors")
+    same_weights(ReasoningRewardModel.from_pretrained(other, backbone=base), expected)
+    heads.pop("base_model.model.dimension_heads.2.bias")
+    save_file(heads, other / "rm_heads.safetensors")
+    with pytest.raises(InputError, match="dimension_heads.2.bias"):
+        ReasoningRewardModel.from_adapter(other, backbone=base)
+
+
+@pytest.mark.parametrize("change", [{"departure_weight": 3.0}, {"lora": LORA}], ids=["full", "lora"])
+def test_gradient_checkpointing_trains_the_same_weights(tmp_path, base, tokenizer, groups, change, monkeypatch):
+    """It reads each text whole, where the other way reads a group's problem once."""
+    plain, plain_log = trained(base, tokenizer, groups, tmp_path / "plain", **change)
+    used = []
+    original = modeling_utils.checkpoint
+    monkeypatch.setattr(modeling_utils, "checkpoint", lambda *a, **k: used.append(1) or original(*a, **k))
+    saving, saving_log = trained(base, tokenizer, groups, tmp_path / "saving", gradient_checkpointing=True, **change)
+    losses = [[row["loss"] for row in log if "loss" in row] for log in (plain_log, saving_log)]
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=5e-3)
+    assert used
+
+
+def test_accumulation_sees_the_same_step(tmp_path, base, tokenizer, groups):
+    """Six groups at once or one after another: the same loss and gradient. With four negatives each, none is drawn."""
+    six = [g.model_copy(update={"negative_bank": g.negative_bank[:4]}) for g in groups if len(g.negative_bank) >= 4][:6]
+    logs = [
+        trained(base, tokenizer, six, tmp_path / str(n), groups_per_step=n, accumulation=6 // n, epochs=1)[1]
+        for n in (6, 1)
+    ]
+    (large,), (small,) = ([row for row in log if "loss" in row] for log in logs)
+    assert small["loss"] == pytest.approx(large["loss"], rel=1e-4)
+    assert small["grad_norm"] == pytest.approx(large["grad_norm"], rel=1e-3)
+
+
+def test_precision_is_the_presets(tmp_path, base, tokenizer, groups):
+    """bf16 on request also without a GPU: near fp32, and not it."""
+    losses = {}
+    for precision in (None, "fp32", "bf16"):
+        _, log = trained(base, tokenizer, groups, tmp_path / str(precision), precision=precision, epochs=1)
+        losses[precision] = [row["loss"] for row in log if "loss" in row]
+    assert losses[None] == losses["fp32"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+class KillAt(TrainerCallback):
+    """kill -9, as an out-of-memory killer or a closed Colab does it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("change", [
+    {"departure_weight": 3.0}, {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0},
+], ids=["full", "lora"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, groups, monkeypatch, change):
+    """With dropout, so that the random state has to come back too."""
+    whole, whole_log = trained(base, tokenizer, groups, tmp_path / "whole", **change)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(models, "SAVE_SECONDS", 0)
+        original = rm_training._GroupTrainer.__init__
+
+        def with_killer(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            self.add_callback(KillAt(4))
+
+        monkeypatch.setattr(rm_training._GroupTrainer, "__init__", with_killer)
+        try:
+            trained(base, tokenizer, groups, tmp_path / "parts", **change)
+        finally:
+            os._exit(1)  # not reached: a child must not go on with the test run
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / "parts" / "trainer").iterdir()] == ["checkpoint-3"]
+    resumed, log = trained(base, tokenizer, groups, tmp_path / "parts", **change)
+    same_weights(whole, resumed)
+    metrics = [[row for row in rows if "dev_pair_accuracy" in row] for rows in (whole_log, log)]
+    assert metrics[0] == metrics[1] and len(metrics[0]) == 6
+
+
+def test_four_bits_without_a_gpu_are_refused(base):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError, match="needs a CUDA GPU"):
+        four_bit_settings()
+    with pytest.raises(InputError, match="four_bit"):
+        ReasoningRewardModel.from_backbone(base, MATH, seed=0, four_bit=True)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"lora": LORA, "new_layers": 1}, "new_layers to 0"), ({"four_bit": True}, "four_bit needs lora"),
+    ({"precision": "fp8"}, "precision"), ({"negatives_weight": -0.1}, "negatives_weight"),
+])
+def test_settings_that_cannot_be_trained_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        settings(**change)
 
 
 # --- scoring ----------------------------------------------------------------------------------
@@ -438,31 +668,6 @@ def test_scores_in_batches_are_those_one_by_one(folder, tokenizer, batch_tokens)
         assert q[i] == pytest.approx(expected_q, abs=1e-4)
         np.testing.assert_allclose(labels[i], expected, atol=1e-3)
     assert len(set(q.round(4))) == 5 and (0 <= q).all() and (q <= 1).all()
-
-
-class ScorerByTable(Scorer):
-    """Scores that are written down, in place of a model."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def score(self, problems, traces, progress=None):
-        return np.array([self.table[z] for z in traces]), None
-
-
-def test_pair_wins_by_hand():
-    """Group 1: reference 0.5 above one of two; group 2: as high as its one flawed trace, which is no win."""
-    first, second = group_record("a"), group_record("b")
-    del second["negative_bank"][1]
-    second["negative_bank"][0]["reasoning"] = "gets 2: 3 * 2 = 6."
-    scorer = ScorerByTable({"gets 2: 3 + 2 = 5.": 0.5, "gets 2: 3 - 2 = 1.": 0.4, "gets 2: 3 + 2 = 6.": 0.6,
-                            "gets 2: 3 * 2 = 6.": 0.5})
-    groups = [Group.model_validate(r) for r in (first, second)]
-    kinds = [c.negative_kind for g in groups for c in g.negative_bank]
-    expected = list(zip(["a", "a", "b"], kinds, [1.0, 0.0, 0.0]))
-    assert list(scorer.pair_wins(groups).itertuples(index=False, name=None)) == expected
-    again = scorer.pair_wins(groups[::-1])
-    assert list(again.itertuples(index=False, name=None)) == expected[2:] + expected[:2]
 
 
 def test_nothing_to_score(folder):
@@ -483,3 +688,72 @@ def test_texts_are_cut_at_max_length(folder, tokenizer):
     assert q[0] == pytest.approx(q[1], abs=1e-6)
     q, _ = Scorer.from_folder(folder, 10_000, 4000).score(problems, traces)
     assert abs(q[0] - q[1]) > 1e-6
+
+
+# --- what traces share is read once -----------------------------------------------------------
+
+
+def test_a_tree_by_hand():
+    tree = TokenTree()
+    for text in ([7, 8, 9], [7, 8, 5, 9], [7, 8], [4]):
+        tree.add(text)
+    assert tree.ids == [7, 8, 9, 5, 9, 4] and tree.depths == [0, 1, 2, 2, 3, 0]
+    assert tree.ends == [2, 4, 1, 5]
+    seen = [np.flatnonzero(row).tolist() for row in tree.visible()]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [5]]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
+def test_every_text_is_a_path_of_its_tree(texts):
+    order = sorted(range(len(texts)), key=lambda i: texts[i])
+    grown = grow_trees(texts, order)
+    assert [i for _, members in grown for i in members] == order
+    for tree, members in grown:
+        distinct = {tuple(texts[i][:n]) for i in members for n in range(1, len(texts[i]) + 1)}
+        assert len(tree.ids) == len(distinct)
+        for i, end in zip(members, tree.ends):
+            path = np.flatnonzero(tree.visible()[end])
+            assert [tree.ids[node] for node in path] == texts[i]
+            assert [tree.depths[node] for node in path] == list(range(len(texts[i])))
+
+
+def test_a_tree_stays_within_its_size(monkeypatch):
+    monkeypatch.setattr(reward_model, "TREE_TOKENS", 12)
+    texts = [[1] * 9 + [i] for i in range(6)]
+    assert [members for _, members in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monkeypatch):
+    """Against the plain padded batches, which a backbone that is not known to allow it gets."""
+    checkpoint(tmp_path, kind, tokenizer)
+    scorer = Scorer.from_folder(tmp_path, 2000, 512)
+    traces = [(g.as_problem(), c.reasoning) for g in groups[:6] for c in [*g.positive_pool, *g.negative_bank]]
+    problems, written = [p for p, _ in traces], [z for _, z in traces]
+    read = []
+    original = scorer.model.model.forward
+    monkeypatch.setattr(scorer.model.model, "forward", lambda **k: read.append(k["input_ids"].numel()) or original(**k))
+    q, labels = scorer.score(problems, written)
+    in_trees = sum(read)
+    read.clear()
+    monkeypatch.setattr(reward_model, "TREE_BACKBONES", ())
+    plain_q, plain_labels = scorer.score(problems, written)
+    assert 2 * in_trees < sum(read)
+    np.testing.assert_allclose(q, plain_q, atol=1e-5)
+    np.testing.assert_allclose(labels, plain_labels, atol=1e-4)
+    assert np.ptp(q) > 0.05
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batch_size_bounds_the_texts_of_a_forward_pass(folder, tokenizer, monkeypatch, shared):
+    if not shared:
+        monkeypatch.setattr(reward_model, "TREE_BACKBONES", ())
+    scorer = Scorer.from_folder(folder, 10_000, 512)
+    encoded = [[5, 6, 7, 8, 9, 20 + i] for i in range(10)]
+    seen = []
+    original = scorer.model.heads
+    monkeypatch.setattr(scorer.model, "heads", lambda pooled: seen.append(len(pooled)) or original(pooled))
+    few, _ = scorer.score_tokens(encoded, batch_size=3)
+    assert seen == [3, 3, 3, 1]
+    np.testing.assert_allclose(few, scorer.score_tokens(encoded)[0], atol=1e-6)
+    assert seen[4:] == [10]

@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib import models, store, tinycode, tinyworld
-from tracelift_lib.evaluation import evaluate_planner
+from tracelift_lib.evaluation import evaluate_planner, score_groups
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
@@ -30,8 +30,9 @@ from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
-from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, train_reward_model
+from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
 from tracelift_lib.rewards import NEEDS, compares
+from tracelift_lib.rm_training import train_reward_model
 from tracelift_lib.training import load_policy, train_planner
 
 SCORING_LENGTH = 3072  # tokens; method.md section 5
@@ -244,16 +245,21 @@ def _build_groups(run: Run, out: Path) -> None:
 
 
 def _build_reward_model(run: Run, out: Path) -> None:
-    settings = run.preset.reward_model
+    """`model`, a whole checkpoint; with LoRA also `adapter`, from which it was merged."""
+    settings, seed = run.preset.reward_model, run.preset.seed
     backbone = run.need(settings.backbone).path
     tokenizer = models.load_tokenizer(backbone)
     groups, dev_groups = run.groups("train"), run.groups("dev")
-    names = dimensions(groups[0].domain)
-    model = ReasoningRewardModel.from_backbone(backbone, names, run.preset.seed, settings.new_layers)
-    log = train_reward_model(
-        model, tokenizer, groups, dev_groups, settings, run.preset.seed,
-        out / store.WORK / "trainer",
+    frozen = torch.bfloat16 if settings.lora and settings.precision == "bf16" else torch.float32
+    model = ReasoningRewardModel.from_backbone(
+        backbone, dimensions(groups[0].domain), seed, settings.new_layers, frozen, settings.four_bit
     )
+    log = train_reward_model(
+        model, tokenizer, groups, dev_groups, settings, seed,
+        out / store.WORK / "trainer", out / "adapter",
+    )
+    if settings.lora:  # merged into the backbone as it is on disk: into 4-bit weights it would be rounded
+        model = ReasoningRewardModel.from_adapter(out / "adapter", backbone, frozen)
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     store.write_json(out / "log.json", log)
@@ -263,24 +269,17 @@ def _build_rm_scores(run: Run, out: Path) -> None:
     """The RM's scores of every trace of the held-out groups, beside the backbone's own likelihood of the trace."""
     scorer, backbone = run.scorer(), run.need(run.preset.reward_model.backbone).path
     language_model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
-    rows = []
+    parts = []
     for split in ("dev", "test"):
-        traces = [(g, c) for g in run.groups(split) for c in [*g.positive_pool, *g.negative_bank]]
-        written = [c.reasoning for _, c in traces]
-        q, labels = scorer.score([g.as_problem() for g, _ in traces], written, f"scoring {split}")
+        groups = run.groups(split)
+        traces = [(g, c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
         prompts = [as_chat(planner_prompt(g.as_problem(), run.preset.prompt_style), tokenizer) for g, _ in traces]
         likelihood = mean_log_likelihood(
-            language_model, tokenizer, prompts, [wrap_trace(z) for z in written], run.preset.execution.batch_tokens
+            language_model, tokenizer, prompts, [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
         )
-        for (group, candidate), score, label, nats in zip(traces, q, labels, likelihood):
-            rows.append(
-                {"split": split, "problem_id": group.problem_id, "kind": candidate.negative_kind or "reference",
-                 "q": score, "log_likelihood": nats, "characters": len(candidate.reasoning),
-                 "gold_total": candidate.rubric.total,
-                 **{f"gold_{name}": value for name, value in candidate.rubric.labels.items()},
-                 **{f"expected_{name}": value for name, value in zip(candidate.rubric.labels, label)}}
-            )
-    pd.DataFrame(rows).to_parquet(out / "scores.parquet", index=False)
+        rows = score_groups(scorer, groups, f"scoring {split}")
+        parts.append(rows.assign(split=split, log_likelihood=likelihood, characters=[len(z) for _, z in traces]))
+    pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
 
 
 BASELINE_CHUNK = 256

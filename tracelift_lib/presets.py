@@ -133,7 +133,7 @@ class RewardModelTraining(Section):
 
     backbone: Literal["planner", "executor"]
     new_layers: Annotated[int, Field(ge=0)] = Field(0, description="untrained layers between backbone and heads")
-    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; reward_model.train_reward_model")
+    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; rm_training.train_reward_model")
     negatives: Positive
     groups_per_step: Positive
     accumulation: Positive
@@ -143,7 +143,19 @@ class RewardModelTraining(Section):
     warmup: Share = 0.03
     max_length: Positive
     dimension_loss: Literal["ce", "mse"] = "ce"
+    negatives_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the ranking among negatives")
     lora: LoRA | None = None
+    four_bit: bool = Field(False, description="backbone in 4-bit NF4 while LoRA trains; needs a GPU and bitsandbytes")
+    precision: Literal["bf16", "fp32"] | None = Field(None, description="null: bf16 where a GPU has it")
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _trainable(self) -> RewardModelTraining:
+        if self.lora and self.new_layers:
+            raise ValueError("lora would leave new_layers as random as they start: set new_layers to 0")
+        if self.four_bit and not self.lora:
+            raise ValueError("weights in 4 bits cannot learn: four_bit needs lora")
+        return self
 
 
 class LocalBackendSettings(Section):
@@ -253,9 +265,7 @@ class Preset(Section):
     simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
 
     @model_validator(mode="after")
-    def _nothing_ignored(self) -> Preset:
-        if self.reward_model and self.reward_model.lora and "02" not in self.leaves_out:
-            raise ValueError("reward_model.lora is not built yet: a preset that has it must leave out notebook 02")
+    def _comparable(self) -> Preset:
         e, arms = self.execution, self.planner_training.arms if self.planner_training else []
         if "released_code" in arms and e.baseline == "cached" and e.baseline_samples != e.k:
             raise ValueError(

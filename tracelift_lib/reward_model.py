@@ -2,43 +2,42 @@
 
 Weights are named `model.*`, `dimension_heads.N.*` and `total_head.*`, settings `rm_*`, and the input is
 `prompts.reward_model_text`, as in the released checkpoints, so those load with `from_pretrained`.
+Training is in rm_training.py, the scoring service in rm_server.py.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModel,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 
-from tracelift_lib.generation import length_batches, seeded
-from tracelift_lib.groups import Candidate, Group, dimensions
-from tracelift_lib.models import checkpoint_arguments, device_arguments, load_tokenizer, train_resumably
-from tracelift_lib.presets import RewardModelTraining
+from tracelift_lib.generation import length_batches
+from tracelift_lib.models import load_tokenizer
 from tracelift_lib.problems import InputError, Problem
-from tracelift_lib.prompts import OPEN, reward_model_text
+from tracelift_lib.prompts import reward_model_text
+from tracelift_lib.rm_config import RewardModelConfig, four_bit_settings
 
 NUM_LABELS = 5
 TOTAL_WEIGHT, RANKING_WEIGHT = 0.5, 0.7
-DEV_BATCH_TOKENS = 16384
+NEGATIVES_MARGIN = 0.15  # gold totals of two negatives must be this far apart to be ranked against each other
+HEAD = re.compile(r"(dimension_heads\.\d+|total_head)\.(?:modules_to_save\.\w+\.)?(weight|bias)$")
 
 
 @dataclass
@@ -57,50 +56,96 @@ class Scores:
 class ReasoningRewardModel(PreTrainedModel):
     """q(x, z) = (derived + total) / 2 on the last non-padding token (method.md section 5).
 
-    derived = Σ_i w_i · E[label_i] / 4, total = sigmoid(total_head).
+    derived = Σ_i w_i · E[label_i] / 4, total = sigmoid(total_head). The backbone may run in bf16; the heads are kept
+    and computed in fp32, because in bf16 two scores that differ by less than 0.004 could not be told apart.
     """
 
-    config_class = PretrainedConfig
+    config_class = RewardModelConfig
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ["dimension_heads", "total_head"]
 
-    def __init__(self, config: PretrainedConfig):
+    def __init__(self, config: RewardModelConfig, body: PreTrainedModel | None = None):
+        """Random weights; with `body`, a loaded backbone, only the heads are random."""
         super().__init__(config)
-        self.model = AutoModel.from_config(config)
+        self.model = AutoModel.from_config(config.backbone) if body is None else body
+        for module in body.modules() if body else ():
+            module._is_hf_initialized = True
         labels = config.rm_num_labels
         self.dimension_heads = nn.ModuleList(
             nn.Linear(config.hidden_size, labels) for _ in config.rm_dimension_names
         )
         self.total_head = nn.Linear(config.hidden_size, 1)
-        self.departure_head: nn.Linear | None = None  # see `train_reward_model`
+        self.departure_head: nn.Linear | None = None  # see `rm_training.train_reward_model`
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs) -> ReasoningRewardModel:
-        """Load a checkpoint folder whose config.json has the `rm_*` keys beside the backbone's own."""
-        kwargs.setdefault("config", AutoConfig.from_pretrained(folder))
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> ReasoningRewardModel:
+        """Load a checkpoint (folder or hub name) whose config.json has the `rm_*` keys beside the backbone's own.
+
+        A local folder may hold a LoRA adapter instead; see `from_adapter`.
+        """
+        if (Path(folder) / "adapter_config.json").exists():
+            return cls.from_adapter(folder, **kwargs)
         model, loading = super().from_pretrained(folder, output_loading_info=True, **kwargs)
         if loading["missing_keys"]:  # transformers would fill them with random weights and only warn
             raise InputError(f"{folder}: no weights for {', '.join(sorted(loading['missing_keys']))}; not a whole RM")
         return model
 
     @classmethod
-    def from_backbone(
-        cls, folder: str | Path, dimensions: Sequence[str], seed: int, new_layers: int = 0
+    def from_adapter(
+        cls, folder: str | Path, backbone: str | Path | None = None, dtype: torch.dtype = torch.float32
     ) -> ReasoningRewardModel:
-        """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them."""
-        config = AutoConfig.from_pretrained(folder)
+        """The RM of a PEFT folder, with the adapter merged into the backbone's weights.
+
+        The folder holds adapter_config.json, PEFT's weights, config.json with the `rm_*` keys, and the heads in any of
+        its safetensors files: they are found by their names `dimension_heads.N.*` and `total_head.*`, whatever stands
+        before those. `backbone` is used in place of the base model that adapter_config.json names.
+
+        Raises:
+            InputError: a head is missing.
+        """
+        from peft import PeftConfig, PeftModel
+
+        base = backbone or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        config = RewardModelConfig.from_pretrained(folder, dtype=dtype)
+        model = cls(config, AutoModel.from_pretrained(base, dtype=dtype))
+        heads = _head_weights(Path(folder))
+        expected = [name for name in model.state_dict() if not name.startswith("model.")]
+        if missing := [name for name in expected if name not in heads]:
+            raise InputError(f"{folder}: no weights for {', '.join(missing)} in its safetensors files; not a whole RM")
+        model.load_state_dict(heads, strict=False)
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+    @classmethod
+    def from_backbone(
+        cls, folder: str | Path, dimensions: Sequence[str], seed: int, new_layers: int = 0,
+        dtype: torch.dtype = torch.float32, four_bit: bool = False,
+    ) -> ReasoningRewardModel:
+        """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them.
+
+        `four_bit` loads the body in 4-bit NF4 (bitsandbytes), for training with LoRA on a GPU.
+        """
+        backbone = AutoConfig.from_pretrained(folder)
         if new_layers:
-            depth = config.num_hidden_layers + new_layers
-            config = config.from_dict(config.to_dict() | {"num_hidden_layers": depth, "layer_types": None})
-        config.rm_dimension_names = list(dimensions)
-        config.rm_dimension_weights = [1 / len(dimensions)] * len(dimensions)
-        config.rm_num_labels = NUM_LABELS
-        config.rm_use_total_head = True
+            depth = backbone.num_hidden_layers + new_layers
+            backbone = backbone.from_dict(backbone.to_dict() | {"num_hidden_layers": depth, "layer_types": None})
+        config = RewardModelConfig(
+            **backbone.to_dict() | {"dtype": dtype},
+            rm_dimension_names=list(dimensions), rm_dimension_weights=[1 / len(dimensions)] * len(dimensions),
+            rm_num_labels=NUM_LABELS, rm_use_total_head=True,
+        )
+        quantization = {"quantization_config": four_bit_settings()} if four_bit else {}
+        body = AutoModel.from_pretrained(folder, dtype=dtype, **quantization)
         set_seed(seed)
-        model = cls(config)
-        body = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        model.model.load_state_dict(body.state_dict(), strict=new_layers == 0)
+        if new_layers:
+            model = cls(config)
+            model.model.load_state_dict(body.state_dict(), strict=False)
+        else:
+            model = cls(config, body)
+        model.is_loaded_in_4bit = four_bit  # PEFT asks for it
+        model.config.name_or_path = str(folder)  # an adapter names its base model
         return model
 
     def forward(
@@ -125,15 +170,48 @@ class ReasoningRewardModel(PreTrainedModel):
         positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         last = (attention_mask * positions).argmax(-1)
         pooled = output.last_hidden_state[torch.arange(len(last), device=last.device), last]
-        logits = torch.stack([head(pooled) for head in self.dimension_heads], dim=1)
-        total = torch.sigmoid(self.total_head(pooled).squeeze(-1))
-        weights = torch.tensor(self.config.rm_dimension_weights, dtype=logits.dtype, device=logits.device)
-        derived = (expected_labels(logits) * weights).sum(-1) / (self.config.rm_num_labels - 1)
-        departures = None
+        scores = self.heads(pooled)
         if self.departure_head is not None:
             hidden = output.hidden_states[self.departure_layer]
-            departures = self.departure_head(F.rms_norm(hidden, hidden.shape[-1:])).squeeze(-1)
-        return Scores(logits, total, (derived + total) / 2, departures)
+            scores.departures = self.departure_head(F.rms_norm(hidden, hidden.shape[-1:])).squeeze(-1)
+        return scores
+
+    def heads(self, pooled: Tensor) -> Scores:
+        """Scores of B traces from the hidden states (B, hidden_size) of their last tokens."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            pooled = pooled.to(next(self.total_head.parameters()).dtype)
+            logits = torch.stack([head(pooled) for head in self.dimension_heads], dim=1)
+            total = torch.sigmoid(self.total_head(pooled).squeeze(-1))
+        weights = torch.tensor(self.config.rm_dimension_weights, dtype=logits.dtype, device=logits.device)
+        derived = (expected_labels(logits) * weights).sum(-1) / (self.config.rm_num_labels - 1)
+        return Scores(logits, total, (derived + total) / 2)
+
+    def score_trees(self, trees: Sequence[TokenTree]) -> Scores:
+        """Scores of all texts of some token trees, tree after tree."""
+        width, device = max(len(tree.ids) for tree in trees), self.device
+        shape = (len(trees), width)
+        ids, depths = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
+        blocked = torch.full((len(trees), 1, width, width), torch.finfo(self.model.dtype).min, dtype=self.model.dtype)
+        for row, tree in enumerate(trees):
+            n = len(tree.ids)
+            ids[row, :n], depths[row, :n] = torch.tensor(tree.ids), torch.tensor(tree.depths)
+            blocked[row, 0, :n, :n].masked_fill_(torch.from_numpy(tree.visible()), 0)
+        output = self.model(
+            input_ids=ids.to(device), attention_mask=blocked.to(device), position_ids=depths.to(device), use_cache=False
+        )
+        ends = torch.tensor([row * width + end for row, tree in enumerate(trees) for end in tree.ends], device=device)
+        return self.heads(output.last_hidden_state.flatten(0, 1)[ends])
+
+
+def _head_weights(folder: Path) -> dict[str, Tensor]:
+    """The heads' tensors in the safetensors files of a folder, under their plain names."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():
+                if match := HEAD.search(name):
+                    found[f"{match[1]}.{match[2]}"] = file.get_tensor(name)
+    return found
 
 
 def expected_labels(logits: Tensor) -> Tensor:
@@ -143,16 +221,19 @@ def expected_labels(logits: Tensor) -> Tensor:
 
 
 def reward_model_loss(
-    scores: Scores, labels: Tensor, totals: Tensor, group_size: int, dimension_loss: str = "ce"
+    scores: Scores, labels: Tensor, totals: Tensor, group_size: int, dimension_loss: str = "ce",
+    negatives_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """The loss of method.md section 5 on B = G · group_size traces, the positive first in each group.
 
     Args:
         labels: (B, D) gold labels 0..4. totals: (B,) gold totals in [0, 1].
         dimension_loss: `ce`, or `mse` between the expected and the gold label.
+        negatives_weight: weight of the neg–neg ranking.
     Returns:
-        `loss` and its parts `dimensions` (summed over dimensions), `total` (Huber, δ = 1) and `ranking`
-        (mean over a group's negatives of −log σ(q_pos − q_neg), then mean over groups).
+        `loss` and its parts `dimensions` (summed over dimensions), `total` (Huber, δ = 1), `ranking`
+        (mean over a group's negatives of −log σ(q_pos − q_neg), then mean over groups) and `negatives`
+        (see `negatives_ranking`).
     """
     if dimension_loss == "ce":
         per_item = F.cross_entropy(scores.logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -162,8 +243,24 @@ def reward_model_loss(
     total = F.huber_loss(scores.total, totals, delta=1.0)
     q = scores.q.view(-1, group_size)
     ranking = -F.logsigmoid(q[:, :1] - q[:, 1:]).mean(-1).mean()
+    negatives = negatives_ranking(q[:, 1:], totals.view_as(q)[:, 1:])
     loss = dimensions + TOTAL_WEIGHT * total + RANKING_WEIGHT * ranking
-    return {"loss": loss, "dimensions": dimensions, "total": total, "ranking": ranking}
+    if negatives_weight:
+        loss = loss + negatives_weight * negatives
+    return {"loss": loss, "dimensions": dimensions, "total": total, "ranking": ranking, "negatives": negatives}
+
+
+def negatives_ranking(q: Tensor, totals: Tensor) -> Tensor:
+    """Neg–neg ranking of (G, N) negatives: mean of −log σ(q_better − q_worse) over a group's pairs, then over groups.
+
+    A pair counts if its gold totals differ by at least `NEGATIVES_MARGIN`; a group without such a pair does not count
+    (method.md leaves that case open), and without any the loss is 0.
+    """
+    better = totals[:, :, None] - totals[:, None, :] >= NEGATIVES_MARGIN - 1e-6  # 0.6 - 0.45 is below 0.15 in floats
+    costs = -F.logsigmoid(q[:, :, None] - q[:, None, :]) * better
+    pairs = better.sum((1, 2))
+    by_group = costs.sum((1, 2)) / pairs.clamp(min=1)
+    return by_group.sum() / (pairs > 0).sum().clamp(min=1)
 
 
 def departure_loss(logits: Tensor, departures: Tensor) -> Tensor:
@@ -172,161 +269,72 @@ def departure_loss(logits: Tensor, departures: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits[known], departures[known])
 
 
-class _GroupTrainer(Trainer):
-    """Trainer whose loss sees whole groups, in the order in which the data set gives them."""
+class TokenTree:
+    """Texts as token lists, each distinct prefix kept once: what they share is read once.
 
-    def __init__(self, *args, group_size: int, settings: RewardModelTraining, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.group_size, self.dimension_loss = group_size, settings.dimension_loss
-        self.departure_weight = settings.departure_weight
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels, totals, departures = (inputs.pop(name) for name in ("labels", "totals", "departures"))
-        scores = model(**inputs)
-        loss = reward_model_loss(scores, labels, totals, self.group_size, self.dimension_loss)["loss"]
-        if scores.departures is not None:
-            loss = loss + self.departure_weight * departure_loss(scores.departures, departures)
-        return (loss, scores) if return_outputs else loss
-
-
-def train_reward_model(
-    model: ReasoningRewardModel,
-    tokenizer: PreTrainedTokenizerBase,
-    groups: list[Group],
-    dev_groups: list[Group],
-    settings: RewardModelTraining,
-    seed: int,
-    work: Path,
-) -> list[dict]:
-    """Train on groups of one positive and sampled negatives; resumes from checkpoints in `work`.
-
-    With `departure_weight` a further head learns from every token whether the trace leaves the reference there, read
-    below the new layers. It serves training alone: a label for the whole trace does not say where to look, and a
-    small backbone does not find it out from a few thousand groups.
-
-    Pair accuracy on `dev_groups` is measured a few times on the way. Changes `model` in place; returns the
-    trainer's log, in which those rows have `dev_pair_accuracy`, and `dev_KIND` for each kind of flaw.
+    Node i has token `ids[i]` at depth `depths[i]` and may see its ancestors only; `ends` are the texts' last nodes. The
+    hidden state there is that of the text alone, as attention looks back only.
     """
-    steps = _schedule(groups, settings, seed)
-    if settings.departure_weight:
-        model.departure_layer = model.config.num_hidden_layers - settings.new_layers
-        with seeded(seed):
-            model.departure_head = nn.Linear(model.config.hidden_size, 1)
-    args = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=1,  # the schedule already holds every epoch
-        per_device_train_batch_size=settings.groups_per_step,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adam_beta2=0.98,
-        warmup_steps=settings.warmup,
-        lr_scheduler_type="cosine",
-        train_sampling_strategy="sequential",
-        logging_steps=max(1, len(steps) // settings.groups_per_step // settings.accumulation // 50),
-        remove_unused_columns=False,
-        seed=seed,
-        report_to=[],
-        **checkpoint_arguments(),
-        **device_arguments() | {"gradient_checkpointing": False},  # it goes without the cache that groups share
-    )
-    trainer = _GroupTrainer(
-        model=model, args=args, train_dataset=steps,
-        data_collator=lambda items: collate(items, tokenizer, settings.max_length),
-        group_size=1 + settings.negatives, settings=settings,
-    )
-    trainer.add_callback(_DevRanking(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups))
-    log = train_resumably(trainer)
-    model.departure_head = None
-    return log
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.depths: list[int] = []
+        self.parents: list[int] = []
+        self.ends: list[int] = []
+        self._nodes: dict[tuple[int, int], int] = {}
+
+    def add(self, text: list[int]) -> None:
+        node = -1
+        for depth, token in enumerate(text):
+            parent, node = node, self._nodes.setdefault((node, token), len(self.ids))
+            if node == len(self.ids):
+                self.ids.append(token)
+                self.depths.append(depth)
+                self.parents.append(parent)
+        self.ends.append(node)
+
+    def visible(self) -> np.ndarray:
+        """(T, T): whether node i sees node j."""
+        seen = np.eye(len(self.ids), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
 
 
-class _DevRanking(TrainerCallback):
-    """Notes pair accuracy on held-out groups ten times in a run, also by kind of flaw: what is learned when?"""
-
-    def __init__(self, scorer: Scorer, groups: list[Group]):
-        self.scorer, self.groups = scorer, groups
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % max(1, state.max_steps // 10) == 0:
-            wins = self.scorer.pair_wins(self.groups)
-            self.scorer.model.train()
-            by_kind = wins.groupby("kind")["win"].mean()
-            # Into the history itself, which checkpoints keep; Trainer.log here would swallow the step's loss.
-            state.log_history.append(
-                {"step": state.global_step, "dev_pair_accuracy": wins.groupby("problem_id")["win"].mean().mean(),
-                 **{f"dev_{kind}": value for kind, value in by_kind.items()}}
-            )
+TREE_TOKENS = 1024  # attention inside a tree is dense: beyond this its cost eats what sharing saves
+CPU_BATCH_TOKENS = 1024  # larger batches fall out of a core's cache: a third slower at 4,096 (tiny RM)
+TREE_BACKBONES = ("qwen2", "qwen3", "llama")  # whose attention takes any mask as it is, and positions by relation only
 
 
-@dataclass
-class GroupSample:
-    """One group as a step sees it: the positive first, then the sampled negatives."""
-
-    problem: Problem
-    candidates: list[Candidate]
-
-
-def _schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> list[GroupSample]:
-    """Every (group, sampled negatives) of all epochs, in order.
-
-    Fixed beforehand, so that a resumed run sees exactly what the interrupted one would have seen.
-    Within chunks, groups are sorted by length to save padding; the chunks are shuffled each epoch.
-    """
-    rng = random.Random(seed)
-    usable = [g for g in groups if len(g.negative_bank) >= settings.negatives]
-    batch = settings.groups_per_step
-    schedule: list[GroupSample] = []
-    for _ in range(settings.epochs):
-        order = rng.sample(usable, len(usable))
-        batches = []
-        for start in range(0, len(order), 16 * batch):
-            chunk = sorted(order[start : start + 16 * batch], key=lambda g: len(g.problem) + len(g.reference_solution))
-            batches += [chunk[i : i + batch] for i in range(0, len(chunk), batch)]
-        rng.shuffle(batches)
-        schedule += [
-            GroupSample(g.as_problem(), [rng.choice(g.positive_pool), *rng.sample(g.negative_bank, settings.negatives)])
-            for b in batches for g in b
-        ]
-    return schedule
+def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[tuple[TokenTree, list[int]]]:
+    """Token trees of the texts in `order`, each with its texts; a text joins if the one before has a third of it."""
+    grown: list[tuple[TokenTree, list[int]]] = []
+    previous: list[int] = []
+    for i in order:
+        text, shared = encoded[i], len(os.path.commonprefix([previous, encoded[i]]))
+        if not grown or 3 * shared < len(text) or len(grown[-1][0].ids) + len(text) - shared > TREE_TOKENS:
+            grown.append((TokenTree(), []))
+        grown[-1][0].add(text)
+        grown[-1][1].append(i)
+        previous = text
+    return grown
 
 
-def collate(items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Tensor]:
-    """What `ReasoningRewardModel.forward` takes, and the gold values of the candidates of all groups, group by group.
+class TraceScorer(Protocol):
+    """What scores traces: a `Scorer` here, or `rm_server.RemoteScorer` in front of a service."""
 
-    Each text is `reward_model_text`, cut behind its opening tag, where every tokenizer here splits anyway: the
-    problem's part (G, P) is padded on the left, the traces' (B, T) on the right. `labels` (B, 5), `totals` (B,);
-    `departures` (B, T): 1 at the first token that differs from the group's reference, 0 before it, -1 behind it.
-    """
-    problems, traces, departures = [], [], []
-    for item in items:
-        texts = [reward_model_text(item.problem, c.reasoning) for c in item.candidates]
-        cut = texts[0].index(OPEN) + len(OPEN) + 1
-        problems.append(tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"])
-        ids = tokenizer([text[cut:] for text in texts], add_special_tokens=False)["input_ids"]
-        traces += [trace[: max_length - len(problems[-1])] for trace in ids]
-        departures += [_departure(trace, ids[0]) for trace in ids]
-    candidates = [c for item in items for c in item.candidates]
-    problem = tokenizer.pad({"input_ids": problems}, padding_side="left", return_tensors="pt")
-    trace = tokenizer.pad({"input_ids": traces}, padding_side="right", return_tensors="pt")
-    width = trace["input_ids"].shape[1]
-    return {
-        "problem_ids": problem["input_ids"], "problem_mask": problem["attention_mask"],
-        "input_ids": trace["input_ids"], "attention_mask": trace["attention_mask"],
-        "labels": torch.tensor([[c.rubric.labels[name] for name in dimensions(c.rubric.domain)] for c in candidates]),
-        "totals": torch.tensor([c.rubric.total for c in candidates]),
-        "departures": torch.tensor([(d + [-1.0] * width)[:width] for d in departures]),
-    }
-
-
-def _departure(trace: list[int], reference: list[int]) -> list[float]:
-    """0 for each token that `trace` shares with the start of `reference`, then 1, if it does not end there."""
-    same = next((i for i, (a, b) in enumerate(zip(trace, reference)) if a != b), min(len(trace), len(reference)))
-    return [0.0] * same + [1.0] * (same < len(trace))
+    def score(
+        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Scorer:
-    """A Reasoning RM with its tokenizer, ready to score traces in length-sorted batches."""
+    """A Reasoning RM with its tokenizer, ready to score traces in length-sorted batches.
+
+    Traces of one problem begin with the same tokens: these are read once for all of them (`TokenTree`), on backbones
+    where that is known to change nothing.
+    """
 
     def __init__(
         self, model: ReasoningRewardModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int
@@ -341,35 +349,52 @@ class Scorer:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, load_tokenizer(folder), batch_tokens, max_length)
 
-    def pair_wins(self, groups: list[Group]) -> pd.DataFrame:
-        """A row for each flawed trace: problem_id, kind, and whether it scores below the reference of its group."""
-        traces = [(g.as_problem(), c.reasoning) for g in groups for c in [g.positive_pool[0], *g.negative_bank]]
-        q, _ = self.score([p for p, _ in traces], [z for _, z in traces])
-        ends = np.cumsum([1 + len(g.negative_bank) for g in groups])
-        return pd.DataFrame(
-            {"problem_id": g.problem_id, "kind": c.negative_kind, "win": float(part[0] > low)}
-            for g, part in zip(groups, np.split(q, ends[:-1])) for c, low in zip(g.negative_bank, part[1:])
-        )
-
-    @torch.inference_mode()
     def score(
         self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """(q, labels): q of shape (N,) in [0, 1], expected labels of shape (N, 5) in [0, 4], in order."""
-        self.model.eval()
         texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
-        q = np.zeros(len(texts))
-        labels = np.zeros((len(texts), len(self.model.dimension_heads)))
+        return self.score_tokens(self.encode(texts, self.max_length), progress=progress)
+
+    def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Token ids of RM texts, cut at `max_length`."""
         if not texts:
-            return q, labels
-        encoded = self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, add_special_tokens=False
-        )["input_ids"]
-        with tqdm(total=len(texts), desc=progress, disable=progress is None) as bar:
-            for batch in length_batches([len(ids) for ids in encoded], self.batch_tokens):
-                inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
-                scores = self.model(**inputs.to(self.model.device))
-                q[batch] = scores.q.float().cpu()
-                labels[batch] = expected_labels(scores.logits).float().cpu()
-                bar.update(len(batch))
+            return []
+        return self.tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=False)["input_ids"]
+
+    @torch.inference_mode()
+    def score_tokens(
+        self, encoded: Sequence[list[int]], batch_size: int | None = None, progress: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`score` of encoded texts, at most `batch_size` of them in one forward pass."""
+        self.model.eval()
+        q = np.zeros(len(encoded))
+        labels = np.zeros((len(encoded), len(self.model.dimension_heads)))
+        order = sorted(range(len(encoded)), key=lambda i: encoded[i])  # texts that begin alike side by side
+        most = batch_size or max(1, len(order))
+        with tqdm(total=len(order), desc=progress, disable=progress is None) as bar:
+            for start in range(0, len(order), most):
+                for texts, scores in self._batches(encoded, order[start : start + most]):
+                    q[texts] = scores.q.float().cpu()
+                    labels[texts] = expected_labels(scores.logits).float().cpu()
+                    bar.update(len(texts))
         return q, labels
+
+    def _batches(self, encoded: Sequence[list[int]], order: list[int]) -> Iterator[tuple[list[int], Scores]]:
+        """(indices of texts, their scores) for the texts in `order`, batch by batch."""
+        budget = min(self.batch_tokens, CPU_BATCH_TOKENS) if self.model.device.type == "cpu" else self.batch_tokens
+        if self._shares_prefixes():
+            trees = grow_trees(encoded, order)
+            for batch in length_batches([len(tree.ids) for tree, _ in trees], budget):
+                texts = [i for tree in batch for i in trees[tree][1]]
+                yield texts, self.model.score_trees([trees[tree][0] for tree in batch])
+            return
+        for batch in length_batches([len(encoded[i]) for i in order], budget):
+            texts = [order[i] for i in batch]
+            inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt")
+            yield texts, self.model(**inputs.to(self.model.device))
+
+    def _shares_prefixes(self) -> bool:
+        backbone = self.model.config.backbone
+        layers = set(getattr(backbone, "layer_types", None) or ["full_attention"])
+        return backbone.model_type in TREE_BACKBONES and layers == {"full_attention"}
