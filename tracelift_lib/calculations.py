@@ -8,6 +8,7 @@ gives up instead of guessing. Source: ours.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -107,20 +108,15 @@ class Trace:
 
 
 def quantities(text: str) -> list[Fraction]:
-    """Every quantity that a text names, in digits or in words, in order."""
-    found = []
-    for match in TOKEN.finditer(text):
-        if match["number"]:
-            found.append(_fraction(match["number"]))
-        elif match["word"]:
-            found += [WORD_VALUES[w] for w in re.split(r"[/'-]", match["word"].lower()) if w in WORD_VALUES]
-    return found
+    """Every quantity that a text names, in digits or in words."""
+    return [_fraction(m["number"]) for m in TOKEN.finditer(text) if m["number"]] + _word_values(text)
 
 
 def _fraction(digits: str) -> Fraction:
     return Fraction(digits.replace(",", ""))
 
 
+@functools.lru_cache(maxsize=8)  # seven makers read the same trace
 def read_trace(text: str, problem: str) -> Trace:
     """The calculations of `text`, a solution of `problem`."""
     numbers: list[Number] = []
@@ -329,14 +325,15 @@ def _plausible(trace: Trace, c: Calculation, result: Fraction) -> bool:
 
 
 def _certain(trace: Trace, edit: Edit, news: dict[int, Fraction]) -> bool:
-    """Whether nothing after the place could depend on a changed result without our knowing."""
-    first = trace.calculations[edit.place].line
+    """Whether nothing after the first change could depend on it without our knowing."""
+    starts = [trace.numbers[i].start for i in edit.values] + [trace.calculations[edit.place].equals]
+    start = min(starts)
+    first = trace.text.count("\n", 0, start)
     changed = {trace.value(c.result) for k, c in enumerate(trace.calculations) if news[k] != trace.value(c.result)}
     if not changed:
         return True
     if any(line >= first for line in trace.unread):
         return False
-    start = trace.calculations[edit.place].equals
     if changed & set(_word_values(trace.text[start:])):
         return False
     return all(_explained(trace, i) for i, n in enumerate(trace.numbers) if n.start > start)

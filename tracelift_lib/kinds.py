@@ -124,3 +124,11 @@ KINDS: dict[tuple[str, str], Kind] = {
 def kinds_of(domain: str) -> dict[str, Kind]:
     """The seven kinds of a domain, by name."""
     return {name: kind for (of, name), kind in KINDS.items() if of == domain}
+
+
+class Flaw(NamedTuple):
+    """A flawed trace, how much of it the flaw spoils, in (0, 1], and for code the program that follows from it."""
+
+    text: str
+    severity: float
+    program: str | None = None
