@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from tracelift_lib.problems import Problem
 
-SECONDS = 2  # for one program on all inputs
+CPU_SECONDS = 0.3  # for one program on all inputs; the references take milliseconds
+WALL_SECONDS = 10  # for a program that waits
 MEMORY = 2**30
 
 # Reads {"programs": [...], "calls": [...]}, writes one list of outcomes a program. Each program runs in a fork of its own.
@@ -43,14 +44,14 @@ def outcomes(program, calls):
             found.append("error " + type(error).__name__)
     return found
 
-def run(program, calls, seconds, memory):
+def run(program, calls, cpu_s, wall_s, memory):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        signal.alarm(2 * seconds)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.alarm(wall_s)
         try:
             os.write(writer, json.dumps(outcomes(program, calls)).encode())
         finally:
@@ -62,7 +63,7 @@ def run(program, calls, seconds, memory):
     return json.loads(answer) if answer else ["error stopped"] * len(calls)
 
 job = json.load(sys.stdin)
-json.dump([run(program, job["calls"], job["seconds"], job["memory"]) for program in job["programs"]], sys.stdout)
+json.dump([run(program, job["calls"], *job["limits"]) for program in job["programs"]], sys.stdout)
 """
 
 
@@ -81,11 +82,19 @@ def test_calls(problem: Problem) -> list[str]:
 def outcomes(problem: Problem, programs: Sequence[str]) -> list[list[str]]:
     """What each program gives for each test call: "value ..." or "error NAME". Shape (programs, calls)."""
     setup = problem.metadata.get("setup", "")
-    job = {"programs": [f"{setup}\n{p}" for p in programs], "calls": test_calls(problem), "seconds": SECONDS, "memory": MEMORY}
+    limits = [CPU_SECONDS, WALL_SECONDS, MEMORY]
+    job = {"programs": [f"{setup}\n{p}" for p in programs], "calls": test_calls(problem), "limits": limits}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", WORKER], input=json.dumps(job), text=True, capture_output=True, cwd=folder,
-            env={}, start_new_session=True, timeout=10 + 3 * SECONDS * len(programs), check=True,
+            [sys.executable, "-I", "-S", "-c", WORKER],
+            input=json.dumps(job),
+            text=True,
+            capture_output=True,
+            cwd=folder,
+            env={},
+            start_new_session=True,
+            timeout=60 + WALL_SECONDS * len(programs),
+            check=True,
         )
     return json.loads(done.stdout)
 

@@ -22,16 +22,46 @@ TOKEN = re.compile(
 OPERATORS = {"−": "-", "–": "-", "×": "*", "x": "*", "X": "*", "÷": "/"}
 WORD_VALUES = {
     word: Fraction(value)
-    for value, words in enumerate((
-        "zero", "one once a an", "two twice double doubled pair", "three thrice triple tripled", "four", "five", "six",
-        "seven", "eight", "nine", "ten", "eleven", "twelve dozen", "thirteen", "fourteen", "fifteen", "sixteen",
-        "seventeen", "eighteen", "nineteen", "twenty",
-    ))
+    for value, words in enumerate(
+        (
+            "zero",
+            "one once a an",
+            "two twice double doubled pair",
+            "three thrice triple tripled",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve dozen",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        )
+    )
     for word in words.split()
-} | {word: Fraction(10 * n) for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)}
-WORD_VALUES |= {"half": Fraction(2), "third": Fraction(3), "thirds": Fraction(3), "quarter": Fraction(4),
-                "quarters": Fraction(4), "fourth": Fraction(4), "fourths": Fraction(4), "fifth": Fraction(5),
-                "fifths": Fraction(5)}
+} | {
+    word: Fraction(10 * n) for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)
+}
+WORD_VALUES |= {
+    "half": Fraction(2),
+    "third": Fraction(3),
+    "thirds": Fraction(3),
+    "quarter": Fraction(4),
+    "quarters": Fraction(4),
+    "fourth": Fraction(4),
+    "fourths": Fraction(4),
+    "fifth": Fraction(5),
+    "fifths": Fraction(5),
+}
 # Numbers that a solver brings along: units of time and measure, hundredths, halves.
 COMMON = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 31, 52, 60, 100, 365, 1000)}
 MAX_UNIT_WORDS = 3
@@ -153,7 +183,9 @@ def _calculation(tokens: list[Token], equals: int, numbers: list[Number], line: 
     if len(right) > 1 and (right[1].kind in ("number", "paren") or right[1].kind == "op" and _goes_on(right[2:])):
         return None
     left = _left_side(tokens, equals)
-    if left is None or evaluate(left, {i: n.value for i, n in enumerate(numbers)}, numbers) != _value(right[0], numbers):
+    if left is None or evaluate(left, {i: n.value for i, n in enumerate(numbers)}, numbers) != _value(
+        right[0], numbers
+    ):
         return None
     return Calculation(tuple(left), right[0].what, line, tokens[equals].start)
 
@@ -206,10 +238,13 @@ def _skip_units(tokens: list[Token], i: int) -> int:
     return i - 1 if i >= 0 and tokens[i].kind == "percent" else i
 
 
-def evaluate(left: list[Token] | tuple[Token, ...], values: dict[int, Fraction], numbers: list[Number]) -> Fraction | None:
+def evaluate(
+    left: list[Token] | tuple[Token, ...], values: dict[int, Fraction], numbers: list[Number]
+) -> Fraction | None:
     """The value of an expression; None if it is malformed or divides by zero."""
     parts = [
-        (values[t.what] / 100 if numbers[t.what].percent else values[t.what]) if t.kind == "number" else t.what for t in left
+        (values[t.what] / 100 if numbers[t.what].percent else values[t.what]) if t.kind == "number" else t.what
+        for t in left
     ]
     try:
         value, rest = _sum(parts)
@@ -373,4 +408,6 @@ def write_number(value: Fraction, like: str) -> str:
     """`value` as digits, with commas if the number it replaces had them or was too small to need them."""
     if value.denominator == 1:
         return f"{value.numerator:,}" if "," in like or len(like) < 4 else str(value.numerator)
-    return f"{float(value):.2f}" if (value * 10).denominator != 1 or like.partition(".")[2][1:] else f"{float(value):.1f}"
+    return (
+        f"{float(value):.2f}" if (value * 10).denominator != 1 or like.partition(".")[2][1:] else f"{float(value):.1f}"
+    )

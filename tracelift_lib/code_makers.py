@@ -18,26 +18,77 @@ from tracelift_lib.problems import Problem
 Change = Callable[[ast.AST], None]  # in place, on the node of a fresh copy
 
 OTHER_FUNCTION = {
-    "max": "min", "min": "max", "any": "all", "all": "any", "sum": "max", "sorted": "list", "set": "list",
-    "combinations": "permutations", "permutations": "combinations", "floor": "ceil", "ceil": "floor", "len": "sum",
-    "nlargest": "nsmallest", "nsmallest": "nlargest", "findall": "split", "match": "search", "search": "match",
-    "union": "intersection", "intersection": "union", "difference": "union", "sort": "reverse", "lower": "upper",
-    "upper": "lower", "swapcase": "upper", "capitalize": "upper", "count": "index", "filter": "map", "append": "remove",
-    "zip_longest": "zip", "sin": "cos", "cos": "sin", "sqrt": "exp", "reversed": "sorted", "bin": "oct",
+    "max": "min",
+    "min": "max",
+    "any": "all",
+    "all": "any",
+    "sum": "max",
+    "sorted": "list",
+    "set": "list",
+    "combinations": "permutations",
+    "permutations": "combinations",
+    "floor": "ceil",
+    "ceil": "floor",
+    "len": "sum",
+    "nlargest": "nsmallest",
+    "nsmallest": "nlargest",
+    "findall": "split",
+    "match": "search",
+    "search": "match",
+    "union": "intersection",
+    "intersection": "union",
+    "difference": "union",
+    "sort": "reverse",
+    "lower": "upper",
+    "upper": "lower",
+    "swapcase": "upper",
+    "capitalize": "upper",
+    "count": "index",
+    "filter": "map",
+    "append": "remove",
+    "zip_longest": "zip",
+    "sin": "cos",
+    "cos": "sin",
+    "sqrt": "exp",
+    "reversed": "sorted",
+    "bin": "oct",
 }
 OTHER_METHOD_ONLY = {"index": "count", "lstrip": "rstrip", "rstrip": "lstrip"}
 OTHER_TEST = {
-    "isupper": "islower", "islower": "isupper", "isdigit": "isalpha", "isalpha": "isdigit", "startswith": "endswith",
-    "endswith": "startswith", "keys": "values", "values": "keys",
+    "isupper": "islower",
+    "islower": "isupper",
+    "isdigit": "isalpha",
+    "isalpha": "isdigit",
+    "startswith": "endswith",
+    "endswith": "startswith",
+    "keys": "values",
+    "values": "keys",
 }
 OTHER_OPERATOR = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mod,
-    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
-    ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mod,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
 }
 OTHER_COMPARISONS = {
-    ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt, ast.GtE), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.LtE),
-    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,), ast.Is: (), ast.IsNot: (),
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.GtE),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.LtE),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (),
+    ast.IsNot: (),
 }
 
 
@@ -93,7 +144,12 @@ def unsupported_leap(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 TREE_MAKERS: dict[str, Callable[[ast.AST, ast.Module], Iterator[Change]]] = {
     maker.__name__: maker
     for maker in (
-        wrong_algorithm_choice, misread_specification, wrong_constant, missing_step, wrong_order, unsupported_leap,
+        wrong_algorithm_choice,
+        misread_specification,
+        wrong_constant,
+        missing_step,
+        wrong_order,
+        unsupported_leap,
     )
 }
 
@@ -151,8 +207,17 @@ def _rename(node: ast.Call, others: dict[str, str]) -> Iterator[Change]:
 
 def _is_arithmetic(node: ast.BinOp | ast.AugAssign) -> bool:
     """No text, list or tuple among the operands, as far as the syntax shows."""
-    kinds = (ast.List, ast.ListComp, ast.Tuple, ast.JoinedStr, ast.Dict, ast.Subscript if isinstance(node.op, ast.Add) else ast.List)
-    return not any(isinstance(n, kinds) or isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node))
+    kinds = (
+        ast.List,
+        ast.ListComp,
+        ast.Tuple,
+        ast.JoinedStr,
+        ast.Dict,
+        ast.Subscript if isinstance(node.op, ast.Add) else ast.List,
+    )
+    return not any(
+        isinstance(n, kinds) or isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node)
+    )
 
 
 def _inputs_around(tree: ast.Module, node: ast.Name) -> set[str]:
@@ -189,7 +254,11 @@ def _writes(statement: ast.stmt) -> set[str]:
             names.add(node.value.id)
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.value.func, ast.Attribute)
+        ):
             names |= {n.id for n in ast.walk(node.value.func.value) if isinstance(n, ast.Name)}
     return names
 
@@ -206,6 +275,13 @@ def _claim(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and not isinstance(statement.value, (ast.Name, ast.Constant, ast.List)):
         return f"Set {' and '.join(say(t) for t in statement.targets)} to the right value."
     if isinstance(statement, (ast.For, ast.While)):
-        names = sorted(_writes(statement) - {n.id for n in ast.walk(getattr(statement, "target", ast.Pass())) if isinstance(n, ast.Name)})
-        return f"After this, {' and '.join(names)} {'hold' if len(names) > 1 else 'holds'} what is needed." if names else None
+        names = sorted(
+            _writes(statement)
+            - {n.id for n in ast.walk(getattr(statement, "target", ast.Pass())) if isinstance(n, ast.Name)}
+        )
+        return (
+            f"After this, {' and '.join(names)} {'hold' if len(names) > 1 else 'holds'} what is needed."
+            if names
+            else None
+        )
     return None

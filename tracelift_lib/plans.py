@@ -16,55 +16,123 @@ from tracelift_lib.problems import Problem
 FEW_STATEMENTS = 6  # programs shorter than this have their nested expressions taken apart into steps
 
 BINARY = {
-    ast.Add: "plus", ast.Sub: "minus", ast.Mult: "times", ast.Div: "divided by", ast.Pow: "to the power of",
-    ast.FloorDiv: "divided, without remainder, by", ast.BitAnd: "bitwise-and", ast.BitOr: "bitwise-or",
-    ast.BitXor: "bitwise-xor", ast.LShift: "shifted left by", ast.RShift: "shifted right by", ast.MatMult: "matrix-times",
+    ast.Add: "plus",
+    ast.Sub: "minus",
+    ast.Mult: "times",
+    ast.Div: "divided by",
+    ast.Pow: "to the power of",
+    ast.FloorDiv: "divided, without remainder, by",
+    ast.BitAnd: "bitwise-and",
+    ast.BitOr: "bitwise-or",
+    ast.BitXor: "bitwise-xor",
+    ast.LShift: "shifted left by",
+    ast.RShift: "shifted right by",
+    ast.MatMult: "matrix-times",
 }
 COMPARE = {
-    ast.Eq: "equals", ast.NotEq: "differs from", ast.Lt: "is less than", ast.LtE: "is at most",
-    ast.Gt: "is greater than", ast.GtE: "is at least", ast.In: "is in", ast.NotIn: "is not in",
-    ast.Is: "is", ast.IsNot: "is not",
+    ast.Eq: "equals",
+    ast.NotEq: "differs from",
+    ast.Lt: "is less than",
+    ast.LtE: "is at most",
+    ast.Gt: "is greater than",
+    ast.GtE: "is at least",
+    ast.In: "is in",
+    ast.NotIn: "is not in",
+    ast.Is: "is",
+    ast.IsNot: "is not",
 }
 UPDATE = {
-    ast.Add: "Increase {0} by {1}", ast.Sub: "Decrease {0} by {1}", ast.Mult: "Multiply {0} by {1}",
-    ast.Div: "Divide {0} by {1}", ast.FloorDiv: "Divide {0}, without remainder, by {1}",
+    ast.Add: "Increase {0} by {1}",
+    ast.Sub: "Decrease {0} by {1}",
+    ast.Mult: "Multiply {0} by {1}",
+    ast.Div: "Divide {0} by {1}",
+    ast.FloorDiv: "Divide {0}, without remainder, by {1}",
     ast.Mod: "Replace {0} by its remainder when divided by {1}",
 }
 FUNCTIONS = {  # of one argument
-    "len": "the length of {}", "sum": "the sum of {}", "max": "the largest of {}", "min": "the smallest of {}",
-    "sorted": "{} in sorted order", "set": "the distinct elements of {}", "list": "{} as a list",
-    "tuple": "{} as a tuple", "int": "{} as a whole number", "float": "{} as a real number", "str": "{} as text",
-    "abs": "the absolute value of {}", "any": "whether any of {} holds", "all": "whether all of {} hold",
-    "reversed": "{} in reverse", "enumerate": "{} with positions", "range": "the numbers from 0 up to but not {}",
-    "ord": "the character code of {}", "chr": "the character with code {}", "bin": "{} in binary",
-    "math.sqrt": "the square root of {}", "sqrt": "the square root of {}", "math.floor": "{} rounded down",
-    "math.ceil": "{} rounded up", "round": "{} rounded", "Counter": "how often each element occurs in {}",
-    "collections.Counter": "how often each element occurs in {}", "dict": "{} as a dictionary", "type": "the type of {}",
-    "bool": "whether {} is true", "input": "the next line of the input, asked for by {}",
+    "len": "the length of {}",
+    "sum": "the sum of {}",
+    "max": "the largest of {}",
+    "min": "the smallest of {}",
+    "sorted": "{} in sorted order",
+    "set": "the distinct elements of {}",
+    "list": "{} as a list",
+    "tuple": "{} as a tuple",
+    "int": "{} as a whole number",
+    "float": "{} as a real number",
+    "str": "{} as text",
+    "abs": "the absolute value of {}",
+    "any": "whether any of {} holds",
+    "all": "whether all of {} hold",
+    "reversed": "{} in reverse",
+    "enumerate": "{} with positions",
+    "range": "the numbers from 0 up to but not {}",
+    "ord": "the character code of {}",
+    "chr": "the character with code {}",
+    "bin": "{} in binary",
+    "math.sqrt": "the square root of {}",
+    "sqrt": "the square root of {}",
+    "math.floor": "{} rounded down",
+    "math.ceil": "{} rounded up",
+    "round": "{} rounded",
+    "Counter": "how often each element occurs in {}",
+    "collections.Counter": "how often each element occurs in {}",
+    "dict": "{} as a dictionary",
+    "type": "the type of {}",
+    "bool": "whether {} is true",
+    "input": "the next line of the input, asked for by {}",
 }
 FUNCTIONS_2 = {  # of two
-    "range": "the numbers from {} up to but not {}", "map": "{} applied to each of {}",
-    "filter": "those for which {} holds among {}", "zip": "{} and {} side by side",
-    "isinstance": "whether {} is of type {}", "pow": "{} to the power of {}", "max": "the larger of {} and {}",
-    "min": "the smaller of {} and {}", "round": "{} rounded to {} decimals", "re.findall": "all matches of {} in {}",
-    "re.search": "the first match of {} anywhere in {}", "re.match": "the match of {} at the start of {}",
-    "re.split": "the parts between matches of {} in {}", "divmod": "quotient and remainder of {} by {}",
+    "range": "the numbers from {} up to but not {}",
+    "map": "{} applied to each of {}",
+    "filter": "those for which {} holds among {}",
+    "zip": "{} and {} side by side",
+    "isinstance": "whether {} is of type {}",
+    "pow": "{} to the power of {}",
+    "max": "the larger of {} and {}",
+    "min": "the smaller of {} and {}",
+    "round": "{} rounded to {} decimals",
+    "re.findall": "all matches of {} in {}",
+    "re.search": "the first match of {} anywhere in {}",
+    "re.match": "the match of {} at the start of {}",
+    "re.split": "the parts between matches of {} in {}",
+    "divmod": "quotient and remainder of {} by {}",
 }
 FUNCTIONS_3 = {  # of three
-    "range": "the numbers from {} up to but not {} in steps of {}", "re.sub": "{2} with all matches of {0} replaced by {1}",
-    "max": "the largest of {}, {} and {}", "min": "the smallest of {}, {} and {}",
+    "range": "the numbers from {} up to but not {} in steps of {}",
+    "re.sub": "{2} with all matches of {0} replaced by {1}",
+    "max": "the largest of {}, {} and {}",
+    "min": "the smallest of {}, {} and {}",
 }
 METHODS = {  # receiver first
-    "append": "Append {1} to {0}", "sort": "Sort {0}", "add": "Add {1} to {0}", "remove": "Remove {1} from {0}",
-    "extend": "Extend {0} by {1}", "reverse": "Reverse {0}", "pop": "the last element taken off {0}",
-    "upper": "{0} in upper case", "lower": "{0} in lower case", "swapcase": "{0} with upper and lower case swapped",
-    "strip": "{0} without surrounding space", "split": "the words of {0}", "join": "the elements of {1} joined by {0}",
-    "replace": "{0} with {1} replaced by {2}", "count": "how often {1} occurs in {0}", "items": "the key-value pairs of {0}",
-    "keys": "the keys of {0}", "values": "the values of {0}", "index": "the position of {1} in {0}",
-    "isdigit": "whether {0} is all digits", "isalpha": "whether {0} is all letters", "isupper": "whether {0} is in upper case",
-    "islower": "whether {0} is in lower case", "startswith": "whether {0} starts with {1}",
-    "endswith": "whether {0} ends with {1}", "union": "the union of {0} and {1}",
-    "intersection": "what {0} and {1} have in common", "difference": "what is in {0} but not in {1}",
+    "append": "Append {1} to {0}",
+    "sort": "Sort {0}",
+    "add": "Add {1} to {0}",
+    "remove": "Remove {1} from {0}",
+    "extend": "Extend {0} by {1}",
+    "reverse": "Reverse {0}",
+    "pop": "the last element taken off {0}",
+    "upper": "{0} in upper case",
+    "lower": "{0} in lower case",
+    "swapcase": "{0} with upper and lower case swapped",
+    "strip": "{0} without surrounding space",
+    "split": "the words of {0}",
+    "join": "the elements of {1} joined by {0}",
+    "replace": "{0} with {1} replaced by {2}",
+    "count": "how often {1} occurs in {0}",
+    "items": "the key-value pairs of {0}",
+    "keys": "the keys of {0}",
+    "values": "the values of {0}",
+    "index": "the position of {1} in {0}",
+    "isdigit": "whether {0} is all digits",
+    "isalpha": "whether {0} is all letters",
+    "isupper": "whether {0} is in upper case",
+    "islower": "whether {0} is in lower case",
+    "startswith": "whether {0} starts with {1}",
+    "endswith": "whether {0} ends with {1}",
+    "union": "the union of {0} and {1}",
+    "intersection": "what {0} and {1} have in common",
+    "difference": "what is in {0} but not in {1}",
 }
 
 
@@ -83,7 +151,9 @@ def parse_program(program: str) -> ast.Module:
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Unsupported(f"does not parse ({error})") from None
     for node in ast.walk(tree):
-        if isinstance(node, (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)):
+        if isinstance(
+            node, (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)
+        ):
             raise Unsupported(f"holds a {type(node).__name__}")
         for name in ("body", "orelse"):
             block = getattr(node, name, None)
@@ -123,7 +193,9 @@ class _Lift(ast.NodeTransformer):
         self.top, self.names, self.steps = top, names, []
 
     def visit(self, node: ast.AST) -> ast.AST:
-        lazy = isinstance(node, (ast.Lambda, ast.IfExp, ast.BoolOp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp))
+        lazy = isinstance(
+            node, (ast.Lambda, ast.IfExp, ast.BoolOp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        )
         if not lazy:
             self.generic_visit(node)
         heavy = isinstance(node, (ast.Call, ast.ListComp, ast.SetComp, ast.DictComp)) and not _is_plain_call(node)
@@ -135,7 +207,11 @@ class _Lift(ast.NodeTransformer):
 
 
 def _is_plain_call(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "range", "int", "str")
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("len", "range", "int", "str")
+    )
 
 
 def reference_plan(problem: Problem) -> str:
@@ -154,7 +230,11 @@ def write_plan(problem: Problem, tree: ast.Module) -> str:
 
 def goal(problem: Problem) -> str:
     """What the task wants, in its own words, as the first line of the plan."""
-    wanted = re.match(r"\s*Write (?:a|an) (?:python )?(?:function|program) (?:to|that|for) (.+?)\s*\.?\s*$", problem.problem, re.I | re.S)
+    wanted = re.match(
+        r"\s*Write (?:a|an) (?:python )?(?:function|program) (?:to|that|for) (.+?)\s*\.?\s*$",
+        problem.problem,
+        re.I | re.S,
+    )
     if not wanted:
         words = " ".join(problem.problem.split())
         stdin = problem.task_type == "stdin"  # long stories: the plan does not repeat them
@@ -178,7 +258,11 @@ def _statement(node: ast.stmt, depth: int) -> list[str]:
         inputs = [a.arg for a in node.args.args]
         return [f"{pad}For {node.name} we are given {_list(inputs) or 'nothing'}.", *_block(node.body, depth + 1)]
     if isinstance(node, (ast.For, ast.While)):
-        head = f"For each {say(node.target)} in {say(node.iter)}" if isinstance(node, ast.For) else f"As long as {say(node.test)}"
+        head = (
+            f"For each {say(node.target)} in {say(node.iter)}"
+            if isinstance(node, ast.For)
+            else f"As long as {say(node.test)}"
+        )
         after = [f"{pad}If the loop was not stopped:", *_block(node.orelse, depth + 1)] if node.orelse else []
         return [f"{pad}{head}, repeat:", *_block(node.body, depth + 1), *after]
     if isinstance(node, ast.If):
@@ -189,7 +273,9 @@ def _statement(node: ast.stmt, depth: int) -> list[str]:
 
 
 def _is_main_guard(node: ast.If) -> bool:
-    return isinstance(node.test, ast.Compare) and isinstance(node.test.left, ast.Name) and node.test.left.id == "__name__"
+    return (
+        isinstance(node.test, ast.Compare) and isinstance(node.test.left, ast.Name) and node.test.left.id == "__name__"
+    )
 
 
 def _condition(node: ast.If, depth: int, word: str) -> list[str]:
@@ -204,7 +290,9 @@ def _simple(node: ast.stmt) -> str:
     if isinstance(node, ast.Assign):
         return f"Set {' and '.join(say(t) for t in node.targets)} to {say(node.value)}"
     if isinstance(node, ast.AugAssign):
-        return UPDATE.get(type(node.op), "Set {0} to {0} " + BINARY.get(type(node.op), "") + " {1}").format(say(node.target), say(node.value))
+        return UPDATE.get(type(node.op), "Set {0} to {0} " + BINARY.get(type(node.op), "") + " {1}").format(
+            say(node.target), say(node.value)
+        )
     if isinstance(node, ast.Return):
         return f"Give back {say(node.value)}" if node.value else "Stop here"
     if isinstance(node, ast.Break):
@@ -298,7 +386,11 @@ def _method(function: ast.Attribute, arguments: list[str]) -> str:
     if template and template.count("{") == len(arguments) + 1:
         return template.format(receiver, *arguments)
     if function.attr in ("sort", "pop", "split") and arguments:
-        words = {"sort": "Sort {0} with {1}", "pop": "what is taken off {0} at {1}", "split": "the parts of {0} between {1}"}
+        words = {
+            "sort": "Sort {0} with {1}",
+            "pop": "what is taken off {0} at {1}",
+            "split": "the parts of {0} between {1}",
+        }
         return words[function.attr].format(receiver, _list(arguments))
     return f"the result of {function.attr} on {receiver}{f' with {_list(arguments)}' if arguments else ''}"
 
@@ -306,7 +398,8 @@ def _method(function: ast.Attribute, arguments: list[str]) -> str:
 def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str:
     item = f"{say(node.key)} with {say(node.value)}" if isinstance(node, ast.DictComp) else _inner(node.elt)
     loops = [
-        f"for each {say(g.target)} in {say(g.iter)}" + "".join(f" for which {say(c)}" for c in g.ifs) for g in node.generators
+        f"for each {say(g.target)} in {say(g.iter)}" + "".join(f" for which {say(c)}" for c in g.ifs)
+        for g in node.generators
     ]
     return f"{what} {item} {', and '.join(loops)}"
 
@@ -322,13 +415,21 @@ SPEECH = {
     ast.Compare: _compare,
     ast.Subscript: _subscript,
     ast.Call: _call,
-    ast.UnaryOp: lambda n: f"{ {ast.USub: 'minus', ast.Not: 'not', ast.Invert: 'the bit complement of', ast.UAdd: 'plus'}[type(n.op)]} {_inner(n.operand)}",
+    ast.UnaryOp: lambda n: (
+        f"{ {ast.USub: 'minus', ast.Not: 'not', ast.Invert: 'the bit complement of', ast.UAdd: 'plus'}[type(n.op)] } {_inner(n.operand)}"
+    ),
     ast.BoolOp: lambda n: (" and " if isinstance(n.op, ast.And) else " or ").join(_inner(v) for v in n.values),
     ast.Attribute: lambda n: f"{n.attr} of {say(n.value)}",
     ast.List: lambda n: _sequence("the list of", "an empty list", n.elts),
-    ast.Tuple: lambda n: _sequence("the tuple of" if isinstance(n.ctx, ast.Load) else "", "an empty tuple", n.elts).strip(),
+    ast.Tuple: lambda n: _sequence(
+        "the tuple of" if isinstance(n.ctx, ast.Load) else "", "an empty tuple", n.elts
+    ).strip(),
     ast.Set: lambda n: _sequence("the set of", "an empty set", n.elts),
-    ast.Dict: lambda n: "a dictionary of " + _list([f"{say(k)} to {say(v)}" for k, v in zip(n.keys, n.values) if k]) if n.keys else "an empty dictionary",
+    ast.Dict: lambda n: (
+        "a dictionary of " + _list([f"{say(k)} to {say(v)}" for k, v in zip(n.keys, n.values) if k])
+        if n.keys
+        else "an empty dictionary"
+    ),
     ast.ListComp: lambda n: _comprehension("the list of", n),
     ast.SetComp: lambda n: _comprehension("the distinct", n),
     ast.GeneratorExp: lambda n: _comprehension("all", n),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from tracelift_lib.calculations import Edit, Trace, evaluate, read_trace, recompute, rewrite
-from tracelift_lib.kinds import kinds_of
+from tracelift_lib.kinds import Flaw, kinds_of
 from tracelift_lib.problems import Problem
 
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
@@ -83,7 +83,9 @@ def _lost_term(trace: Trace, k: int, position: int) -> Iterator[Edit]:
 def swapped_events(trace: Trace) -> Iterator[Edit]:
     """(a op b) op' c becomes (a op' c) op b; the two lines change places."""
     for k, (c, d) in enumerate(zip(trace.calculations, trace.calculations[1:])):
-        if not (c.binary and d.binary and d.line == c.line + 1 and _stands_alone(trace, k) and _stands_alone(trace, k + 1)):
+        if not (
+            c.binary and d.binary and d.line == c.line + 1 and _stands_alone(trace, k) and _stands_alone(trace, k + 1)
+        ):
             continue
         (a, b), (r, e) = c.operands, d.operands
         quoting = [i for i, of in trace.quotes.items() if k in of]
@@ -127,13 +129,19 @@ def unsupported_leap(trace: Trace) -> Iterator[Edit]:
 MAKERS: dict[str, Callable[[Trace], Iterator[Edit]]] = {
     maker.__name__: maker
     for maker in (
-        wrong_operation, arithmetic_slip, misread_quantity, lost_event, swapped_events, stale_value, unsupported_leap,
+        wrong_operation,
+        arithmetic_slip,
+        misread_quantity,
+        lost_event,
+        swapped_events,
+        stale_value,
+        unsupported_leap,
     )
 }
 
 
-def flawed_texts(problem: Problem, kind: str) -> list[tuple[str, float]]:
-    """Every flawed version of the reference trace with this kind of flaw, each with its severity.
+def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:
+    """Every flawed version of the reference trace with this kind of flaw.
 
     Severity is the share of the trace's calculations that are wrong, lost or unsupported after the damage, in (0, 1].
     A trace of which no calculation gives the problem's answer has no version.
@@ -150,8 +158,9 @@ def flawed_texts(problem: Problem, kind: str) -> list[tuple[str, float]]:
         final = edit.downstream.get(answer, values[trace.calculations[answer].result])
         kept = final == trace.value(trace.calculations[answer].result)
         if kept == kinds_of("math")[kind].keeps_answer:
-            versions[rewrite(trace, edit, values)] = _severity(trace, edit, values)
-    return list(versions.items())
+            text = rewrite(trace, edit, values)
+            versions[text] = Flaw(text, _severity(trace, edit, values))
+    return list(versions.values())
 
 
 def _severity(trace: Trace, edit: Edit, values: dict[int, Fraction]) -> float:
