@@ -20,7 +20,7 @@ CPU_SECONDS = 0.3  # for one program on all inputs; the references take millisec
 WALL_SECONDS = 10  # for a program that waits
 MEMORY = 2**30
 
-# Reads {"programs": [...], "calls": [...]}, writes one list of outcomes a program. Each program runs in a fork of its own.
+# Reads {"programs": [...], "calls": [...]}, writes one list of outcomes a program. Each runs in a fork of its own.
 WORKER = r"""
 import collections.abc, json, os, re, resource, signal, sys
 
@@ -100,6 +100,6 @@ def outcomes(problem: Problem, programs: Sequence[str]) -> list[list[str]]:
 
 
 def shows(reference: Sequence[str], flawed: Sequence[str], may_stop: bool = False) -> bool:
-    """Whether a flaw shows in the outcomes: another value somewhere, or, if it `may_stop`, an error instead of a value."""
+    """Whether a flaw shows: another value somewhere, or, if it `may_stop`, an error instead of a value."""
     pairs = [(r, f) for r, f in zip(reference, flawed, strict=True) if r.startswith("value ")]
     return any(r != f and (may_stop or f.startswith("value ")) for r, f in pairs)

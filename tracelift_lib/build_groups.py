@@ -314,9 +314,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, LeakageError, BudgetSpent, EndpointError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(
-        f"{options.out}: {report['groups']['train']} train and {report['groups']['dev']} dev groups; see README.md there"
-    )
+    made = report["groups"]
+    print(f"{options.out}: {made['train']} train and {made['dev']} dev groups; see README.md there")
     return 0
 
 
@@ -384,8 +383,9 @@ def _asker(options: argparse.Namespace) -> Asker | None:
 
 def _validate(files: list[Path]) -> int:
     number = 0
-    for number, violation in enumerate(violations(files), start=1):
+    for violation in violations(files):
         print(violation)
+        number += 1
     print(f"{number} violations" if number else f"no violations in {', '.join(map(str, files))}", file=sys.stderr)
     return 1 if number else 0
 

@@ -1,7 +1,7 @@
 """What a flawed trace must pass to enter a group, whoever made it; a rejected one says why.
 
-It differs from the reference in one place (what follows from the damage may differ in numbers only), stays on topic, is no
-duplicate and no placeholder, keeps its length within bounds, and holds code only if that is its flaw. The bounds
+It differs from the reference in one place (what follows from the damage may differ in numbers only), stays on topic, is
+no duplicate and no placeholder, keeps its length within bounds, and holds code only if that is its flaw. The bounds
 are ours: the released code drops code traces under 40 words, which the plans of one-line programs are.
 """
 
@@ -21,17 +21,20 @@ LENGTH_SHARE = (0.3, 1.6)  # of the reference's words; pasted code comes on top
 ON_TOPIC_SHARE = 0.6  # of the trace's different words and numbers that problem or reference know
 
 STRONG_CODE = re.compile(
-    r"```|^\s*(?:def|class)\s+\w+.*:\s*$|^\s*return\b(?!\s+(?:to|from))|^\s*(?:import|from)\s+\w+(?:\s|$)|^\s*\w+\s*[-+*/]?=\s*\S.*[\[(\w]$",
+    r"```|^\s*(?:def|class)\s+\w+.*:\s*$|^\s*return\b(?!\s+(?:to|from))|^\s*(?:import|from)\s+\w+(?:\s|$)"
+    r"|^\s*\w+\s*[-+*/]?=\s*\S.*[\[(\w]$",
     re.MULTILINE,
 )
 PYTHON_BLOCK = re.compile(r"```|^\s*def\s+\w+|^\s*(?:import|from)\s+\w+|\bprint\(|\binput\(", re.MULTILINE)
 PLACEHOLDER = re.compile(
-    r"\b(?:todo|tbd|lorem ipsum|n/a)\b|^\s*(?:\.{3,}|…)\s*$|\[[^\]]*\b(?:insert|your|step|reasoning|trace|flawed)\b[^\]]*\]|<(?!=)[a-z_ ]+>",
+    r"\b(?:todo|tbd|lorem ipsum|n/a)\b|^\s*(?:\.{3,}|…)\s*$|<(?!=)[a-z_ ]+>"
+    r"|\[[^\]]*\b(?:insert|your|step|reasoning|trace|flawed)\b[^\]]*\]",
     re.IGNORECASE | re.MULTILINE,
 )
 MARKUP = re.compile(r"</?(?:think|reasoning|answer)>", re.IGNORECASE)
 TELLTALE = re.compile(
-    r"\b(?:deliberate|intentional(?:ly)?|injected|introduced (?:an?|the) (?:error|flaw|mistake)|this (?:is|step is) (?:wrong|incorrect|flawed))\b",
+    r"\b(?:deliberate|intentional(?:ly)?|injected|introduced (?:an?|the) (?:error|flaw|mistake)"
+    r"|this (?:is|step is) (?:wrong|incorrect|flawed))\b",
     re.IGNORECASE,
 )
 

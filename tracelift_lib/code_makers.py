@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 from tracelift_lib.kinds import Flaw
-from tracelift_lib.plans import Unsupported, parse_program, reference_plan, say, write_plan
+from tracelift_lib.plans import Unsupported, in_words, parse_program, reference_plan, say, write_plan
 from tracelift_lib.problems import Problem
 
 Change = Callable[[ast.AST], None]  # in place, on the node of a fresh copy
@@ -108,13 +108,15 @@ def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         inputs = _inputs_around(tree, node)
         if node.id in inputs:
-            for other in inputs - {node.id}:
+            alike = {name for name in inputs if _is_container(tree, name) == _is_container(tree, node.id)}
+            for other in sorted(alike - {node.id}):
                 yield lambda copied, other=other: setattr(copied, "id", other)
 
 
 def wrong_constant(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-        steps = (1, -1) if node.value > 0 else (1,)
+        # 1 does not become 0 in arithmetic: "n plus 0" would be no plan that anybody writes
+        steps = (1, -1) if node.value > 1 or node.value == 1 and not _is_operand(tree, node) else (1,)
         for step in steps:
             yield lambda copied, step=step: setattr(copied, "value", copied.value + step)
 
@@ -225,6 +227,23 @@ def _inputs_around(tree: ast.Module, node: ast.Name) -> set[str]:
     return {a.arg for a in functions[-1].args.args} if functions else set()
 
 
+def _is_operand(tree: ast.Module, node: ast.AST) -> bool:
+    parents = (p for p in ast.walk(tree) if isinstance(p, (ast.BinOp, ast.UnaryOp, ast.AugAssign)))
+    return any(child is node for parent in parents for child in ast.iter_child_nodes(parent))
+
+
+def _is_container(tree: ast.Module, name: str) -> bool:
+    """Whether the program indexes the input, goes through it, or calls something on it."""
+    for node in ast.walk(tree):
+        inside = [getattr(node, field, None) for field in ("value", "iter")]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id != "range":
+            inside += node.args
+        if isinstance(node, (ast.Subscript, ast.For, ast.comprehension, ast.Attribute, ast.Call)):
+            if any(isinstance(part, ast.Name) and part.id == name for part in inside):
+                return True
+    return False
+
+
 def _blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
     for name in ("body", "orelse"):
         block = getattr(node, name, None)
@@ -270,18 +289,13 @@ def _exchange(block: list[ast.stmt], i: int) -> None:
 def _claim(statement: ast.stmt) -> str | None:
     """What remains of a step whose how is left out; None for steps with nothing to leave out."""
     if isinstance(statement, ast.Return):
-        trivial = statement.value is None or isinstance(statement.value, (ast.Name, ast.Constant))
+        trivial = statement.value is None or isinstance(statement.value, (ast.Name, ast.Constant, ast.UnaryOp))
         return None if trivial else "Give back what the task asks for."
     if isinstance(statement, ast.Assign) and not isinstance(statement.value, (ast.Name, ast.Constant, ast.List)):
-        return f"Set {' and '.join(say(t) for t in statement.targets)} to the right value."
+        return f"Set {in_words([say(t) for t in statement.targets])} to the right value."
     if isinstance(statement, (ast.For, ast.While)):
-        names = sorted(
-            _writes(statement)
-            - {n.id for n in ast.walk(getattr(statement, "target", ast.Pass())) if isinstance(n, ast.Name)}
-        )
-        return (
-            f"After this, {' and '.join(names)} {'hold' if len(names) > 1 else 'holds'} what is needed."
-            if names
-            else None
-        )
+        target = getattr(statement, "target", ast.Pass())
+        names = sorted(_writes(statement) - {n.id for n in ast.walk(target) if isinstance(n, ast.Name)})
+        hold = "hold" if len(names) > 1 else "holds"
+        return f"After this, {in_words(names)} {hold} what is needed." if names else None
     return None

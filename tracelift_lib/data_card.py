@@ -23,8 +23,8 @@ configs:
 
 # TraceLift-Groups from {source}
 
-{train} train and {dev} dev groups, domain {domain}. A group holds a problem's reference trace and flawed versions of it,
-each damaged in one place, with a rubric of five dimensions (0 to 4) and a total (0 to 1). Schema of the released
+{train} train and {dev} dev groups, domain {domain}. A group holds a problem's reference trace and flawed versions
+of it, each damaged in one place, with a rubric of five dimensions (0 to 4) and a total (0 to 1). Schema of the released
 data set {hub}. Split: problems ordered by SHA-256 of (18, problem_id), the first tenth is dev.
 
 - Seeds: {source}, licence {licence}; settings `{seeds}`.
@@ -47,15 +47,15 @@ data set {hub}. Split: problems ordered by SHA-256 of (18, problem_id), the firs
 BY_MODEL = "by the language model {model}"
 MAKERS = {"exact": "exact, by program", "openai": BY_MODEL, "local": BY_MODEL}
 JUDGES = {
-    "programmatic": "programmatic, from the definition of each kind and how much of the trace builds on the flaw (ours; no "
-    "judge has read them)",
+    "programmatic": "programmatic, from the definition of each kind and how much of the trace builds on the flaw "
+    "(ours; no judge has read them)",
     "ground_truth": "ground truth of the tiny world",
     "openai": BY_MODEL,
     "local": BY_MODEL,
 }
 NOTES = {
-    "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and names, which no "
-    "comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
+    "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and names, "
+    "which no comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
     "mbpp": "- Reference traces are plans read off the reference programs, one line a statement.\n",
     "contests": "- Reference traces are plans read off the reference programs; flawed programs were not run.\n",
 }

@@ -164,10 +164,10 @@ class Violation(NamedTuple):
 
 
 def violations(files: Iterable[Path]) -> Iterator[Violation]:
-    """Everything in these .jsonl files that breaks the schema or the rules of a group, all of it and not only the first.
+    """Everything in these .jsonl files that breaks the schema or the rules of a group, not only the first fault.
 
-    Strict: a number as text is a fault. Rules: a problem is in one group of one file (groups are never split); a negative
-    is no copy of a positive or of another negative; `total` is `rubric_score_raw` / 10.
+    Strict: a number as text is a fault. Rules: a problem is in one group of one file (groups are never split); a
+    negative is no copy of a positive or of another negative; `total` is `rubric_score_raw` / 10.
     """
     seen: dict[str, tuple[Path, int]] = {}
     for path in files:

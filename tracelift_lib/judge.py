@@ -1,7 +1,7 @@
 """The rubric judge: scores 0..10 for five dimensions and overall, mapped to labels and total (method.md section 3).
 
 Backends: the ground truth of the tiny world, or a language model (endpoint or local) through `llm.Asker`. `calibrate`
-shows how far a judge can be trusted: a judge that gives everything full marks cannot tell traces apart (method.md section 7).
+shows how far a judge can be trusted: one that gives everything full marks cannot tell traces apart (method.md, 7).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> Judg
     """A rubric for a flaw that we made and therefore know; no judge has read the trace. Source: ours.
 
     The dimension that the kind hurts most gets label 2, or 1 if more than half of the trace builds on the flaw; the
-    others that it hurts get one more; all else keeps 4. `answer_support` gets 0 to 1 if the flaw makes the answer wrong.
+    others that it hurts get one more; all else keeps 4. `answer_support` gets 0 or 1 if the answer becomes wrong.
     total = mean of (mean, minimum) of the labels over 4.
     """
     deep = flaw.severity > 0.5

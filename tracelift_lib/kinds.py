@@ -33,7 +33,7 @@ KINDS: dict[tuple[str, str], Kind] = {
         Kind(
             "wrong_operation",
             "math",
-            "One step combines the right quantities by the wrong one of the four operations; what follows builds on it.",
+            "One step combines the right quantities by the wrong operation; what follows builds on it.",
             ("solution_strategy", "answer_support"),
             "For 3 boxes of 12 eggs: '3 + 12 = 15 eggs' where 3 * 12 = 36 is meant.",
         ),

@@ -1,7 +1,7 @@
 """Structured answers from a language model: an OpenAI-compatible endpoint or a model in this process.
 
-Each answer must fit a JSON schema; one that does not is asked for again with the fault named. Finished requests lie in a
-ledger on disk, so a run that was cut off pays for nothing twice, and a cap on tokens holds over all its parts.
+Each answer must fit a JSON schema; one that does not is asked for again with the fault named. Finished requests lie in
+a ledger on disk, so a run that was cut off pays for nothing twice, and a cap on tokens holds over all its parts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BudgetSpent(RuntimeError):
 
 
 class EndpointError(RuntimeError):
-    """The endpoint cannot be used (wrong address, key or model, or down for too long). Finished requests are kept."""
+    """The endpoint cannot be used (wrong address, key or model, or down too long). Finished requests are kept."""
 
 
 class Reply(NamedTuple):
@@ -58,7 +58,7 @@ class Model(Protocol):
 
 
 class OpenAIModel:
-    """A model behind an OpenAI-compatible chat endpoint. The key comes from $OPENAI_API_KEY; local servers need none."""
+    """A model behind an OpenAI-compatible chat endpoint. The key comes from $OPENAI_API_KEY, if one is needed."""
 
     def __init__(
         self,
@@ -97,8 +97,8 @@ class OpenAIModel:
                 time.sleep(self.pause * 2**attempt * random.uniform(0.75, 1.25))
             except openai.APIStatusError as error:  # asking again would not help
                 raise EndpointError(
-                    f"{self._client.base_url} refused the request with status {error.status_code} ({error.message}); check "
-                    f"the address, the model name {self.name!r} and ${KEY_VARIABLE}"
+                    f"{self._client.base_url} refused the request with status {error.status_code} ({error.message}); "
+                    f"check the address, the model name {self.name!r} and ${KEY_VARIABLE}"
                 ) from None
             except (openai.APIError, ValueError, IndexError, AttributeError, TypeError):  # a body that is no completion
                 return Reply(None, 0, "malformed reply")
@@ -162,7 +162,8 @@ class Asker:
         return Failure(record["reason"]) if record["answer"] is None else schema.model_validate(record["answer"])
 
     def _try(self, prompt: str, schema: type[Schema], wanted: dict, seed: int) -> tuple[dict | None, str]:
-        text, reason = prompt + f"\n\nAnswer with one JSON object of this schema:\n{json.dumps(wanted)}", ""
+        rule = f"\n\nAnswer with one JSON object of this schema:\n{json.dumps(wanted)}"
+        text, reason = prompt + rule, ""
         for attempt in range(self.attempts):
             self._check_cap(text)
             reply = self.model.complete(text, wanted, seed + 1000 * attempt)
@@ -179,14 +180,14 @@ class Asker:
                 where = ".".join(map(str, first["loc"]))
                 reason = "not JSON" if first["type"] == "json_invalid" else "breaks the schema"
                 fault = f"{where}: {first['msg']}" if where else first["msg"]
-                text = f"{prompt}\n\nYour last answer could not be used ({fault}). Answer with one JSON object of this schema:\n{json.dumps(wanted)}"
+                text = f"{prompt}\n\nYour last answer could not be used ({fault}).{rule}"
         return None, reason
 
     def _check_cap(self, text: str) -> None:
         if self.spent + len(text) // CHARACTERS_PER_TOKEN + self.model.max_tokens > self.token_cap:
             raise BudgetSpent(
-                f"{self.spent} of {self.token_cap} tokens are spent, and the next request may go over; finished requests "
-                f"are in {self._ledger}. Raise the cap and run again to go on."
+                f"{self.spent} of {self.token_cap} tokens are spent, and the next request may go over; finished "
+                f"requests are in {self._ledger}. Raise the cap and run again to go on."
             )
 
     def _pay(self, tokens: int) -> None:

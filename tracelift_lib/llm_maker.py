@@ -9,7 +9,7 @@ from tracelift_lib.llm import Asker, Failure
 from tracelift_lib.problems import Problem
 
 PROMPT = """\
-Below are a problem and a sound piece of reasoning about it. Write the reasoning again with exactly one flaw of one kind.
+Below are a problem and sound reasoning about it. Write the reasoning again with exactly one flaw of one kind.
 
 Kind of flaw: {name}. {definition}
 An example of this kind: {example}

@@ -29,6 +29,7 @@ BINARY = {
     ast.RShift: "shifted right by",
     ast.MatMult: "matrix-times",
 }
+UNARY = {ast.USub: "minus", ast.UAdd: "plus", ast.Not: "not", ast.Invert: "the bit complement of"}
 COMPARE = {
     ast.Eq: "equals",
     ast.NotEq: "differs from",
@@ -256,7 +257,7 @@ def _statement(node: ast.stmt, depth: int) -> list[str]:
         return []
     if isinstance(node, ast.FunctionDef):
         inputs = [a.arg for a in node.args.args]
-        return [f"{pad}For {node.name} we are given {_list(inputs) or 'nothing'}.", *_block(node.body, depth + 1)]
+        return [f"{pad}For {node.name} we are given {in_words(inputs) or 'nothing'}.", *_block(node.body, depth + 1)]
     if isinstance(node, (ast.For, ast.While)):
         head = (
             f"For each {say(node.target)} in {say(node.iter)}"
@@ -322,7 +323,8 @@ def _inner(node: ast.expr) -> str:
     return f"({say(node)})" if compound else say(node)
 
 
-def _list(parts: list[str]) -> str:
+def in_words(parts: list[str]) -> str:
+    """a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
@@ -368,7 +370,7 @@ def _call(node: ast.Call) -> str:
         if name == "input" and not arguments:
             return "the next line of the input"
         if name == "print":
-            return f"Print {_list(arguments) or 'an empty line'}"
+            return f"Print {in_words(arguments) or 'an empty line'}"
         table = {1: FUNCTIONS, 2: FUNCTIONS_2, 3: FUNCTIONS_3}.get(len(arguments), {})
         if name in table and not node.keywords:
             return table[name].format(*arguments)
@@ -376,8 +378,8 @@ def _call(node: ast.Call) -> str:
         return _method(node.func, arguments)
     known = FUNCTIONS.get(name)
     if known and node.keywords and len(node.args) == 1:  # such as sorted(x, key=...)
-        return f"{known.format(arguments[0])} (with {_list(arguments[1:])})"
-    return f"the result of {say(node.func)} for {_list(arguments)}" if arguments else f"the result of {say(node.func)}"
+        return f"{known.format(arguments[0])} (with {in_words(arguments[1:])})"
+    return f"the result of {say(node.func)}" + (f" for {in_words(arguments)}" if arguments else "")
 
 
 def _method(function: ast.Attribute, arguments: list[str]) -> str:
@@ -391,8 +393,8 @@ def _method(function: ast.Attribute, arguments: list[str]) -> str:
             "pop": "what is taken off {0} at {1}",
             "split": "the parts of {0} between {1}",
         }
-        return words[function.attr].format(receiver, _list(arguments))
-    return f"the result of {function.attr} on {receiver}{f' with {_list(arguments)}' if arguments else ''}"
+        return words[function.attr].format(receiver, in_words(arguments))
+    return f"the result of {function.attr} on {receiver}{f' with {in_words(arguments)}' if arguments else ''}"
 
 
 def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str:
@@ -405,7 +407,7 @@ def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorEx
 
 
 def _sequence(what: str, empty: str, parts: list[ast.expr]) -> str:
-    return f"{what} {_list([_inner(p) for p in parts])}" if parts else empty
+    return f"{what} {in_words([_inner(p) for p in parts])}" if parts else empty
 
 
 SPEECH = {
@@ -415,9 +417,7 @@ SPEECH = {
     ast.Compare: _compare,
     ast.Subscript: _subscript,
     ast.Call: _call,
-    ast.UnaryOp: lambda n: (
-        f"{ {ast.USub: 'minus', ast.Not: 'not', ast.Invert: 'the bit complement of', ast.UAdd: 'plus'}[type(n.op)] } {_inner(n.operand)}"
-    ),
+    ast.UnaryOp: lambda n: f"{UNARY[type(n.op)]} {_inner(n.operand)}",
     ast.BoolOp: lambda n: (" and " if isinstance(n.op, ast.And) else " or ").join(_inner(v) for v in n.values),
     ast.Attribute: lambda n: f"{n.attr} of {say(n.value)}",
     ast.List: lambda n: _sequence("the list of", "an empty list", n.elts),
@@ -426,15 +426,15 @@ SPEECH = {
     ).strip(),
     ast.Set: lambda n: _sequence("the set of", "an empty set", n.elts),
     ast.Dict: lambda n: (
-        "a dictionary of " + _list([f"{say(k)} to {say(v)}" for k, v in zip(n.keys, n.values) if k])
+        "a dictionary of " + in_words([f"{say(k)} to {say(v)}" for k, v in zip(n.keys, n.values) if k])
         if n.keys
         else "an empty dictionary"
     ),
     ast.ListComp: lambda n: _comprehension("the list of", n),
     ast.SetComp: lambda n: _comprehension("the distinct", n),
-    ast.GeneratorExp: lambda n: _comprehension("all", n),
+    ast.GeneratorExp: lambda n: _comprehension("", n).strip(),
     ast.DictComp: lambda n: _comprehension("a dictionary of", n),
     ast.IfExp: lambda n: f"{_inner(n.body)} if {say(n.test)}, otherwise {_inner(n.orelse)}",
-    ast.Lambda: lambda n: f"the rule that takes {_list([a.arg for a in n.args.args])} to {_inner(n.body)}",
+    ast.Lambda: lambda n: f"the rule that takes {in_words([a.arg for a in n.args.args])} to {_inner(n.body)}",
     ast.Starred: lambda n: f"the elements of {say(n.value)}",
 }
