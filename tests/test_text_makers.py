@@ -7,7 +7,7 @@ from common import DATA
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tracelift_lib.calculations import Edit, quantities, read_trace, recompute, rewrite
+from tracelift_lib.calculations import Edit, quantities, read_trace, recompute, rewrite, write_number
 from tracelift_lib.kinds import KINDS, kinds_of
 from tracelift_lib.problems import Problem
 from tracelift_lib.seeds import SeedSettings, load_seeds
@@ -173,6 +173,23 @@ def test_no_flaw_where_a_link_is_uncertain():
     assert flawed_texts(problem(trace=algebra), "wrong_operation") == []  # the last line would not follow
     words = TRACE.replace("He sells half of the 30", "He sells half of the thirty")
     assert not any("- 6 = 28" in f.text for f in flawed_texts(problem(trace=words), "arithmetic_slip"))
+
+
+def test_a_unit_is_not_taken_for_a_result_of_the_same_value():
+    """69300 / 7 divides by the days of a week, not by the 7 days that were computed before."""
+    story = "They spend half of 14 days and then 4 days there, 6300 people. How many weeks?"
+    trace = "Half is 14 / 2 = 7 days.\nThat makes 7 + 4 = 11 days.\n6300 * 11 = 69300 days.\n69300 / 7 = 9900 weeks."
+    assert lines("wrong_operation", story=story, trace=trace, answer="9900") == [
+        [*trace.split("\n")[:1], "That makes 7 - 4 = 3 days.", "6300 * 3 = 18900 days.", "18900 / 7 = 2700 weeks."],
+        [*trace.split("\n")[:3], "69300 * 7 = 485100 weeks."]]
+
+
+@pytest.mark.parametrize(("value", "like", "written"), [
+    ("28", "36", "28"), ("1234", "36", "1,234"), ("1234", "2345", "1234"), ("1234", "2,345", "1,234"),
+    ("35", "25.00", "35.00"), ("7.5", "36", "7.5"), ("7.25", "3.5", "7.25"), ("8", "15.0", "8.0"),
+])
+def test_numbers_are_written_like_the_ones_they_replace(value, like, written):
+    assert write_number(Fraction(value), like) == written
 
 
 def test_a_trace_that_does_not_reach_the_answer_has_no_versions():

@@ -67,7 +67,7 @@ json.dump([run(program, job["calls"], *job["limits"]) for program in job["progra
 """
 
 
-def test_calls(problem: Problem) -> list[str]:
+def calls_in_tests(problem: Problem) -> list[str]:
     """The expressions that the problem's tests evaluate: `f(2)` of `assert f(2) == 4`. Empty for other tests."""
     calls = []
     for test in problem.metadata.get("tests", []):
@@ -83,7 +83,7 @@ def outcomes(problem: Problem, programs: Sequence[str]) -> list[list[str]]:
     """What each program gives for each test call: "value ..." or "error NAME". Shape (programs, calls)."""
     setup = problem.metadata.get("setup", "")
     limits = [CPU_SECONDS, WALL_SECONDS, MEMORY]
-    job = {"programs": [f"{setup}\n{p}" for p in programs], "calls": test_calls(problem), "limits": limits}
+    job = {"programs": [f"{setup}\n{p}" for p in programs], "calls": calls_in_tests(problem), "limits": limits}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", WORKER],

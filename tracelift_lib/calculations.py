@@ -64,6 +64,8 @@ WORD_VALUES |= {
 }
 # Numbers that a solver brings along: units of time and measure, hundredths, halves.
 COMMON = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 31, 52, 60, 100, 365, 1000)}
+# Of these, the ones that may mean a unit even where an earlier result has the same value.
+UNITS = {Fraction(n) for n in (7, 12, 24, 52, 60, 100, 365, 1000)}
 MAX_UNIT_WORDS = 3
 GROWTH = 20  # a result this many times above every number of problem and trace is not plausible
 
@@ -348,7 +350,9 @@ def _quoted(trace: Trace, i: int, edit: Edit, news: dict[int, Fraction]) -> Frac
     if i in edit.values:
         return edit.values[i]
     old = trace.value(i)
-    options = {news.get(k, old) for k in trace.quotes.get(i, [])} | ({old} if old in trace.given else set())
+    options = {news.get(k, old) for k in trace.quotes.get(i, [])}
+    if old in trace.given or old in UNITS:
+        options.add(old)
     return old if not options else options.pop() if len(options) == 1 else None
 
 
@@ -405,9 +409,9 @@ def rewrite(trace: Trace, edit: Edit, values: dict[int, Fraction]) -> str:
 
 
 def write_number(value: Fraction, like: str) -> str:
-    """`value` as digits, with commas if the number it replaces had them or was too small to need them."""
-    if value.denominator == 1:
-        return f"{value.numerator:,}" if "," in like or len(like) < 4 else str(value.numerator)
-    return (
-        f"{float(value):.2f}" if (value * 10).denominator != 1 or like.partition(".")[2][1:] else f"{float(value):.1f}"
-    )
+    """`value` as digits, written like the number it replaces: its decimals, and its commas or room for them."""
+    decimals = len(like.partition(".")[2])
+    while (value * 10**decimals).denominator != 1:
+        decimals += 1
+    comma = "," if "," in like or len(like.partition(".")[0]) < 4 else ""
+    return f"{value.numerator / value.denominator:{comma}.{decimals}f}"
