@@ -37,8 +37,16 @@ TESTS = ["assert total_even([1, 2, 3, 4, 8], 8) == 12", "assert total_even([], 3
 
 
 def problem(program=PROGRAM, tests=TESTS, text="Write a function to add up the even numbers below a limit, twice."):
-    return Problem(problem_id="p", source="hand", domain="code", task_type="unit_tests", problem=text,
-                   reference_solution=program, answer="", metadata={"tests": tests, "setup": ""})
+    return Problem(
+        problem_id="p",
+        source="hand",
+        domain="code",
+        task_type="unit_tests",
+        problem=text,
+        reference_solution=program,
+        answer="",
+        metadata={"tests": tests, "setup": ""},
+    )
 
 
 def changes(kind, **about):
@@ -55,25 +63,45 @@ def test_a_plan_states_every_statement_in_words_and_no_code():
     assert reference_plan(problem()) == PLAN
 
 
-@pytest.mark.parametrize(("code", "words"), [
-    ("a[-1]", "element minus 1 of a"), ("a[1:n]", "the part of a from position 1 up to but not position n"),
-    ("a[::-1]", "a in reverse"), ("(a + b) * c", "(a plus b) times c"), ("not x", "not x"),
-    ("1 < x <= 3", "1 is less than x and is at most 3"), ("sorted(a, key=f)", "a in sorted order (with key f)"),
-    ("range(1, n, 2)", "the numbers from 1 up to but not n in steps of 2"),
-    ("''.join(w)", "the elements of w joined by the empty text"),
-    ("[x * x for x in a if x > 0]", "the list of (x times x) for each x in a for which x is greater than 0"),
-    ("lambda x: x + 1", "the rule that takes x to (x plus 1)"), ("'%d eggs' % n", "'%d eggs' filled in with n"),
-    ("g(a)(b)", "the result of the result of g for a for b"), ("{}", "an empty dictionary"), ("None", "nothing"),
-    ("a if b else c", "a if b, otherwise c"), ("x.pop()", "the last element taken off x"), ("-x", "minus x"),
-])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("a[-1]", "element minus 1 of a"),
+        ("a[1:n]", "the part of a from position 1 up to but not position n"),
+        ("a[::-1]", "a in reverse"),
+        ("(a + b) * c", "(a plus b) times c"),
+        ("not x", "not x"),
+        ("1 < x <= 3", "1 is less than x and is at most 3"),
+        ("sorted(a, key=f)", "a in sorted order (with key f)"),
+        ("range(1, n, 2)", "the numbers from 1 up to but not n in steps of 2"),
+        ("''.join(w)", "the elements of w joined by the empty text"),
+        ("[x * x for x in a if x > 0]", "the list of (x times x) for each x in a for which x is greater than 0"),
+        ("lambda x: x + 1", "the rule that takes x to (x plus 1)"),
+        ("'%d eggs' % n", "'%d eggs' filled in with n"),
+        ("g(a)(b)", "the result of the result of g for a for b"),
+        ("{}", "an empty dictionary"),
+        ("None", "nothing"),
+        ("a if b else c", "a if b, otherwise c"),
+        ("x.pop()", "the last element taken off x"),
+        ("-x", "minus x"),
+    ],
+)
 def test_expressions_in_words(code, words):
     assert say(ast.parse(code, mode="eval").body) == words
 
 
-@pytest.mark.parametrize("program", [
-    "def f(x:", "class A:\n  pass", "def f(x):\n  try:\n    return 1\n  except E:\n    pass", "def f(x):\n  yield x",
-    "def f(x):\n  return f'{x}'", "async def f(x):\n  return 1", "def f(x):\n  with x:\n    return 1",
-])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(x:",
+        "class A:\n  pass",
+        "def f(x):\n  try:\n    return 1\n  except E:\n    pass",
+        "def f(x):\n  yield x",
+        "def f(x):\n  return f'{x}'",
+        "async def f(x):\n  return 1",
+        "def f(x):\n  with x:\n    return 1",
+    ],
+)
 def test_what_has_no_words_is_refused_and_has_no_versions(program):
     with pytest.raises(Unsupported):
         reference_plan(problem(program))
@@ -108,9 +136,13 @@ def test_there_is_a_maker_for_each_code_kind():
 def test_wrong_constant():
     assert changes("wrong_constant") == {
         ("Set total to 0.", "Set total to 1."),
-        *(("If ((the remainder of x divided by 2) equals 0) and (x is less than limit):",
-           f"If ((the remainder of x divided by {a}) equals {b}) and (x is less than limit):")
-          for a, b in ((1, 0), (3, 0), (2, 1))),
+        *(
+            (
+                "If ((the remainder of x divided by 2) equals 0) and (x is less than limit):",
+                f"If ((the remainder of x divided by {a}) equals {b}) and (x is less than limit):",
+            )
+            for a, b in ((1, 0), (3, 0), (2, 1))
+        ),
         ("Set total to total times 2.", "Set total to total times 1."),
         ("Set total to total times 2.", "Set total to total times 3."),
     }
@@ -127,16 +159,26 @@ def test_misread_specification():
     condition = "If ((the remainder of x divided by 2) {}) and (x is {} limit):"
     before = condition.format("equals 0", "less than")
     found = changes("misread_specification")
-    assert {(before, condition.format("differs from 0", "less than")), (before, condition.format("equals 0", "at most")),
-            (before, condition.format("equals 0", "greater than"))} == found  # a list is not mistaken for a number
+    assert {
+        (before, condition.format("differs from 0", "less than")),
+        (before, condition.format("equals 0", "at most")),
+        (before, condition.format("equals 0", "greater than")),
+    } == found  # a list is not mistaken for a number
     inputs = changes("misread_specification", program="def f(a, b):\n    return a - b")
-    assert inputs == {("Give back a minus b.", "Give back b minus b."), ("Give back a minus b.", "Give back a minus a.")}
+    assert inputs == {
+        ("Give back a minus b.", "Give back b minus b."),
+        ("Give back a minus b.", "Give back a minus a."),
+    }
 
 
 def test_missing_step_leaves_one_statement_out():
     texts = [flaw.text for flaw in flawed_plans(problem(), "missing_step")]
     lines = PLAN.split("\n")
-    assert texts == ["\n".join(lines[:2] + lines[3:]), "\n".join(lines[:3] + lines[6:]), "\n".join(lines[:6] + lines[7:])]
+    assert texts == [
+        "\n".join(lines[:2] + lines[3:]),
+        "\n".join(lines[:3] + lines[6:]),
+        "\n".join(lines[:6] + lines[7:]),
+    ]
 
 
 def test_wrong_order_exchanges_neighbours_that_depend_on_each_other():
@@ -161,8 +203,10 @@ def test_leaked_code_pastes_the_program():
 
 
 def test_severity_is_the_share_of_steps_from_the_flaw_on():
-    by_line = {next(i for i, (a, b) in enumerate(zip(PLAN.split("\n"), f.text.split("\n"))) if a != b): f.severity
-               for f in flawed_plans(problem(), "wrong_constant")}
+    by_line = {
+        next(i for i, (a, b) in enumerate(zip(PLAN.split("\n"), f.text.split("\n"))) if a != b): f.severity
+        for f in flawed_plans(problem(), "wrong_constant")
+    }
     assert by_line == {2: 6 / 7, 4: 4 / 7, 6: 2 / 7}
 
 
@@ -202,7 +246,12 @@ def test_a_flaw_shows_by_another_value_or_if_allowed_by_an_error():
 def test_calls_hold_no_expected_output():
     tests = [*TESTS, "assert not f(3)", "assert set(f(1)) == set([5])", "assert f(1) == 2, 'message'"]
     assert behaviour.calls_in_tests(problem(tests=tests)) == [
-        "total_even([1, 2, 3, 4, 8], 8)", "total_even([], 3)", "not f(3)", "set(f(1))", "f(1)"]
+        "total_even([1, 2, 3, 4, 8], 8)",
+        "total_even([], 3)",
+        "not f(3)",
+        "set(f(1))",
+        "f(1)",
+    ]
     assert behaviour.calls_in_tests(problem(tests=[{"input": "1", "output": "2"}])) == []
 
 

@@ -30,14 +30,23 @@ def write(path, *records):
 
 
 def mbpp_row(task_id, text="Write a function to add two numbers.", **more):
-    return {"task_id": task_id, "text": text, "code": "def add(a, b):\r\n  return a + b", "test_setup_code": "",
-            "test_list": ["assert add(1, 2) == 3"], "challenge_test_list": [], **more}
+    return {
+        "task_id": task_id,
+        "text": text,
+        "code": "def add(a, b):\r\n  return a + b",
+        "test_setup_code": "",
+        "test_list": ["assert add(1, 2) == 3"],
+        "challenge_test_list": [],
+        **more,
+    }
 
 
 def contest_row(name, *solutions):
     return {
-        "name": name, "description": f"Read n and print it doubled ({name}).",
-        "public_tests": {"input": ["1\n"], "output": ["2\n"]}, "private_tests": {"input": ["4\n"], "output": ["8\n"]},
+        "name": name,
+        "description": f"Read n and print it doubled ({name}).",
+        "public_tests": {"input": ["1\n"], "output": ["2\n"]},
+        "private_tests": {"input": ["4\n"], "output": ["8\n"]},
         "generated_tests": {"input": [], "output": []},
         "solutions": {"language": [s[0] for s in solutions], "solution": [s[1] for s in solutions]},
     }
@@ -47,7 +56,11 @@ def test_gsm8k_from_a_folder_unfolds_the_calculator_and_keeps_the_answer(tmp_pat
     write(tmp_path / "gsm8k" / "train.jsonl.gz", {"question": "Q?", "answer": "2+3 = <<2+3=5>>5 eggs\n#### 5"})
     (seed,) = load_seeds(SeedSettings(source="gsm8k", folder=tmp_path))
     assert (seed.problem_id, seed.reference_solution, seed.answer, seed.domain) == (
-        "gsm8k-train-00000", "2+3 = 5 eggs", "5", "math")
+        "gsm8k-train-00000",
+        "2+3 = 5 eggs",
+        "5",
+        "math",
+    )
 
 
 def test_mbpp_takes_its_training_ids_only(tmp_path):
@@ -71,16 +84,22 @@ def test_contests_need_a_python_3_solution_that_parses(tmp_path):
     assert seed.metadata["tests"] == [{"input": "1\n", "output": "2\n"}, {"input": "4\n", "output": "8\n"}]
 
 
-@pytest.mark.parametrize(("source", "file", "record"), [
-    ("gsm8k", "train.jsonl", {"question": "Q?", "answer": "no final line"}),
-    ("gsm8k", "train.jsonl", {"question": "Q?"}),
-    ("mbpp", "mbpp.jsonl", {"task_id": "x", "text": "t"}),
-    ("mbpp", "mbpp.jsonl", mbpp_row(600, test_list=None)),
-    ("contests", "train.jsonl", {"name": "n", "solutions": {"language": [3]}}),
-])
+@pytest.mark.parametrize(
+    ("source", "file", "record"),
+    [
+        ("gsm8k", "train.jsonl", {"question": "Q?", "answer": "no final line"}),
+        ("gsm8k", "train.jsonl", {"question": "Q?"}),
+        ("mbpp", "mbpp.jsonl", {"task_id": "x", "text": "t"}),
+        ("mbpp", "mbpp.jsonl", mbpp_row(600, test_list=None)),
+        ("contests", "train.jsonl", {"name": "n", "solutions": {"language": [3]}}),
+    ],
+)
 def test_a_malformed_record_is_named_by_file_and_line(tmp_path, source, file, record):
-    good = {"gsm8k": {"question": "Q?", "answer": "1\n#### 1"}, "mbpp": mbpp_row(511),
-            "contests": contest_row("a", (3, "pass"))}[source]
+    good = {
+        "gsm8k": {"question": "Q?", "answer": "1\n#### 1"},
+        "mbpp": mbpp_row(511),
+        "contests": contest_row("a", (3, "pass")),
+    }[source]
     path = write(tmp_path / source / file, good, record)
     with pytest.raises(InputError) as error:
         list(load_seeds(SeedSettings(source=source, folder=tmp_path)))
@@ -114,21 +133,31 @@ def test_generated_seeds_are_repeatable_endless_and_differ_by_seed(source):
 # --- leakage ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("a", "b"), [
-    ("Tom has 1,000 eggs.", "tom  has\n1000 eggs"),
-    ("It costs $5.00!", "It costs 5"),
-    ("It costs 2.50 dollars", "it costs 2.5 dollars."),
-    ("A well-kept (old) house?", "a well kept old house"),
-    ("Élan_vital", "élan vital"),
-])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Tom has 1,000 eggs.", "tom  has\n1000 eggs"),
+        ("It costs $5.00!", "It costs 5"),
+        ("It costs 2.50 dollars", "it costs 2.5 dollars."),
+        ("A well-kept (old) house?", "a well kept old house"),
+        ("Élan_vital", "élan vital"),
+    ],
+)
 def test_copies_that_differ_in_form_are_the_same(a, b):
     assert normalise(a) == normalise(b)
 
 
-@pytest.mark.parametrize(("a", "b"), [
-    ("Tom has 3 eggs", "Tom has 4 eggs"), ("2.5 kg", "25 kg"), ("10 eggs", "1 egg"), ("2.05 m", "2.5 m"),
-    ("1,00 m", "100 m"), ("100 eggs", "1 eggs"),
-])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Tom has 3 eggs", "Tom has 4 eggs"),
+        ("2.5 kg", "25 kg"),
+        ("10 eggs", "1 egg"),
+        ("2.05 m", "2.5 m"),
+        ("1,00 m", "100 m"),
+        ("100 eggs", "1 eggs"),
+    ],
+)
 def test_different_problems_stay_different(a, b):
     assert normalise(a) != normalise(b)
 
@@ -139,8 +168,9 @@ def test_normalising_twice_changes_nothing(text):
 
 
 def problem(name, text):
-    return Problem(problem_id=name, source="hand", domain="math", task_type="t", problem=text, reference_solution="r",
-                   answer="1")
+    return Problem(
+        problem_id=name, source="hand", domain="math", task_type="t", problem=text, reference_solution="r", answer="1"
+    )
 
 
 def test_the_guard_lists_every_leak_and_how_it_matched():

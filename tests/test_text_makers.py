@@ -23,8 +23,15 @@ TRACE = (
 
 
 def problem(trace=TRACE, story=STORY, answer="30"):
-    return Problem(problem_id="p", source="hand", domain="math", task_type="t", problem=story, reference_solution=trace,
-                   answer=answer)
+    return Problem(
+        problem_id="p",
+        source="hand",
+        domain="math",
+        task_type="t",
+        problem=story,
+        reference_solution=trace,
+        answer=answer,
+    )
 
 
 def stated(text, story=""):
@@ -33,25 +40,28 @@ def stated(text, story=""):
     return [([float(trace.value(i)) for i in c.operands], float(trace.value(c.result))) for c in trace.calculations]
 
 
-@pytest.mark.parametrize(("text", "calculations"), [
-    ("so 7 stickers/page * 6 pages= 42 stickers", [([7, 6], 42)]),
-    ("$100-$94 = $6 more", [([100, 94], 6)]),
-    ("a total of 5+10+14 = $29", [([5, 10, 14], 29)]),
-    ("50 x 3/5 = 30 children", [([50, 3, 5], 30)]),
-    ("So, 220 – 22 = 198 liters", [([220, 22], 198)]),
-    ("(3 + 4) * 2 = 14", [([3, 4, 2], 14)]),
-    ("1,148 because 287 x 4 = 1,148.", [([287, 4], 1148)]),
-    ("20% * 50 = 10", [([20, 50], 10)]),
-    ("he has .5 * 8 = 4. Then 4 + 1 = 5.", [([0.5, 8], 4), ([4, 1], 5)]),
-    ("3 + 4 * 2 = 11", [([3, 4, 2], 11)]),
-    ("3 + 4 * 2 = 14", []),  # not true
-    ("2x + 3x = 10", []),
-    ("x = 1440", []),
-    ("x + 3 + 4 = 7", []),  # something unread stands before
-    ("6/6 - 1/6 = 5/6", []),
-    ("4 / 0 = 4", []),
-    ("2 * 3 = 3 * 2 = 6", [([3, 2], 6)]),
-])
+@pytest.mark.parametrize(
+    ("text", "calculations"),
+    [
+        ("so 7 stickers/page * 6 pages= 42 stickers", [([7, 6], 42)]),
+        ("$100-$94 = $6 more", [([100, 94], 6)]),
+        ("a total of 5+10+14 = $29", [([5, 10, 14], 29)]),
+        ("50 x 3/5 = 30 children", [([50, 3, 5], 30)]),
+        ("So, 220 – 22 = 198 liters", [([220, 22], 198)]),
+        ("(3 + 4) * 2 = 14", [([3, 4, 2], 14)]),
+        ("1,148 because 287 x 4 = 1,148.", [([287, 4], 1148)]),
+        ("20% * 50 = 10", [([20, 50], 10)]),
+        ("he has .5 * 8 = 4. Then 4 + 1 = 5.", [([0.5, 8], 4), ([4, 1], 5)]),
+        ("3 + 4 * 2 = 11", [([3, 4, 2], 11)]),
+        ("3 + 4 * 2 = 14", []),  # not true
+        ("2x + 3x = 10", []),
+        ("x = 1440", []),
+        ("x + 3 + 4 = 7", []),  # something unread stands before
+        ("6/6 - 1/6 = 5/6", []),
+        ("4 / 0 = 4", []),
+        ("2 * 3 = 3 * 2 = 6", [([3, 2], 6)]),
+    ],
+)
 def test_only_true_and_complete_calculations_are_read(text, calculations):
     assert stated(text) == calculations
 
@@ -71,8 +81,11 @@ def test_numbers_are_linked_to_the_calculation_they_quote():
     assert trace.source(0) is None  # the 3 is given
 
 
-@given(st.lists(st.tuples(st.sampled_from("+-*"), st.integers(2, 50)), min_size=2, max_size=5), st.integers(100, 400),
-       st.data())
+@given(
+    st.lists(st.tuples(st.sampled_from("+-*"), st.integers(2, 50)), min_size=2, max_size=5),
+    st.integers(100, 400),
+    st.data(),
+)
 def test_a_slip_is_carried_on_like_python_computes_it(steps, start, data):
     """Trace of a chain of calculations; a slip at one place, and the rest computed here from it."""
     lines, value, values = [], start, [start]
@@ -112,38 +125,61 @@ def test_the_registry_has_seven_kinds_a_domain_and_a_maker_for_each_math_kind():
 
 
 def test_wrong_operation_and_what_follows():
-    assert ["The boxes hold 3 * 12 = 36 eggs.", "After 6 broke there are 36 + 6 = 42 eggs.",
-            "He sells half of the 42 eggs, so 42 / 2 = 21 eggs.", "He earns 21 * $2 = $42"] in lines("wrong_operation")
+    assert [
+        "The boxes hold 3 * 12 = 36 eggs.",
+        "After 6 broke there are 36 + 6 = 42 eggs.",
+        "He sells half of the 42 eggs, so 42 / 2 = 21 eggs.",
+        "He earns 21 * $2 = $42",
+    ] in lines("wrong_operation")
     assert not any("3 + 12 = 15" in text[0] for text in lines("wrong_operation"))  # 15 - 6 = 9, half of it is not whole
 
 
 def test_arithmetic_slip_spoils_one_result_and_nothing_before_it():
     found = lines("arithmetic_slip")
-    assert ["The boxes hold 3 * 12 = 36 eggs.", "After 6 broke there are 36 - 6 = 28 eggs.",
-            "He sells half of the 28 eggs, so 28 / 2 = 14 eggs.", "He earns 14 * $2 = $28"] in found
+    assert [
+        "The boxes hold 3 * 12 = 36 eggs.",
+        "After 6 broke there are 36 - 6 = 28 eggs.",
+        "He sells half of the 28 eggs, so 28 / 2 = 14 eggs.",
+        "He earns 14 * $2 = $28",
+    ] in found
     assert [*TRACE.split("\n")[:3], "He earns 15 * $2 = $31"] in found
     assert not any(text[-1].endswith("$30") for text in found)
 
 
 def test_misread_quantity_is_consistent():
     found = lines("misread_quantity")
-    assert ["The boxes hold 3 * 14 = 42 eggs.", "After 6 broke there are 42 - 6 = 36 eggs.",
-            "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.", "He earns 18 * $2 = $36"] in found
-    assert ["The boxes hold 3 * 12 = 36 eggs.", "After 8 broke there are 36 - 8 = 28 eggs.",
-            "He sells half of the 28 eggs, so 28 / 2 = 14 eggs.", "He earns 14 * $2 = $28"] in found
+    assert [
+        "The boxes hold 3 * 14 = 42 eggs.",
+        "After 6 broke there are 42 - 6 = 36 eggs.",
+        "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.",
+        "He earns 18 * $2 = $36",
+    ] in found
+    assert [
+        "The boxes hold 3 * 12 = 36 eggs.",
+        "After 8 broke there are 36 - 8 = 28 eggs.",
+        "He sells half of the 28 eggs, so 28 / 2 = 14 eggs.",
+        "He earns 14 * $2 = $28",
+    ] in found
     # 2 is given twice ("half" and "$2"): which one is misread would be unclear
     assert all("$2 =" in text[3] for text in found)
 
 
 def test_lost_event_drops_the_step_and_its_effect():
     assert lines("lost_event") == [
-        ["The boxes hold 3 * 12 = 36 eggs.", "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.", "He earns 18 * $2 = $36"],
+        [
+            "The boxes hold 3 * 12 = 36 eggs.",
+            "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.",
+            "He earns 18 * $2 = $36",
+        ],
         ["The boxes hold 3 * 12 = 36 eggs.", "After 6 broke there are 36 - 6 = 30 eggs.", "He earns 30 * $2 = $60"],
     ]
 
 
 def test_lost_event_drops_a_term_of_a_sum():
-    story, trace = "Ann has 5 cows, 10 pigs and 14 hens. Sold for $2 each?", "She has 5 + 10 + 14 = 29 animals.\n29 * 2 = 58"
+    story, trace = (
+        "Ann has 5 cows, 10 pigs and 14 hens. Sold for $2 each?",
+        "She has 5 + 10 + 14 = 29 animals.\n29 * 2 = 58",
+    )
     found = [t[0] for t in lines("lost_event", story=story, trace=trace, answer="58")]
     assert found == ["She has 5 + 14 = 19 animals.", "She has 5 + 10 = 15 animals."]
 
@@ -154,12 +190,17 @@ def test_swapped_events_changes_the_order_of_two_steps():
     assert lines("swapped_events", story=story, trace=trace, answer="12") == []  # 40 / 3 is not whole
     story, trace = story.replace("$40", "$42").replace("$4,", "$6,"), trace.replace("40 - 4 = 36", "42 - 6 = 36")
     assert lines("swapped_events", story=story, trace=trace, answer="12") == [
-        ["Then it costs 42 / 3 = 14 dollars.", "First it costs 14 - 6 = 8 dollars."]]
+        ["Then it costs 42 / 3 = 14 dollars.", "First it costs 14 - 6 = 8 dollars."]
+    ]
 
 
 def test_stale_value_goes_on_from_the_value_before():
-    assert ["The boxes hold 3 * 12 = 36 eggs.", "After 6 broke there are 36 - 6 = 30 eggs.",
-            "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.", "He earns 18 * $2 = $36"] in lines("stale_value")
+    assert [
+        "The boxes hold 3 * 12 = 36 eggs.",
+        "After 6 broke there are 36 - 6 = 30 eggs.",
+        "He sells half of the 36 eggs, so 36 / 2 = 18 eggs.",
+        "He earns 18 * $2 = $36",
+    ] in lines("stale_value")
 
 
 def test_unsupported_leap_leaves_a_calculation_out_and_keeps_the_answer():
@@ -181,13 +222,23 @@ def test_a_unit_is_not_taken_for_a_result_of_the_same_value():
     trace = "Half is 14 / 2 = 7 days.\nThat makes 7 + 4 = 11 days.\n6300 * 11 = 69300 days.\n69300 / 7 = 9900 weeks."
     assert lines("wrong_operation", story=story, trace=trace, answer="9900") == [
         [*trace.split("\n")[:1], "That makes 7 - 4 = 3 days.", "6300 * 3 = 18900 days.", "18900 / 7 = 2700 weeks."],
-        [*trace.split("\n")[:3], "69300 * 7 = 485100 weeks."]]
+        [*trace.split("\n")[:3], "69300 * 7 = 485100 weeks."],
+    ]
 
 
-@pytest.mark.parametrize(("value", "like", "written"), [
-    ("28", "36", "28"), ("1234", "36", "1,234"), ("1234", "2345", "1234"), ("1234", "2,345", "1,234"),
-    ("35", "25.00", "35.00"), ("7.5", "36", "7.5"), ("7.25", "3.5", "7.25"), ("8", "15.0", "8.0"),
-])
+@pytest.mark.parametrize(
+    ("value", "like", "written"),
+    [
+        ("28", "36", "28"),
+        ("1234", "36", "1,234"),
+        ("1234", "2345", "1234"),
+        ("1234", "2,345", "1,234"),
+        ("35", "25.00", "35.00"),
+        ("7.5", "36", "7.5"),
+        ("7.25", "3.5", "7.25"),
+        ("8", "15.0", "8.0"),
+    ],
+)
 def test_numbers_are_written_like_the_ones_they_replace(value, like, written):
     assert write_number(Fraction(value), like) == written
 

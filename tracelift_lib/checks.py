@@ -60,10 +60,10 @@ def _simple_reason(reference: str, text: str, kind: str, taken: Collection[str])
         return "same as the reference"
     if plain in {_plain(t) for t in taken}:
         return "duplicate"
-    if PLACEHOLDER.search(text):
-        return "placeholder"
     if MARKUP.search(text):
         return "markup"
+    if PLACEHOLDER.search(text):
+        return "placeholder"
     if TELLTALE.search(text) and not TELLTALE.search(reference):
         return "tells of its flaw"
     code = bool(STRONG_CODE.search(text)) and not STRONG_CODE.search(reference)
@@ -78,7 +78,8 @@ def _simple_reason(reference: str, text: str, kind: str, taken: Collection[str])
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s+*/=.-]", " ", text.lower()).split())
+    """Words, numbers and operators: what is left of a text whose spacing, case and punctuation do not count."""
+    return " ".join(re.sub(r"\.(?!\d)|[^\w\s+*/=.-]", " ", text.lower()).split())
 
 
 def _on_topic(problem: Problem, reference: str, text: str) -> bool:
