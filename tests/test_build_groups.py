@@ -28,7 +28,7 @@ GSM = [
         "He sells half of the 30 eggs, so 30 / 2 = <<30/2=15>>15 eggs.\nHe earns 15 * $5 = $<<15*5=75>>75\n#### 75",
     ),
     (
-        "Ann has 8 cows and 14 hens. She sells 9 animals for $20 each. How much does she get?",
+        "Ann has 8 cows and 14 hens. She sells 9 animals for $20 each. What does she get?",
         "9 * 20 = <<9*20=180>>180\n#### 180",
     ),
 ]

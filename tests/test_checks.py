@@ -21,7 +21,12 @@ SLIP = "\n".join(
         "He earns 14 * $2 = $28",
     ]
 )
-PLAN = "The goal is to add numbers.\n- Set total to 0.\n- For each x in numbers, repeat:\n  - Increase total by x.\n- Give back total."
+PLAN = """\
+The goal is to add numbers.
+- Set total to 0.
+- For each x in numbers, repeat:
+  - Increase total by x.
+- Give back total."""
 
 
 def reason(text, kind="arithmetic_slip", taken=(), reference=TRACE, domain="math"):

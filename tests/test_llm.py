@@ -1,4 +1,4 @@
-"""Structured answers from a language model: a loopback server that speaks the OpenAI protocol, and a real tiny Qwen2."""
+"""Structured answers from a language model: a loopback server that speaks OpenAI's protocol, and a real tiny Qwen2."""
 
 import json
 import threading

@@ -122,7 +122,12 @@ class Trace:
     calculations: list[Calculation]
     quotes: dict[int, list[int]]
     unread: set[int]
-    given: list[Fraction]
+    given: tuple[Fraction, ...]
+
+    @functools.cached_property
+    def largest(self) -> Fraction:
+        """The largest number of problem and trace."""
+        return max([*self.given, *(n.value for n in self.numbers)])
 
     def value(self, number: int) -> Fraction:
         return self.numbers[number].value
@@ -139,9 +144,10 @@ class Trace:
 # --- reading ----------------------------------------------------------------------------------
 
 
-def quantities(text: str) -> list[Fraction]:
+@functools.lru_cache(maxsize=64)  # a problem is read once for each of its traces
+def quantities(text: str) -> tuple[Fraction, ...]:
     """Every quantity that a text names, in digits or in words."""
-    return [_fraction(m["number"]) for m in TOKEN.finditer(text) if m["number"]] + _word_values(text)
+    return (*(_fraction(m["number"]) for m in TOKEN.finditer(text) if m["number"]), *_word_values(text))
 
 
 def _fraction(digits: str) -> Fraction:
@@ -359,8 +365,7 @@ def _quoted(trace: Trace, i: int, edit: Edit, news: dict[int, Fraction]) -> Frac
 def _plausible(trace: Trace, c: Calculation, result: Fraction) -> bool:
     """Above zero, whole where it was whole, else at most two decimals, and not out of all proportion."""
     whole = trace.value(c.result).denominator == 1
-    largest = max([*trace.given, *(n.value for n in trace.numbers)])
-    return result > 0 and result <= GROWTH * largest and (result if whole else result * 100).denominator == 1
+    return 0 < result <= GROWTH * trace.largest and (result if whole else result * 100).denominator == 1
 
 
 def _certain(trace: Trace, edit: Edit, news: dict[int, Fraction]) -> bool:

@@ -54,9 +54,8 @@ JUDGES = {
     "local": BY_MODEL,
 }
 NOTES = {
-    "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and names, "
-    "which no comparison of texts finds. Do not report "
-    "GSM8K test for a model trained on these groups.\n",
+    "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and "
+    "names, which no comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
     "mbpp": "- Reference traces are plans read off the reference programs, one line a statement.\n",
     "contests": "- Reference traces are plans read off the reference programs; flawed programs were not run.\n",
 }
