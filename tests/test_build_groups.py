@@ -12,18 +12,22 @@ import pyarrow.parquet as pq
 import pytest
 from common import DATA, PROJECT, group_record, has_path
 
-from tracelift_lib.build_groups import BuildSettings, build, main, make_group, propose_exact
+from tracelift_lib.build_groups import BuildSettings, build, main, make_group, propose_by_model, propose_exact
+from tracelift_lib.generation import Sampler, Sampling
 from tracelift_lib.group_files import load_released, violations
 from tracelift_lib.groups import load_groups, split_train_dev
-from tracelift_lib.judge import GroundTruthJudge
+from tracelift_lib.judge import GroundTruthJudge, ModelJudge
 from tracelift_lib.kinds import Flaw, kinds_of
-from tracelift_lib.llm import Failure
+from tracelift_lib.llm import Asker, BudgetSpent, Failure, LocalModel, Reply
+from tracelift_lib.models import load_model, load_tokenizer, new_qwen2, train_tokenizer
+from tracelift_lib.presets import Qwen2Shape
 from tracelift_lib.problems import InputError
 from tracelift_lib.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
 
 GSM = [
     (
-        "A farmer fills 3 boxes with 12 eggs each. 6 eggs break. Half of the rest are sold for $5 each. How much money?",
+        "A farmer fills 3 boxes with 12 eggs each. 6 eggs break. Half of the rest are sold for $5 each. How much "
+        "money?",
         "The boxes hold 3 * 12 = <<3*12=36>>36 eggs.\nAfter 6 broke there are 36 - 6 = <<36-6=30>>30 eggs.\n"
         "He sells half of the 30 eggs, so 30 / 2 = <<30/2=15>>15 eggs.\nHe earns 15 * $5 = $<<15*5=75>>75\n#### 75",
     ),
@@ -222,6 +226,111 @@ def test_a_judge_that_fails_leaves_the_trace_out(data):
     (code,) = load_seeds(SeedSettings(source="mbpp", folder=data))
     group, counts = make_group(code, settings, propose_exact, Silent())  # code references are judged too
     assert group is None and counts["reference|judge: not JSON"] == 1 and counts["group|reference not judged"] == 1
+
+
+def test_contest_programs_give_groups_without_being_run(tmp_path):
+    """A program of a stranger is put in words and damaged, never run: this one would remove the file."""
+    victim = tmp_path / "victim"
+    victim.write_text("here")
+    program = (
+        f"import os\nn = int(input())\ntotal = 0\nfor i in range(1, n + 1):\n    if i % 3 == 0:\n        total += i\n"
+        f"os.remove({str(victim)!r})\nprint(total * 2)"
+    )
+    tests = {"input": ["7\n"], "output": ["18\n"]}
+    (tmp_path / "data" / "contests").mkdir(parents=True)
+    row = {
+        "name": "A",
+        "description": "Add up the multiples of three up to n, doubled.",
+        "public_tests": tests,
+        "private_tests": tests,
+        "solutions": {"language": [3], "solution": [program]},
+    }
+    (tmp_path / "data" / "contests" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    settings = BuildSettings(seeds=SeedSettings(source="contests", folder=tmp_path / "data"))
+    group, counts = make_group(next(load_seeds(settings.seeds)), settings, propose_exact, None)
+    assert victim.exists() and counts["group|kept"] == 1
+    lines = group.positive_pool[0].reasoning.split("\n")
+    assert lines[:3] == [
+        "We read the input, work the result out and print it.",
+        "- Set n to the next line of the input as a whole number.",
+        "- Set total to 0.",
+    ]
+    assert lines[-1] == "- Print (total times 2)." and len(group.negative_bank) >= 6
+
+
+# --- language models ---
+
+
+class Scripted:
+    """A model that answers by `reply(prompt)`; it stands for any backend of llm.Asker."""
+
+    name, max_tokens = "scripted", 100
+
+    def __init__(self, reply):
+        self.reply, self.calls = reply, 0
+
+    def complete(self, prompt, schema, seed):
+        self.calls += 1
+        return self.reply(prompt)
+
+
+def test_a_build_by_a_language_model_stops_at_the_cap_and_goes_on_without_paying_twice(tmp_path, data):
+    def reply(prompt):
+        trace = prompt.split("Reasoning:\n")[1].split("\n\nAnswer with")[0]
+        kind = re.search(r"Kind of flaw: (\w+)", prompt)[1]
+        flawed = {
+            "arithmetic_slip": trace.replace("15 * $5 = $75", "15 * $5 = $76"),
+            "wrong_operation": trace.replace("15 * $5 = $75", "15 + $5 = $20"),
+            "misread_quantity": trace.replace("15 * $5 = $75", "15 * $6 = $90"),
+            "unsupported_leap": "\n".join(trace.split("\n")[1:]),
+            "lost_event": "Something else entirely about the weather of yesterday and tomorrow in that distant town.",
+        }.get(kind)
+        text = json.dumps({"reasoning": flawed, "changed_place": "p", "why_it_is_a_flaw": "w"}) if flawed else "Sorry!"
+        return Reply(text, 200)
+
+    settings = BuildSettings(seeds=SeedSettings(source="gsm8k", folder=data, limit=1), maker="openai", model="scripted")
+    ledger, model = tmp_path / "answers.jsonl", Scripted(reply)
+    with pytest.raises(BudgetSpent):
+        build(settings, tmp_path / "out", LeakageGuard(), propose_by_model(Asker(model, ledger, 1500, attempts=1)))
+    assert 0 < model.calls < 7
+    report = build(
+        settings, tmp_path / "out", LeakageGuard(), propose_by_model(Asker(model, ledger, 99_000, attempts=1))
+    )
+    assert model.calls == 7 and sum(report["groups"].values()) == 1
+    assert report["outcomes"]["lost_event"] == {"off topic": 1} and report["outcomes"]["stale_value"] == {"not JSON": 1}
+    assert "by the language model scripted" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, capsys):
+    tokenizer = train_tokenizer([MBPP_TEXT, MBPP_CODE, GSM[0][0], GSM[0][1]] * 4, 400)
+    shape = Qwen2Shape(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+        initializer_range=0.1,
+    )
+    model = new_qwen2(tokenizer, shape, 0)
+    model.generation_config.max_length = 64
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    asker = Asker(
+        LocalModel(
+            Sampler(load_model(tmp_path / "model"), load_tokenizer(tmp_path / "model"), Sampling(1.0, 1.0, 16, 4096)),
+            "tiny",
+        ),
+        tmp_path / "answers.jsonl",
+        10**6,
+        attempts=1,
+    )
+    settings = BuildSettings(seeds=SeedSettings(source="mbpp", folder=data), maker="local", judge="local", model="tiny")
+    report = build(settings, tmp_path / "out", LeakageGuard(), propose_by_model(asker), ModelJudge(asker))
+    assert report["groups"] == {"train": 0, "dev": 0}
+    assert all(report["outcomes"][kind] == {"not JSON": 1} for kind in kinds_of("code"))
+    assert report["outcomes"]["reference"] == {"judge: not JSON": 1}
+    assert list(load_released(tmp_path / "out")) == []
 
 
 # --- command line -----------------------------------------------------------------------------

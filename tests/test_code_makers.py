@@ -41,11 +41,11 @@ def problem(program=PROGRAM, tests=TESTS, text="Write a function to add up the e
         problem_id="p",
         source="hand",
         domain="code",
-        task_type="unit_tests",
+        task_type="function",
         problem=text,
         reference_solution=program,
         answer="",
-        metadata={"tests": tests, "setup": ""},
+        metadata={"tests": {"style": "asserts", "code": tests}},
     )
 
 
@@ -252,7 +252,8 @@ def test_calls_hold_no_expected_output():
         "set(f(1))",
         "f(1)",
     ]
-    assert behaviour.calls_in_tests(problem(tests=[{"input": "1", "output": "2"}])) == []
+    stdio = {"tests": {"style": "stdio", "cases": []}}
+    assert behaviour.calls_in_tests(problem().model_copy(update={"metadata": stdio})) == []
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="public data are not here")

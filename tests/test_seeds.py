@@ -66,9 +66,11 @@ def test_gsm8k_from_a_folder_unfolds_the_calculator_and_keeps_the_answer(tmp_pat
 def test_mbpp_takes_its_training_ids_only(tmp_path):
     write(tmp_path / "mbpp" / "mbpp.jsonl", *(mbpp_row(i) for i in (1, 10, 11, 510, 511, 1000, 1001)))
     seeds = list(load_seeds(SeedSettings(source="mbpp", folder=tmp_path)))
-    assert [s.problem_id for s in seeds] == ["mbpp-511", "mbpp-1000"]
+    assert [s.problem_id for s in seeds] == ["mbpp-0511", "mbpp-1000"]
     assert seeds[0].reference_solution == "def add(a, b):\n  return a + b"
-    assert seeds[0].metadata == {"tests": ["assert add(1, 2) == 3"], "setup": ""}
+    assert seeds[0].problem == "Write a function to add two numbers.\nThe function is called like this: add(1, 2)"
+    assert seeds[0].metadata["tests"] == {
+        "style": "asserts", "code": ["assert add(1, 2) == 3"], "setup": "", "entry_point": "add"}
 
 
 def test_contests_need_a_python_3_solution_that_parses(tmp_path):
@@ -79,9 +81,10 @@ def test_contests_need_a_python_3_solution_that_parses(tmp_path):
         contest_row("good", (1, "print 2"), (3, "print 2"), (3, "print(2 * int(input()))"), (3, "pass")),
     )
     (seed,) = load_seeds(SeedSettings(source="contests", folder=tmp_path))
-    assert seed.problem_id == "contests-train-good" and seed.task_type == "stdin"
+    assert seed.problem_id == "contests-train-good" and seed.task_type == "stdio"
     assert seed.reference_solution == "print(2 * int(input()))"
-    assert seed.metadata["tests"] == [{"input": "1\n", "output": "2\n"}, {"input": "4\n", "output": "8\n"}]
+    cases = [{"input": "1\n", "output": "2\n"}, {"input": "4\n", "output": "8\n"}]
+    assert seed.metadata["tests"] == {"style": "stdio", "cases": cases}
 
 
 @pytest.mark.parametrize(
@@ -201,4 +204,4 @@ def test_real_training_sets_against_real_benchmarks():
     guard.check(load_seeds(SeedSettings(source="gsm8k", folder=DATA, limit=1500)))
     with pytest.raises(LeakageError) as error:
         guard.check(load_seeds(SeedSettings(source="mbpp", folder=DATA)))
-    assert [seed for seed, *_ in error.value.leaks] == ["mbpp-602", "mbpp-704", "mbpp-872"]
+    assert [seed for seed, *_ in error.value.leaks] == ["mbpp-0602", "mbpp-0704", "mbpp-0872"]

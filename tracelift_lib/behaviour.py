@@ -70,18 +70,17 @@ json.dump([run(program, job["calls"], *job["limits"]) for program in job["progra
 def calls_in_tests(problem: Problem) -> list[str]:
     """The expressions that the problem's tests evaluate: `f(2)` of `assert f(2) == 4`. Empty for other tests."""
     calls = []
-    for test in problem.metadata.get("tests", []):
-        if isinstance(test, str):
-            for node in ast.walk(ast.parse(test)):
-                if isinstance(node, ast.Assert):
-                    compared = node.test.left if isinstance(node.test, ast.Compare) else node.test
-                    calls.append(ast.unparse(compared))
+    for test in problem.metadata.get("tests", {}).get("code", []):
+        for node in ast.walk(ast.parse(test)):
+            if isinstance(node, ast.Assert):
+                compared = node.test.left if isinstance(node.test, ast.Compare) else node.test
+                calls.append(ast.unparse(compared))
     return calls
 
 
 def outcomes(problem: Problem, programs: Sequence[str]) -> list[list[str]]:
     """What each program gives for each test call: "value ..." or "error NAME". Shape (programs, calls)."""
-    setup = problem.metadata.get("setup", "")
+    setup = problem.metadata["tests"].get("setup", "")
     limits = [CPU_SECONDS, WALL_SECONDS, MEMORY]
     job = {"programs": [f"{setup}\n{p}" for p in programs], "calls": calls_in_tests(problem), "limits": limits}
     with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ from tracelift_lib.judge import GroundTruthJudge, Judge, Judgement, ModelJudge, 
 from tracelift_lib.kinds import Flaw, kinds_of
 from tracelift_lib.llm import Asker, BudgetSpent, EndpointError, Failure, LocalModel, OpenAIModel
 from tracelift_lib.llm_maker import ask_for_flaw
-from tracelift_lib.plans import Unsupported, parse_program, reference_plan
+from tracelift_lib.plans import Unsupported, parse_program, reference_plan, statement
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.seeds import LeakageError, LeakageGuard, SeedSettings, benchmark_problems, load_seeds
 from tracelift_lib.text_makers import flawed_texts
@@ -66,7 +66,7 @@ class BuildSettings(BaseModel):
 
 def propose_exact(problem: Problem, reference: str, rng: random.Random) -> dict[str, list[Flaw | Failure]]:
     """Up to TRIES versions of each kind by the exact makers; of programs only those whose flaw shows when they run."""
-    if problem.source == "tiny_world":
+    if is_generated(problem):
         made = {kind: perturb(problem, kind, rng) for kind in kinds_of(problem.domain)}
         return {kind: [Flaw(text, 0.5)] if text else [] for kind, text in made.items()}
     make = flawed_texts if problem.domain == "math" else flawed_plans
@@ -107,7 +107,13 @@ def propose_by_model(asker: Asker) -> Propose:
 
 def reference_trace(problem: Problem) -> str:
     """The sound trace of a seed: its worked solution, or the plan of its program. Raises Unsupported."""
-    return problem.reference_solution if problem.domain == "math" else reference_plan(problem)
+    has_trace = problem.domain == "math" or is_generated(problem)
+    return problem.reference_solution if has_trace else reference_plan(problem)
+
+
+def is_generated(problem: Problem) -> bool:
+    """Whether the problem is of the tiny world, which knows every true step."""
+    return problem.source.startswith("tiny_")
 
 
 def make_group(
@@ -209,7 +215,7 @@ def build(
     seeds = tqdm(load_seeds(settings.seeds), desc="groups", unit=" seeds", total=settings.seeds.limit, mininterval=1)
     with progress.open("a", encoding="utf-8") as file:
         for problem in islice(seeds, done, None):
-            if leak := guard.match(problem.problem):  # only with drop_leaked; else the check above has stopped us
+            if leak := guard.match(statement(problem)):  # only with drop_leaked; else the check above has stopped us
                 group, counts = None, Counter({f"leaked|{problem.problem_id} is {leak[0]} ({leak[1]} match)": 1})
             else:
                 group, counts = make_group(problem, settings, propose, judge)
@@ -331,7 +337,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--min-negatives", type=int, default=4)
     add("--drop-leaked", action="store_true", help="leave seeds out that are test problems, instead of refusing")
     add("--maker", choices=("exact", "openai", "local"), default="exact")
-    add("--judge", choices=("programmatic", "ground_truth", "openai", "local"), default="programmatic")
+    add("--judge", choices=("programmatic", "ground_truth", "openai", "local"), help="default: needs no model")
     add("--endpoint", help="address of an OpenAI-compatible server, such as http://localhost:8000/v1")
     add("--model", default="", help="model name at the endpoint, or the folder of a local model")
     add("--token-cap", type=int, default=1_000_000)
@@ -343,6 +349,7 @@ def _build_from(options: argparse.Namespace) -> dict:
     seeds = SeedSettings(
         source=options.source, folder=options.data, limit=options.limit, every=options.every, seed=options.seed
     )
+    options.judge = options.judge or ("ground_truth" if options.source == "tiny_world" else "programmatic")
     if options.limit is None and options.source in ("tiny_world", "gsm_symbolic"):
         raise InputError(f"--limit is needed: {options.source} does not end")
     settings = BuildSettings(

@@ -46,8 +46,8 @@ def reject_reason(problem: Problem, reference: str, text: str, kind: str, taken:
         return simple
     if not _on_topic(problem, reference, text):
         return "off topic"
-    one = _math_one_place if problem.domain == "math" else _code_one_place
-    if not one(problem, reference, text, kind):
+    # In the tiny world's code family a wrong result changes words of the plan too; its makers do one damage by design.
+    if problem.source != "tiny_code" and not _one_place(problem, reference, text, kind):
         return "differs in more than one place"
     return _answer_reason(problem, text, kind) if problem.domain == "math" else None
 
@@ -84,7 +84,8 @@ def _plain(text: str) -> str:
 
 def _on_topic(problem: Problem, reference: str, text: str) -> bool:
     """Most of its words and numbers are the problem's or the reference's (numbers computed anew are no words)."""
-    known = set(re.findall(r"[a-z]{3,}", f"{problem.problem} {reference} {problem.reference_solution}".lower()))
+    context = [problem.problem, reference, problem.reference_solution, problem.answer]
+    known = set(re.findall(r"[a-z]{3,}", " ".join(context).lower()))
     given = set(re.findall(r"[a-z]{3,}", text.lower()))
     return len(given & known) >= ON_TOPIC_SHARE * len(given) if given else not known
 
@@ -118,15 +119,14 @@ def _is_exchange(before: list[str], after: list[str]) -> bool:
     return len(a) == len(b) and any(a[i:] + a[:i] == b for i in range(1, len(a)))
 
 
-def _code_one_place(problem: Problem, reference: str, text: str, kind: str) -> bool:
+def _one_place(problem: Problem, reference: str, text: str, kind: str) -> bool:
+    """One stretch differs at most. Where the reference calculates, numbers may also differ later if they follow from
+    what stands before them."""
     if kind == "leaked_code":
         return _is_one_block(reference.split("\n"), text.split("\n"))
-    return _is_one_block(_units(reference), _units(text))
-
-
-def _math_one_place(problem: Problem, reference: str, text: str, kind: str) -> bool:
-    """One stretch of wording differs at most, and numbers that differ later follow from what stands before them."""
     before, after = _units(reference), _units(text)
+    if not read_trace(reference, problem.problem).calculations:
+        return _is_one_block(before, after)
     if not _is_one_block([_masked(u) for u in before], [_masked(u) for u in after]):
         return False
     known = set(quantities(problem.problem)) | set(quantities(reference))

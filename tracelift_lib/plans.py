@@ -137,8 +137,16 @@ METHODS = {  # receiver first
 }
 
 
+CALL_LINE = "\nThe function is called like this: "  # the task does not name the function; this line shows a call
+
+
 class Unsupported(ValueError):
     """The program uses something that this module cannot put in words; the message says what."""
+
+
+def statement(problem: Problem) -> str:
+    """The task's own words, without the line that shows a call."""
+    return problem.problem.partition(CALL_LINE)[0]
 
 
 def parse_program(program: str) -> ast.Module:
@@ -231,16 +239,13 @@ def write_plan(problem: Problem, tree: ast.Module) -> str:
 
 def goal(problem: Problem) -> str:
     """What the task wants, in its own words, as the first line of the plan."""
-    wanted = re.match(
-        r"\s*Write (?:a|an) (?:python )?(?:function|program) (?:to|that|for) (.+?)\s*\.?\s*$",
-        problem.problem,
-        re.I | re.S,
-    )
-    if not wanted:
-        words = " ".join(problem.problem.split())
-        stdin = problem.task_type == "stdin"  # long stories: the plan does not repeat them
-        return "We read the input, work the result out and print it." if stdin else f"The task: {words}"
-    return f"The goal is to {' '.join(wanted[1].split())}."
+    words = " ".join(statement(problem).split())
+    wanted = re.match(r"Write an? (?:python )?(?:function|program) (?:to|that|for) (.+?) ?\.?$", words, re.IGNORECASE)
+    if wanted:
+        return f"The goal is to {wanted[1]}."
+    if problem.task_type == "stdio":  # contest tasks are long stories: the plan does not repeat them
+        return "We read the input, work the result out and print it."
+    return f"The task: {words}"
 
 
 def _block(body: list[ast.stmt], depth: int) -> list[str]:

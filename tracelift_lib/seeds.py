@@ -13,6 +13,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 
+from tracelift_lib.plans import CALL_LINE, statement
 from tracelift_lib.problems import InputError, Problem, gsm8k_trace, read_jsonl
 from tracelift_lib.tinyworld import generate_problem
 
@@ -134,17 +136,30 @@ def _mbpp(settings: SeedSettings, split: str) -> Iterator[Problem]:
             number = int(record["task_id"])
             if number not in (MBPP_TEST if split == "test" else MBPP_TRAIN):
                 continue
+            name, call = _function_under_test(record["code"], record["test_list"])
+            tests = {"style": "asserts", "code": list(record["test_list"]), "setup": record["test_setup_code"]}
             problem = Problem(
-                problem_id=f"mbpp-{number:03d}",
+                problem_id=f"mbpp-{number:04d}",
                 source="mbpp",
                 domain="code",
-                task_type="unit_tests",
-                problem=record["text"].strip(),
+                task_type="function",
+                problem=f"{record['text'].strip()}{CALL_LINE}{call}",
                 reference_solution=record["code"].replace("\r", "").strip(),
                 answer="",
-                metadata={"tests": list(record["test_list"]), "setup": record["test_setup_code"]},
+                metadata={"tests": tests | {"entry_point": name}},
             )
         yield problem
+
+
+def _function_under_test(program: str, tests: list[str]) -> tuple[str, str]:
+    """(name, first call) of the function of the program that the tests call most often."""
+    own = {node.name for node in ast.walk(ast.parse(program)) if isinstance(node, ast.FunctionDef)}
+    nodes = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes if isinstance(node.func, ast.Name) and node.func.id in own]
+    if not calls:
+        raise ValueError("the tests call no function of 'code'")
+    name = Counter(call.func.id for call in calls).most_common(1)[0][0]
+    return name, ast.unparse(next(call for call in calls if call.func.id == name))
 
 
 def _contests(settings: SeedSettings, split: str) -> Iterator[Problem]:
@@ -164,11 +179,11 @@ def _contests(settings: SeedSettings, split: str) -> Iterator[Problem]:
                 problem_id=f"contests-{split}-{record['name']}",
                 source="contests",
                 domain="code",
-                task_type="stdin",
+                task_type="stdio",
                 problem=record["description"].strip(),
                 reference_solution=program.replace("\r", "").strip(),
                 answer="",
-                metadata={"tests": tests},
+                metadata={"tests": {"style": "stdio", "cases": tests}},
             )
         yield problem
 
@@ -186,7 +201,7 @@ def _reading(where: str, needs: str) -> Iterator[None]:
     """Turns what goes wrong with one record into an InputError that names it."""
     try:
         yield
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, SyntaxError) as error:
         raise InputError(f"{where}: not a seed record ({error!r}); needs {needs}") from None
 
 
@@ -268,7 +283,7 @@ class LeakageGuard:
         leaks = [
             (seed.problem_id, *found)
             for seed in tqdm(seeds, desc="leakage", unit=" seeds", mininterval=1)
-            if (found := self.match(seed.problem))
+            if (found := self.match(statement(seed)))
         ]
         if leaks:
             raise LeakageError(leaks)
@@ -285,7 +300,7 @@ def benchmark_problems(folder: Path | None) -> Iterator[tuple[str, str]]:
         name = "mbpp" if source == "mbpp" else "test"
         if folder is None or any((folder / source / f"{name}.jsonl{end}").exists() for end in ("", ".gz")):
             load = {"gsm8k": _gsm8k, "mbpp": _mbpp, "contests": _contests}[source]
-            yield from ((problem.problem_id, problem.problem) for problem in load(settings, "test"))
+            yield from ((problem.problem_id, statement(problem)) for problem in load(settings, "test"))
     if folder is not None:
         for file, field in (
             ("math500/math500_test.json", "problem"),
