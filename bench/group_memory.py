@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracelift_lib.build_groups import BuildSettings, build
+from tracelift_lib.build_groups import build
+from tracelift_lib.group_maker import BuildSettings
 from tracelift_lib.judge import GroundTruthJudge
 from tracelift_lib.seeds import LeakageGuard, SeedSettings
 

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from common import DATA, PROJECT, group_record, has_path
 
-from tracelift_lib.build_groups import BuildSettings, build, main, make_group, propose_by_model, propose_exact
+from tracelift_lib import group_files
+from tracelift_lib.build_groups import build, main
 from tracelift_lib.generation import Sampler, Sampling
 from tracelift_lib.group_files import load_released, violations
+from tracelift_lib.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
 from tracelift_lib.groups import load_groups, split_train_dev
 from tracelift_lib.judge import GroundTruthJudge, ModelJudge
 from tracelift_lib.kinds import Flaw, kinds_of
@@ -90,8 +92,10 @@ def test_a_build_writes_groups_in_both_forms_with_a_card_and_nothing_else(tmp_pa
     assert "tiny_world" in card and "ground truth" in card and all(kind in card for kind in kinds_of("math"))
 
 
-def test_the_split_is_the_one_of_the_method(tmp_path):
+def test_the_split_is_the_one_of_the_method(tmp_path, monkeypatch):
+    monkeypatch.setattr(group_files, "BATCH", 20)
     build_tiny(70, tmp_path / "out")
+    assert pq.ParquetFile(tmp_path / "out" / "train.parquet").metadata.num_row_groups == 4  # 63 groups as a stream
     read = {s: [g.problem_id for g in load_released(tmp_path / "out", s)] for s in ("train", "dev")}
     train, dev = split_train_dev(read["train"] + read["dev"])
     assert set(read["dev"]) == set(dev) and set(read["train"]) == set(train) and len(dev) == 7

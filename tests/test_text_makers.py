@@ -7,9 +7,10 @@ from common import DATA
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tracelift_lib.calculations import Edit, quantities, read_trace, recompute, rewrite, write_number
+from tracelift_lib.calculations import quantities, read_trace
 from tracelift_lib.kinds import KINDS, kinds_of
 from tracelift_lib.problems import Problem
+from tracelift_lib.recompute import Edit, recompute, rewrite, write_number
 from tracelift_lib.seeds import SeedSettings, load_seeds
 from tracelift_lib.text_makers import MAKERS, flawed_texts
 
@@ -162,6 +163,13 @@ def test_misread_quantity_is_consistent():
     ] in found
     # 2 is given twice ("half" and "$2"): which one is misread would be unclear
     assert all("$2 =" in text[3] for text in found)
+
+
+def test_a_quantity_that_the_problem_names_twice_is_not_misread():
+    story = "There are 4 cats, 4 dogs and 9 cows. Fed 5 times."
+    trace = "4 + 4 = 8 pets.\n8 + 9 = 17 animals.\n17 * 5 = 85"
+    found = lines("misread_quantity", story=story, trace=trace, answer="85")
+    assert found and all(text[0] == "4 + 4 = 8 pets." for text in found)
 
 
 def test_lost_event_drops_the_step_and_its_effect():

@@ -12,7 +12,8 @@ import copy
 from collections.abc import Callable, Iterator
 
 from tracelift_lib.kinds import Flaw
-from tracelift_lib.plans import Unsupported, in_words, parse_program, reference_plan, say, write_plan
+from tracelift_lib.plan_words import Unsupported, in_words, say
+from tracelift_lib.plans import parse_program, reference_plan, write_plan
 from tracelift_lib.problems import Problem
 
 Change = Callable[[ast.AST], None]  # in place, on the node of a fresh copy

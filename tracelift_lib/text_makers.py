@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from tracelift_lib.calculations import Edit, Trace, evaluate, read_trace, recompute, rewrite
+from tracelift_lib.calculations import Trace, evaluate, read_trace
 from tracelift_lib.kinds import Flaw, kinds_of
 from tracelift_lib.problems import Problem
+from tracelift_lib.recompute import Edit, recompute, rewrite
 
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
 SLIPS = (-100, -10, -2, -1, 1, 2, 10, 100)
