@@ -354,7 +354,7 @@ def test_the_command_builds_and_validates(tmp_path, capsys):
     [
         ([], "--source and --out"),
         (["--source", "tiny_world", "--out", "OUT"], "does not end"),
-        (["--source", "gsm8k", "--out", "OUT", "--data", "OUT/none"], "no .*train.jsonl"),
+        (["--source", "gsm8k", "--out", "OUT", "--data", "OUT/none"], "no test.jsonl"),
         (["--source", "mbpp", "--out", "OUT", "--maker", "openai", "--model", "m"], "--endpoint"),
         (["--source", "mbpp", "--out", "OUT", "--judge", "local"], "--model"),
         (["--validate", "OUT/none.jsonl"], "no such file"),

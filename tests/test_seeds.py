@@ -189,7 +189,13 @@ def test_the_guard_lists_every_leak_and_how_it_matched():
 
 def test_benchmarks_of_a_folder_are_found_whatever_is_there(tmp_path):
     assert list(benchmark_problems(tmp_path)) == []
+    with pytest.raises(InputError, match="gsm8k: no test.jsonl"):
+        list(benchmark_problems(tmp_path, needed="gsm8k"))
     write(tmp_path / "gsm8k" / "test.jsonl", {"question": "Q?", "answer": "1\n#### 1"})
+    assert len(list(benchmark_problems(tmp_path, needed="gsm8k"))) == 1
+    contest = write(tmp_path / "contests" / "test.jsonl", contest_row("cpp", (2, "int main() {}")))
+    assert ("contests-test-cpp", "Read n and print it doubled (cpp).") in list(benchmark_problems(tmp_path))
+    contest.unlink()  # (a test problem counts even without a Python solution)
     write(tmp_path / "humaneval" / "HumanEval.jsonl.gz", {"prompt": "def f():"})
     (tmp_path / "math500").mkdir()
     (tmp_path / "math500" / "math500_test.json").write_text(json.dumps([{"problem": "P1"}, {"problem": "P2"}]))

@@ -212,7 +212,7 @@ def _build_from(options: argparse.Namespace) -> dict:
     )
     asker = _asker(options)
     generated = options.source in ("tiny_world", "gsm_symbolic") and options.data is None
-    guard = LeakageGuard(() if generated else benchmark_problems(options.data))
+    guard = LeakageGuard(() if generated else benchmark_problems(options.data, options.source))
     propose = propose_exact if options.maker == "exact" else propose_by_model(asker)
     judge = {"programmatic": None, "ground_truth": GroundTruthJudge()}.get(options.judge) or (
         ModelJudge(asker) if options.judge in ("openai", "local") else None

@@ -289,18 +289,23 @@ class LeakageGuard:
             raise LeakageError(leaks)
 
 
-def benchmark_problems(folder: Path | None) -> Iterator[tuple[str, str]]:
+def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterator[tuple[str, str]]:
     """(id, text) of every test problem in `folder`, laid out as the local data is; absent files are skipped.
 
-    Without a folder the test splits of GSM8K and MBPP come from the hub. Covers GSM8K test, MATH-500, ProcessBench,
-    HumanEval, MBPP 11 to 510, APPS and code_contests test.
+    Without a folder the test splits of GSM8K, MBPP and the source that is `needed` come from the hub. Covers GSM8K
+    test, MATH-500, ProcessBench, HumanEval, MBPP 11 to 510, APPS and code_contests test.
+
+    Raises:
+        InputError: `folder` lacks the test split of the source that is `needed`, so its seeds cannot be checked.
     """
-    for source in ("gsm8k", "mbpp") if folder is None else HUB:
+    for source in HUB:
         settings = SeedSettings(source=source, folder=folder)
         name = "mbpp" if source == "mbpp" else "test"
-        if folder is None or any((folder / source / f"{name}.jsonl{end}").exists() for end in ("", ".gz")):
-            load = {"gsm8k": _gsm8k, "mbpp": _mbpp, "contests": _contests}[source]
-            yield from ((problem.problem_id, statement(problem)) for problem in load(settings, "test"))
+        here = folder and any((folder / source / f"{name}.jsonl{end}").exists() for end in ("", ".gz"))
+        if here or folder is None and source in ("gsm8k", "mbpp", needed):
+            yield from _test_texts(settings)
+        elif source == needed:
+            raise InputError(f"{folder / source}: no {name}.jsonl or {name}.jsonl.gz, to keep its problems out")
     if folder is not None:
         for file, field in (
             ("math500/math500_test.json", "problem"),
@@ -311,6 +316,18 @@ def benchmark_problems(folder: Path | None) -> Iterator[tuple[str, str]]:
         ):
             if (folder / file).exists():
                 yield from ((f"{file}:{number}", row[field]) for number, row in _rows(folder / file))
+
+
+def _test_texts(settings: SeedSettings) -> Iterator[tuple[str, str]]:
+    """(id, text) of the test split of one source, whether or not a problem could be a seed."""
+    if settings.source == "contests":
+        for where, record in _records(settings, "test", "test"):
+            with _reading(where, "'name' and 'description'"):
+                named = f"contests-test-{record['name']}", record["description"]
+            yield named
+    else:
+        load = _gsm8k if settings.source == "gsm8k" else _mbpp
+        yield from ((problem.problem_id, statement(problem)) for problem in load(settings, "test"))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
