@@ -15,7 +15,7 @@ from tracelift_lib.groups import Group, dimensions
 from tracelift_lib.problems import InputError, read_jsonl
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
-BATCH = 256  # groups in memory while parquet is written or read
+BATCH = 1000  # groups in memory while parquet is written or read; a row group each, whose description the writer keeps
 TOTAL_SLACK = 0.005  # total and raw score / 10 may differ by rounding
 
 
