@@ -1,0 +1,167 @@
+"""One group: the reference trace of a seed, flawed traces by a maker, the checks they must pass, and their rubrics."""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tracelift_lib import behaviour
+from tracelift_lib.checks import reject_reason
+from tracelift_lib.code_makers import flawed_plans
+from tracelift_lib.groups import Group, Rubric, dimensions, perturb
+from tracelift_lib.judge import Judge, Judgement, candidate, programmatic_judgement
+from tracelift_lib.kinds import Flaw, kinds_of
+from tracelift_lib.llm import Asker, Failure
+from tracelift_lib.llm_maker import ask_for_flaw
+from tracelift_lib.plan_words import Unsupported
+from tracelift_lib.plans import parse_program, reference_plan
+from tracelift_lib.problems import Problem
+from tracelift_lib.seeds import SeedSettings
+from tracelift_lib.text_makers import flawed_texts
+
+TRIES = 4  # versions of a kind that are looked at before it is given up for a problem
+
+Versions = dict[str, list[Flaw | Failure]]  # by kind, in the order in which they are tried
+Propose = Callable[[Problem, str, random.Random], Versions]  # of a problem and its reference trace
+
+
+class BuildSettings(BaseModel):
+    """What decides the result. `min_negatives`: groups with fewer distinct flawed traces are dropped (the paper: 4)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    seeds: SeedSettings
+    min_negatives: int = 4
+    drop_leaked: bool = False
+    maker: Literal["exact", "openai", "local"] = "exact"
+    judge: Literal["programmatic", "ground_truth", "openai", "local"] = "programmatic"
+    model: str = ""
+
+
+# --- proposals --------------------------------------------------------------------------------
+
+
+def propose_exact(problem: Problem, reference: str, rng: random.Random) -> Versions:
+    """Up to TRIES versions of each kind by the exact makers; of programs only those whose flaw shows when they run."""
+    if is_generated(problem):
+        made = {kind: perturb(problem, kind, rng) for kind in kinds_of(problem.domain)}
+        return {kind: [Flaw(text, 0.5)] if text else [] for kind, text in made.items()}
+    make = flawed_texts if problem.domain == "math" else flawed_plans
+    versions = {kind: make(problem, kind) for kind in kinds_of(problem.domain)}
+    drawn = {kind: rng.sample(flaws, min(TRIES, len(flaws))) for kind, flaws in versions.items()}
+    return _that_show(problem, drawn) if behaviour.calls_in_tests(problem) else drawn
+
+
+def _that_show(problem: Problem, drawn: dict[str, list[Flaw]]) -> Versions:
+    try:
+        reference = ast.unparse(parse_program(problem.reference_solution))
+    except Unsupported:
+        return drawn
+    programs = list(dict.fromkeys(f.program for flaws in drawn.values() for f in flaws if f.program))
+    given = dict(zip([reference, *programs], behaviour.outcomes(problem, [reference, *programs])))
+    return {
+        kind: [
+            flaw
+            if flaw.program is None or behaviour.shows(given[reference], given[flaw.program], kind == "missing_step")
+            else Failure("flaw does not show when run")
+            for flaw in flaws
+        ]
+        for kind, flaws in drawn.items()
+    }
+
+
+def propose_by_model(asker: Asker) -> Propose:
+    """One version of each kind by a language model."""
+
+    def propose(problem: Problem, reference: str, rng: random.Random) -> Versions:
+        return {kind: [ask_for_flaw(asker, problem, reference, kind)] for kind in kinds_of(problem.domain)}
+
+    return propose
+
+
+# --- one group --------------------------------------------------------------------------------
+
+
+def reference_trace(problem: Problem) -> str:
+    """The sound trace of a seed: its worked solution, or the plan of its program. Raises Unsupported."""
+    has_trace = problem.domain == "math" or is_generated(problem)
+    return problem.reference_solution if has_trace else reference_plan(problem)
+
+
+def is_generated(problem: Problem) -> bool:
+    """Whether the problem is of the tiny world, which knows every true step."""
+    return problem.source.startswith("tiny_")
+
+
+def make_group(
+    problem: Problem, settings: BuildSettings, propose: Propose, judge: Judge | None
+) -> tuple[Group | None, Counter[str]]:
+    """The group of one seed, or None; and counts of "kind|outcome", where outcome is `kept` or why not.
+
+    Without `judge` rubrics are programmatic: the reference gets full marks, a flaw what its kind's definition says.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        reference = reference_trace(problem)
+    except Unsupported as error:
+        return None, Counter({f"reference|{error}": 1})
+    rng = random.Random(f"{settings.seeds.seed}:{problem.problem_id}")
+    proposals = propose(problem, reference, rng)
+    kept: dict[str, Flaw] = {}
+    for kind, versions in proposals.items():
+        if not versions:
+            counts[f"{kind}|no place for it"] += 1
+        for flaw in versions:
+            reason = flaw.reason if isinstance(flaw, Failure) else None
+            reason = reason or reject_reason(problem, reference, flaw.text, kind, [f.text for f in kept.values()])
+            counts[f"{kind}|{reason or 'kept'}"] += 1
+            if reason is None:
+                kept[kind] = flaw
+                break
+    judged = _judge_all(problem, reference, kept, judge, counts)
+    if judged is None or len(judged) - 1 < settings.min_negatives:
+        counts["group|too few negatives" if judged else "group|reference not judged"] += 1
+        return None, counts
+    counts["group|kept"] += 1
+    return _assemble(problem, reference, kept, judged), counts
+
+
+def _judge_all(
+    problem: Problem, reference: str, kept: dict[str, Flaw], judge: Judge | None, counts: Counter[str]
+) -> dict[str, Judgement] | None:
+    """Judgements of the reference (key "") and of each kind; a negative without one is left out."""
+    names = dimensions(problem.domain)
+    full = Judgement(
+        Rubric(labels=dict.fromkeys(names, 4), total=1.0), 10.0, "reference trace: full marks by definition"
+    )
+    if judge is None:
+        kinds = kinds_of(problem.domain)
+        return {"": full} | {kind: programmatic_judgement(kinds[kind], flaw, names) for kind, flaw in kept.items()}
+    judged = {}
+    for kind, text in {"": reference, **{kind: flaw.text for kind, flaw in kept.items()}}.items():
+        if kind == "" and problem.domain == "math":  # as released: reference math traces get full marks
+            judged[kind] = full
+            continue
+        given = judge.judge(problem, text)
+        if isinstance(given, Failure):
+            counts[f"{kind or 'reference'}|judge: {given.reason}"] += 1
+        else:
+            judged[kind] = given
+    return judged if "" in judged else None
+
+
+def _assemble(problem: Problem, reference: str, kept: dict[str, Flaw], judged: dict[str, Judgement]) -> Group:
+    return Group(
+        problem_id=problem.problem_id,
+        source=problem.source,
+        task_type=problem.task_type,
+        problem=problem.problem,
+        reference_solution=problem.reference_solution,
+        positive_pool=[candidate(reference, None, judged[""])],
+        negative_bank=[candidate(flaw.text, kind, judged[kind]) for kind, flaw in kept.items() if kind in judged],
+        metadata={**problem.metadata, "answer": problem.answer},
+    )
