@@ -1,5 +1,5 @@
 # Two commands matter: `make reproduce` and `make test`. `make help` lists the rest.
-PRESET ?= tiny
+PRESET ?= tiny tiny_code
 SEED ?=
 OVERRIDES ?=
 PYTHON ?= python3
@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[$(EXTRAS)]'
 	touch $@
 
-reproduce: setup ## run every notebook of PRESET (default tiny), write its tables and figures to paper_figures/
+reproduce: setup ## run every notebook of PRESET (default tiny, then tiny_code), write its tables and figures to paper_figures/
 	$(BIN)/python -m tracelift_lib.run_notebooks --preset $(PRESET) $(if $(SEED),--seed $(SEED)) $(foreach o,$(OVERRIDES),--override $(o))
 
 test: setup ## unit tests, and every notebook at preset check

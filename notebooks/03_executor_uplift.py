@@ -334,7 +334,7 @@ display(Markdown("## What we saw\n\n- The uplift is a controlled experiment on a
 # **Try it yourself.** How large must $K$ be for a standard error below 0.1 on the noisiest problem? Compute it from the
 # formula, then check it with `measured_error`.
 #
-# **Next:** [05_train_planner_lora](05_train_planner_lora.ipynb).
+# **Next:** [04_grpo_from_scratch](04_grpo_from_scratch.ipynb).
 
 # %%
 display(Markdown("\n".join(f"- {a.cost()}" for a in costs)))

@@ -45,18 +45,18 @@ arms, seeds = run.preset.planner_training.arms, run.preset.planner_training.seed
 # %% [markdown]
 # ## Two stages, as at training time
 #
-# For every held-out problem the planner draws several traces, at the temperature of training, and the executor answers each once. Greedy decoding
-# would hide what we want to see: a planner that reasons badly a quarter of the time may look perfect when only its
-# favourite trace counts. For each trace we record
+# For every held-out problem the planner draws several traces, at the temperature of training, and the executor answers
+# each once. Greedy decoding would hide what we want to see: a planner that reasons badly a quarter of the time may look
+# perfect when only its favourite trace counts. For each trace we record
 #
 # | measure | meaning |
 # | --- | --- |
 # | success | the executor's answer is right (end to end) |
-# | faithful | the trace makes exactly the true calculations; known here because the world is generated |
+# | faithful | the trace makes exactly the true calculations (code: and states the true plan); known in a generated world |
 # | quality | the RM's score $q$; biased in favour of an arm that was trained on it |
 # | tokens | length of the trace |
 #
-# The split `test` has the story lengths of training, `long` has longer ones than the planner has ever seen.
+# The split `test` has problems of as many steps as in training, `long` has longer ones than the planner has ever seen.
 
 # %%
 evaluated = {
@@ -178,7 +178,7 @@ display(Markdown("\n".join(lines)))
 # %% [markdown]
 # - These are models with under a million weights in a generated world. What holds here need not hold for 7B models on
 #   MATH500; what this scale offers instead is the exact truth about every trace, and three seeds in minutes.
-# - The story length that was never trained (`long`) shows what none of this teaches: to go beyond what the planner could do.
+# - The length that was never trained (`long`) shows what none of this teaches: to go beyond what the planner could do.
 #
 # **Try it yourself.** Where would you put the burden of proof: how many seeds would you need before a difference of 0.02 in
 # success shows? Use the spread between seeds in the first table.

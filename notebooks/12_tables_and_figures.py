@@ -79,7 +79,7 @@ bounds.round(3)
 # ## The ledger
 #
 # What the paper says (only figures that we can source), what this run says, and a verdict that is computed from
-# the tables. "Not tested" is a verdict too.
+# the tables. One run is one domain: preset `tiny` speaks of math, `tiny_code` of code. "Not tested" is a verdict too.
 
 # %%
 contrast = tables["tracelift_against_exec_only"].query("split == 'test' and comparison == 'tracelift - exec_only'")

@@ -1,11 +1,13 @@
-"""Every notebook, executed at preset check, in order; then what they leave behind. Takes minutes.
+"""Every notebook, executed at presets check and check_code, in order; then what they leave behind. Takes minutes.
 
-Three runs are shared by all tests of this file: the first in an empty home, a second in the same home, and one in
-another empty home with the same seed.
+Three runs are shared by all tests of this file: the first in an empty home, beside it one in another empty home with
+the same seed, and a second in the first home.
 """
 
 import os
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import pandas as pd
@@ -14,7 +16,8 @@ import pytest
 from tracelift_lib.presets import load_preset
 from tracelift_lib.run_notebooks import NOTEBOOKS, main, sources
 
-PRESET = "check"
+PRESETS = ("check", "check_code")
+each_preset = pytest.mark.parametrize("preset", PRESETS)
 # What notebook 12 reads, and what it writes itself.
 NEEDED = {
     "executor_success", "uplift_of_reference", "rm_held_out", "rm_by_kind", "evaluation_levels", "gain_over_warm_start",
@@ -26,7 +29,7 @@ def run_all(home):
     """Exit status of the runner with `home` as the place of runs/, build/ and paper_figures/."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACELIFT_HOME", str(home))
-        return main(["--preset", PRESET])
+        return main(["--preset", *PRESETS])
 
 
 def manifests(home):
@@ -34,11 +37,11 @@ def manifests(home):
 
 
 def executed(home):
-    return {p.stem: p.stat().st_mtime_ns for p in home.glob("build/*/*.ipynb")}
+    return {f"{p.parent.name}/{p.stem}": p.stat().st_mtime_ns for p in home.glob("build/*/*.ipynb")}
 
 
 def tables(home):
-    return {p.stem: p.read_bytes() for p in (home / "paper_figures" / PRESET).glob("*.csv")}
+    return {str(p.relative_to(home)): p.read_bytes() for p in home.glob("paper_figures/*/*.csv")}
 
 
 def sources_on_disk():
@@ -46,7 +49,18 @@ def sources_on_disk():
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def beside(tmp_path_factory):
+    """(home, process) of a run that goes on beside the first."""
+    home = tmp_path_factory.mktemp("fresh")
+    command = [sys.executable, "-m", "tracelift_lib.run_notebooks", "--preset", *PRESETS]
+    with (home / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, env={**os.environ, "TRACELIFT_HOME": str(home)}, stdout=log, stderr=log)
+    yield home, process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, beside):
     """A home in which every notebook has run once."""
     home, before = tmp_path_factory.mktemp("first"), sources_on_disk()
     assert run_all(home) == 0
@@ -63,16 +77,17 @@ def again(first):
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    home = tmp_path_factory.mktemp("fresh")
-    assert run_all(home) == 0
+def fresh(beside):
+    home, process = beside
+    assert process.wait(1800) == 0, (home / "log.txt").read_text()[-3000:]
     return home
 
 
-def test_every_notebook_ran_to_its_end(first):
-    left_out = load_preset(PRESET).leaves_out
+@each_preset
+def test_every_notebook_ran_to_its_end(first, preset):
+    left_out = load_preset(preset).leaves_out
     for source in sources():
-        path = first / "build" / PRESET / f"{source.stem}.ipynb"
+        path = first / "build" / preset / f"{source.stem}.ipynb"
         if source.name[:2] in left_out:
             assert not path.exists()
             continue
@@ -80,38 +95,41 @@ def test_every_notebook_ran_to_its_end(first):
         assert all(c.execution_count for c in cells if c.source.strip()), source.stem
         assert not [o for c in cells for o in c.outputs if o.output_type == "error"], source.stem
         injected = [c.source for c in cells if "injected-parameters" in c.metadata.get("tags", [])]
-        assert len(injected) == 1 and f'PRESET = "{PRESET}"' in injected[0]
+        assert len(injected) == 1 and f'PRESET = "{preset}"' in injected[0]
 
 
-def test_every_table_says_where_it_comes_from(first):
-    folder = first / "paper_figures" / PRESET
+@each_preset
+def test_every_table_says_where_it_comes_from(first, preset):
+    folder = first / "paper_figures" / preset
     found = sorted(folder.glob("*.csv"))
     assert NEEDED <= {p.stem for p in found}
     for path in found:
         table = pd.read_csv(path)
         assert len(table), path.stem
         assert table.columns[-4:].tolist() == ["preset", "n", "seeds", "revision"], path.stem
-        assert set(table["preset"]) == {f"{PRESET} (not a result)"}, path.stem
+        assert set(table["preset"]) == {f"{preset} (not a result)"}, path.stem
         for column in ("n", "seeds", "revision"):
             assert table[column].notna().all() and table[column].nunique() == 1, (path.stem, column)
 
 
-def test_every_figure_comes_as_png_pdf_and_data(first):
-    folder = first / "paper_figures" / PRESET
+@each_preset
+def test_every_figure_comes_as_png_pdf_and_data(first, preset):
+    folder = first / "paper_figures" / preset
     kinds = {kind: {p.stem for p in folder.glob(f"*.{kind}")} for kind in ("png", "pdf", "csv")}
     assert len(kinds["png"]) >= 10
     assert kinds["png"] == kinds["pdf"] and kinds["png"] <= kinds["csv"]
     assert all(p.stat().st_size > 1000 for kind in ("png", "pdf") for p in folder.glob(f"*.{kind}"))
 
 
-def test_the_summary_is_marked_as_no_result(first):
-    text = (first / "paper_figures" / PRESET / "summary.md").read_text()
+@each_preset
+def test_the_summary_is_marked_as_no_result(first, preset):
+    text = (first / "paper_figures" / preset / "summary.md").read_text()
     assert "(not a result)" in text and "| --- |" in text
 
 
 def test_nothing_is_written_outside_its_place(first):
     assert {p.name for p in first.iterdir()} == {"runs", "build", "paper_figures"}
-    assert {p.name for p in (first / "runs").iterdir()} == {PRESET}
+    assert {p.name for p in (first / "runs").iterdir()} == set(PRESETS)
     assert not list(first.glob("runs/*/*/*/work"))  # finished stages keep no scratch
 
 
@@ -125,14 +143,15 @@ def test_a_second_run_finds_everything_done(first, again):
 def test_what_was_changed_or_removed_is_run_again(first, again, capsys):
     """A table is lost, a table is changed, a stage is lost: the notebook that makes it runs, and gives the same."""
     csv, copies = tables(first), executed(first)
-    folder = first / "paper_figures" / PRESET
+    folder = first / "paper_figures" / "check"
     (folder / "uplift_noise.csv").unlink()
     assert run_all(first) == 0 and tables(first) == csv
-    assert executed(first)["03_executor_uplift"] != copies["03_executor_uplift"]
-    assert executed(first)["02_train_reward_model"] == copies["02_train_reward_model"]
+    changed = {name for name, time in executed(first).items() if time != copies[name]}
+    assert "check/03_executor_uplift" in changed and "check/02_train_reward_model" not in changed
+    assert not any(name.startswith("check_code/") for name in changed)
     (folder / "claims_ledger.csv").write_text("changed")
     assert run_all(first) == 0 and tables(first) == csv
-    shutil.rmtree(next((first / "runs" / PRESET / "uplift").glob("*/manifest.json")).parent)
+    shutil.rmtree(next((first / "runs" / "check" / "uplift").glob("*/manifest.json")).parent)
     assert run_all(first) == 0 and tables(first) == csv
     assert all(stage in manifests(first) for stage in again[0])
 
