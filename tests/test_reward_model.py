@@ -527,7 +527,7 @@ def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, gro
     dropout = LORA | {"dropout": 0.05}
     model, _ = trained(base, tokenizer, groups, tmp_path, lora=dropout, departure_weight=departure_weight)
     start = ReasoningRewardModel.from_backbone(base, MATH, seed=1).state_dict()
-    merged = ReasoningRewardModel.from_pretrained(tmp_path / "adapter")
+    merged = Scorer.from_folder(tmp_path / "adapter", 1000, 512).model
     assert set(merged.state_dict()) == set(start)
     moved = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, start[name])}
     projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -629,6 +629,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, grou
             os._exit(1)  # not reached: a child must not go on with the test run
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert [p.name for p in (tmp_path / "parts" / "trainer").iterdir()] == ["checkpoint-3"]
+    half = tmp_path / "parts" / "trainer" / "checkpoint-4"  # as a kill in the middle of writing leaves it
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"cut off")
     resumed, log = trained(base, tokenizer, groups, tmp_path / "parts", **change)
     same_weights(whole, resumed)
     metrics = [[row for row in rows if "dev_pair_accuracy" in row] for rows in (whole_log, log)]

@@ -36,6 +36,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
@@ -324,6 +325,9 @@ def train_resumably(trainer: Trainer) -> list[dict]:
     stop button of JupyterLab) waits for the step in hand, saves, and then raises KeyboardInterrupt: nothing is lost.
     """
     folder = trainer.args.output_dir
+    for half in Path(folder).glob("checkpoint-*"):  # killed while it wrote: the state is what it writes last
+        if not (half / TRAINER_STATE_NAME).exists():
+            shutil.rmtree(half)
     keeper = _Keeper()
     trainer.add_callback(keeper)
     with keeper.catching_interrupts():

@@ -85,6 +85,7 @@ def train_reward_model(
     model.departure_head = None
     if settings.lora:
         _save_adapter(trained, adapter)
+        tokenizer.save_pretrained(adapter)
     return log
 
 
