@@ -13,7 +13,7 @@ import json
 from tracelift_lib import store
 from tracelift_lib.problems import InputError
 
-NAMES = ("sandbox", "reward")
+NAMES = ("sandbox", "reward", "rm_scoring")
 
 
 def table(rows: list[dict]) -> str:
