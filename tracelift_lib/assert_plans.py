@@ -90,12 +90,12 @@ def plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
 
 @lru_cache(maxsize=4096)
 def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
-    statements = _statements(ast.parse(code), entry_point)
-    bound = bound_names(code)
+    tree = ast.parse(code)
+    statements, bound = _statements(tree, entry_point), bound_names(tree)
     name = "candidate" if "check" in bound else entry_point
     if statements is None or not name:
         return None
-    hidden = (bound | bound_names(setup)) - {entry_point, name}
+    hidden = (bound | bound_names(ast.parse(setup))) - {entry_point, name}
     builder = _Builder(name, hidden)
     checks = []
     for statement in statements:

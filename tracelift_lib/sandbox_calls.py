@@ -370,13 +370,14 @@ def _merged(old: Any, new: Any) -> Any:
 
 def free_names(code: str) -> set[str]:
     """Names that the code reads and nothing in it binds."""
-    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)} - bound_names(code)
+    tree = ast.parse(code)
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - bound_names(tree)
 
 
-def bound_names(code: str) -> set[str]:
+def bound_names(tree: ast.AST) -> set[str]:
     """Names that something in the code binds, in whatever scope."""
     bound = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             bound.add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
