@@ -63,10 +63,10 @@ DENIED = {
     "socket": (41, 198), "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190),
     "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189),
     "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180), "ptrace": (101, 117), "personality": (135, 92),
-    "pivot_root": (155, 41), "chroot": (161, 51), "acct": (163, 89), "mount": (165, 40), "umount2": (166, 39),
+    "pivot_root": (155, 41), "chroot": (161, 51), "acct": (163, 89),
     "swapon": (167, 224), "reboot": (169, 142), "sethostname": (170, 161), "init_module": (175, 105),
     "delete_module": (176, 106), "quotactl": (179, 60), "add_key": (248, 217), "request_key": (249, 218),
-    "keyctl": (250, 219), "kexec_load": (246, 104), "unshare": (272, 97), "perf_event_open": (298, 241),
+    "keyctl": (250, 219), "kexec_load": (246, 104), "perf_event_open": (298, 241),
     "fanotify_init": (300, 262), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "setns": (308, 268), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "finit_module": (313, 273), "memfd_create": (319, 279), "bpf": (321, 280), "userfaultfd": (323, 282),
@@ -75,45 +75,37 @@ DENIED = {
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "pidfd_getfd": (438, 438),
     "mount_setattr": (442, 442),
 }
-MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column, audit number, clone
+# Column above, audit number, clone, unshare
+MACHINES = {"x86_64": (0, 0xC000003E, 56, 272), "aarch64": (1, 0xC00000B7, 220, 97)}
 CLONE3 = 435
 NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
                   | CLONE_NEWCGROUP)
 
 
-WORKER_NEEDS = ("mount", "umount2", "unshare")  # until it has forked; clone with namespaces likewise
+def apply_system_call_filter() -> None:
+    """A classic BPF program for seccomp on this process and all its children.
 
-
-def system_call_filter(late: bool) -> bytes:
-    """A classic BPF program for seccomp: EPERM for DENIED, and, if `late`, for WORKER_NEEDS and clone with namespaces.
-
-    The long early part is put on the worker itself, since the kernel needs a tenth of a millisecond to take it in.
-    clone3 gets ENOSYS: glibc falls back to clone, whose flags a filter can read. A call by another ABI (32 bit) ends
-    the process.
+    EPERM for DENIED and for new namespaces by clone or unshare, but for those that the worker makes: of processes by
+    clone, of mounts by unshare. They need a capability, as mount does, and a test has none. (A second filter for each
+    test would cost a tenth of its time.) clone3 gets ENOSYS: glibc falls back to clone, whose flags a filter can read.
+    A call by another ABI (32 bit) ends the process.
     """
-    column, audit, clone = MACHINES[platform.machine()]
+    column, audit, clone, unshare = MACHINES[platform.machine()]
     load, equal, at_least, any_bit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow, eperm, enosys = 0x80000000, 0x7FFF0000, 0x50000 | 1, 0x50000 | 38
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (ret, 0, 0, kill), (load, 0, 0, 0)]
     if column == 0:
         code += [(at_least, 0, 1, 0x40000000), (ret, 0, 0, kill)]
-    for name, numbers in DENIED.items():
-        if (name in WORKER_NEEDS) is late:
-            code += [(equal, 0, 1, numbers[column]), (ret, 0, 0, eperm)]
-    if late:
-        code += [(equal, 0, 1, CLONE3), (ret, 0, 0, enosys), (equal, 0, 3, clone), (load, 0, 0, 16),
-                 (any_bit, 0, 1, NEW_NAMESPACES), (ret, 0, 0, eperm)]
-    return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])
-
-
-class Seccomp:
-    def __init__(self, late: bool):
-        self.code = ctypes.create_string_buffer(system_call_filter(late))
-        self.program = ctypes.create_string_buffer(
-            struct.pack("HxxxxxxQ", (len(self.code) - 1) // 8, ctypes.addressof(self.code)))
-
-    def apply(self) -> None:
-        check(libc.prctl(PR_SET_SECCOMP, 2, self.program, 0, 0), "seccomp")
+    for numbers in DENIED.values():
+        code += [(equal, 0, 1, numbers[column]), (ret, 0, 0, eperm)]
+    code += [(equal, 0, 1, CLONE3), (ret, 0, 0, enosys)]
+    for number, granted in ((clone, CLONE_NEWPID), (unshare, CLONE_NEWNS)):
+        code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, NEW_NAMESPACES & ~granted),
+                 (ret, 0, 0, eperm), (ret, 0, 0, allow)]
+    lines = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)]))
+    program = struct.pack("HxxxxxxQ", len(code) + 1, ctypes.addressof(lines))
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
+    check(libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
 # --- Landlock: the file system where there are no namespaces ---------------------------------------
@@ -246,15 +238,13 @@ class Server:
         os.dup2(quiet, 1)
         os.close(quiet)
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        self.seccomp = Seccomp(late=True)
         self.judge: int | None = None
         self.runs = 0
         self.clean: tuple | None = None  # a memory folder that no test has touched: its size, and when it was made
         self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
-        check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
-        Seccomp(late=False).apply()
+        apply_system_call_filter()
 
     def serve(self) -> None:
         self.control.send(b'{"ready": true}')
@@ -342,7 +332,6 @@ class Server:
         if rules >= 0:
             check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
             os.close(rules)
-        self.seccomp.apply()
 
     def watch(self, child: int, limits: dict, folder: str | None) -> dict:
         """Wait for the end of `child` and of all it left behind; end it at a limit.
