@@ -1,13 +1,14 @@
 """Tests a second of the warm worker against a fresh interpreter for each test, on the references of HumanEval and MBPP.
 
 The naive ways run program and test code together in one new interpreter (so they would show the program its expected
-values), once under the same isolation (bubblewrap and limits) and once with limits only. They import nothing
-more than they need. All three take turns on small portions of the same tests, because other work on the machine changes
+values), once under the same isolation (bubblewrap with the same view, no capabilities, the same filter of system calls,
+a memory folder, limits) and once with limits only. They import nothing more than they need. All three take turns on small portions of the same tests, because other work on the machine changes
 the speed from minute to minute.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from tqdm import tqdm
 
 from tracelift_lib.code_problems import load_humaneval, load_mbpp
 from tracelift_lib.problems import InputError, Problem
-from tracelift_lib.sandbox import Limits, bubblewrap_command, interpreter, tier_fault
+from tracelift_lib.sandbox import Limits, bubblewrap_command, interpreter, memory_file, tier_fault
+from tracelift_lib.sandbox_worker import system_call_filter
 from tracelift_lib.verify_code import AssertTests, CodeVerifier, read_tests
 
 TIER = "bubblewrap"
@@ -60,19 +62,25 @@ def _load() -> list[Job]:
         raise InputError(f"HumanEval is there, MBPP is not: {error}") from None
 
 
-def _fresh(command: list[str], script: str) -> None:
-    done = subprocess.run(command, input=script, text=True, capture_output=True, env={})
+def _fresh(command: list[str], script: str, fds: list[int]) -> None:
+    done = subprocess.run(command, input=script, text=True, capture_output=True, env={}, pass_fds=fds)
     if done.returncode:
         raise RuntimeError(f"a reference program failed in a fresh interpreter: {done.stderr[-300:]}")
 
 
-def _naive(prefix: list[str], pool: ThreadPoolExecutor) -> Callable[[list[Job]], None]:
-    command = [*prefix, interpreter(TIER), "-I", "-S", "-c", FRESH]
+def _naive(isolated: bool, pool: ThreadPoolExecutor) -> Callable[[list[Job]], None]:
+    def one(script: str) -> None:
+        command = [interpreter(TIER), "-I", "-S", "-c", FRESH]
+        if not isolated:
+            return _fresh(command, script, [])
+        rules = memory_file(system_call_filter())  # bwrap reads it once
+        inside = ["--unshare-user", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--seccomp", str(rules), "--"]
+        try:
+            _fresh([*bubblewrap_command()[:-1], *inside, *command], script, [rules])
+        finally:
+            os.close(rules)
 
-    def way(jobs: list[Job]) -> None:
-        list(pool.map(lambda script: _fresh(command, script), [s for job in jobs for s in job.scripts()]))
-
-    return way
+    return lambda jobs: list(pool.map(one, [script for job in jobs for script in job.scripts()]))
 
 
 def _warm(verifier: CodeVerifier) -> Callable[[list[Job]], None]:
@@ -87,7 +95,7 @@ def _rates(jobs: list[Job], workers: int) -> list[float]:
     """Tests a second: warm, fresh under bubblewrap, fresh with limits only."""
     seconds, tests = [0.0] * 3, sum(len(job.tests.code) for job in jobs)
     with CodeVerifier(workers, Limits(), tier=TIER) as verifier, ThreadPoolExecutor(workers) as pool:
-        ways = [_warm(verifier), _naive(bubblewrap_command(), pool), _naive([], pool)]
+        ways = [_warm(verifier), _naive(True, pool), _naive(False, pool)]
         for way in ways:
             way(jobs[:workers])  # start the workers, fill the caches
         portions = [jobs[i: i + PORTION] for i in range(0, len(jobs), PORTION)]
@@ -111,7 +119,7 @@ def run() -> list[dict]:
     tests = sum(len(job.tests.code) for job in jobs)
     rates = {workers: _rates(jobs, workers) for workers in (1, 2)}
     rows = []
-    for column, name, other in ((1, "sandbox_throughput", "a fresh interpreter a test under bubblewrap"),
+    for column, name, other in ((1, "sandbox_throughput", "a fresh interpreter a test under the same isolation"),
                                 (2, "sandbox_throughput_bare", "a bare fresh interpreter a test")):
         ratios = {workers: rate[0] / rate[column] for workers, rate in rates.items()}
         worst = min(ratios, key=ratios.get)

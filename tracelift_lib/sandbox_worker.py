@@ -13,6 +13,7 @@ import ctypes
 import gc
 import importlib
 import json
+import mmap
 import os
 import platform
 import resource
@@ -31,6 +32,7 @@ from tracelift_lib.sandbox_calls import Servant, judge
 
 PRELOAD = ("abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools "
            "heapq itertools math numbers operator queue random re statistics string textwrap typing").split()
+STARTED, COMPILED = 1, 2
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
 MAX_FILES = 1000  # in the folder of a test
@@ -82,8 +84,8 @@ NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CL
                   | CLONE_NEWCGROUP)
 
 
-def apply_system_call_filter() -> None:
-    """A classic BPF program for seccomp on this process and all its children.
+def system_call_filter() -> bytes:
+    """A classic BPF program for seccomp, for the worker and all its children.
 
     EPERM for DENIED and for new namespaces by clone or unshare, but for those that the worker makes: of processes by
     clone, of mounts by unshare. They need a capability, as mount does, and a test has none. (A second filter for each
@@ -102,8 +104,12 @@ def apply_system_call_filter() -> None:
     for number, granted in ((clone, CLONE_NEWPID), (unshare, CLONE_NEWNS)):
         code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, NEW_NAMESPACES & ~granted),
                  (ret, 0, 0, eperm), (ret, 0, 0, allow)]
-    lines = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)]))
-    program = struct.pack("HxxxxxxQ", len(code) + 1, ctypes.addressof(lines))
+    return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])
+
+
+def apply_system_call_filter() -> None:
+    lines = ctypes.create_string_buffer(system_call_filter())
+    program = struct.pack("HxxxxxxQ", (len(lines) - 1) // 8, ctypes.addressof(lines))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
     check(libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
 
@@ -239,6 +245,7 @@ class Server:
         os.close(quiet)
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self.judge: int | None = None
+        self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
         self.runs = 0
         self.clean: tuple | None = None  # a memory folder that no test has touched: its size, and when it was made
         self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
@@ -270,18 +277,15 @@ class Server:
         their results, or a socket for calls."""
         self.runs += 1
         folder = self.make_folder(limits)
-        progress, progress_end = os.pipe()
+        self.progress[0] = 0
         try:
-            child = self.fork(lambda: run_program(fds, progress_end), limits, folder, {*fds, progress_end})
-            os.close(progress_end)
+            child = self.fork(lambda: run_program(fds, self.progress), limits, folder, set(fds))
             reply = self.watch(child, limits, folder)
-            steps = os.read(progress, 2)
         finally:
-            os.close(progress)
             self.remove_folder(folder)
-        if not steps:
+        if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
-        return reply | {"compiled": steps == b"sc"}
+        return reply | {"compiled": self.progress[0] == COMPILED}
 
     def do_judge(self, limits: dict, fds: list[int]) -> dict:
         """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
@@ -310,6 +314,8 @@ class Server:
                 check(libc.unshare(CLONE_NEWNS), "mount namespace")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
             self.confine(limits, folder, keep, rules)
+            if own_view:
+                self.progress.close()
             body()
         finally:
             os._exit(1)
@@ -493,9 +499,9 @@ def set_limits(limits: dict, setting: dict) -> None:
 # --- in the process of a test -------------------------------------------------------------------------
 
 
-def run_program(fds: list[int], progress: int) -> None:
-    """Compile the program, say so through the pipe, close the pipe, run the program; never returns."""
-    os.write(progress, b"s")
+def run_program(fds: list[int], progress: mmap.mmap) -> None:
+    """Compile the program, say so through `progress`, unmap that, run the program; never returns."""
+    progress[0] = STARTED
     text = read_all(fds[0])
     calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
     channel = os.dup(fds[-1]) if len(fds) < 4 else -1
@@ -507,10 +513,10 @@ def run_program(fds: list[int], progress: int) -> None:
     code, failure = None, None
     try:
         code = compile(text, "<program>", "exec", dont_inherit=True)
-        os.write(progress, b"c")
+        progress[0] = COMPILED
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         failure = error
-    os.close(progress)
+    progress.close()
     module = types.ModuleType("__main__" if channel < 0 else "program")
     sys.modules[module.__name__] = module
     sys.argv = ["program.py"]
