@@ -1,9 +1,9 @@
 """Tests a second of the warm worker against a fresh interpreter for each test, on the references of HumanEval and MBPP.
 
 The naive ways run program and test code together in one new interpreter (so they would show the program its expected
-values), once under the same isolation (bubblewrap with the same view, no capabilities, the same filter of system calls,
-a memory folder, limits) and once with limits only. They import nothing more than they need. All three take turns on small portions of the same tests, because other work on the machine changes
-the speed from minute to minute.
+values): once under the same isolation (bubblewrap with the same view, no capabilities, the same filter of system calls,
+a memory folder, limits) and once with limits only. They import nothing more than they need. All three take turns on
+small portions of the same tests, because other work on the machine changes the speed from minute to minute.
 """
 
 from __future__ import annotations

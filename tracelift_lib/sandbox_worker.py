@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import dataclasses
 import gc
 import importlib
 import json
@@ -232,6 +233,14 @@ def fork(flags: int) -> int:
 # --- the fork server ---------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
+class Spare:
+    pid: int
+    connection: socket.socket
+    folder: str
+    limits: dict
+
+
 class Server:
     """Takes requests from socket 0, one at a time; only a judge runs beside a test."""
 
@@ -245,6 +254,7 @@ class Server:
         os.close(quiet)
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self.judge: int | None = None
+        self.spare: Spare | None = None
         self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
         self.runs = 0
         self.clean: tuple | None = None  # a memory folder that no test has touched: its size, and when it was made
@@ -269,23 +279,45 @@ class Server:
                 for fd in fds:
                     os.close(fd)
             self.control.send(json.dumps(reply).encode())
+            if self.namespaces and request["do"] == "run":  # in the time that the caller needs for its next request
+                self.spare = self.prepare(request["limits"])
 
     # Requests
 
     def do_run(self, limits: dict, fds: list[int]) -> dict:
         """Run a program. fds: its text; then standard input, output and error, or calls and a file for
         their results, or a socket for calls."""
-        self.runs += 1
-        folder = self.make_folder(limits)
-        self.progress[0] = 0
+        if self.spare and self.spare.limits != limits:
+            self.drop_spare()
+        spare = self.spare or self.prepare(limits)
+        self.spare, self.progress[0] = None, 0
         try:
-            child = self.fork(lambda: run_program(fds, self.progress), limits, folder, set(fds))
-            reply = self.watch(child, limits, folder)
+            socket.send_fds(spare.connection, [b"run"], fds)
+        except OSError:
+            pass  # it has ended: no progress
+        spare.connection.close()
+        try:
+            reply = self.watch(spare.pid, limits, spare.folder)
         finally:
-            self.remove_folder(folder)
+            self.remove_folder(spare.folder)
         if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
         return reply | {"compiled": self.progress[0] == COMPILED}
+
+    def prepare(self, limits: dict) -> Spare:
+        """A confined process that waits for its program. It is made before that is here, so holds nothing of it."""
+        self.runs += 1
+        folder = self.make_folder(limits)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = self.fork(lambda: run_program(theirs, self.progress), limits, folder, {theirs.fileno()})
+        return Spare(pid, ours, folder, limits)
+
+    def drop_spare(self) -> None:
+        self.spare.connection.close()  # its sign to end
+        os.waitpid(self.spare.pid, 0)
+        self.remove_folder(self.spare.folder)
+        self.spare = None
 
     def do_judge(self, limits: dict, fds: list[int]) -> dict:
         """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
@@ -499,8 +531,12 @@ def set_limits(limits: dict, setting: dict) -> None:
 # --- in the process of a test -------------------------------------------------------------------------
 
 
-def run_program(fds: list[int], progress: mmap.mmap) -> None:
-    """Compile the program, say so through `progress`, unmap that, run the program; never returns."""
+def run_program(connection: socket.socket, progress: mmap.mmap) -> None:
+    """Wait for the program, compile it, say so through `progress`, unmap that, run the program; never returns."""
+    _, fds, _, _ = socket.recv_fds(connection, 16, 8)
+    connection.close()
+    if not fds:
+        os._exit(0)
     progress[0] = STARTED
     text = read_all(fds[0])
     calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
