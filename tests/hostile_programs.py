@@ -136,9 +136,9 @@ print("contained")
 """, (PASS, ERROR, TIMEOUT)),
     Attack("unreadable_folder", "clean-up", """
 import os
-os.mkdir("a"); open("a/b", "w").close(); os.chmod("a", 0)
+os.mkdir("a"); open("a/b", "w").close(); os.umask(0o777); os.mkdir("a/c"); os.chmod("a", 0)
 print("contained")
-""", (PASS,)),
+""", (PASS, ERROR)),
     Attack("endless_output", "output size", "while True:\n    print('x' * 100_000)", (ERROR,)),
     Attack("endless_output_caught", "output size", """
 while True:
@@ -307,6 +307,8 @@ look("public", lambda: open("OUTSIDE/public", "a").write("x"))
 look("interpreter", lambda: open(os.__file__, "a"))
 look("truncate", lambda: os.truncate("OUTSIDE/public", 0) or True)
 look("mode", lambda: os.chmod("OUTSIDE/public", 0) or True)
+look("times", lambda: os.utime("OUTSIDE/public", (0, 0)) or True)
+look("attribute", lambda: os.setxattr("OUTSIDE/public", "user.x", b"x") or True)
 look("delete", lambda: os.unlink("OUTSIDE/public") or True)
 look("rename", lambda: os.rename("OUTSIDE/public", "OUTSIDE/other") or True)
 """),
@@ -440,8 +442,11 @@ else:
            (ERROR, TIMEOUT)),
     looks("limits_of_the_worker", "the worker", """
 import resource
-look("parent limit", lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU) if os.getppid() else None)
-look("limits of 1", lambda: resource.prlimit(1, resource.RLIMIT_CPU, (1, 1)) if os.getpid() != 1 else None)
+others = {1, os.getppid(), PARENT} - {0, os.getpid()}
+look("limits", lambda: [resource.prlimit(pid, resource.RLIMIT_CPU) for pid in others] if others else None)
+look("limit", lambda: [resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)) for pid in others] if others else None)
+look("priority", lambda: [os.setpriority(os.PRIO_PROCESS, pid, 19) for pid in others] if others else None)
+look("cores", lambda: [os.sched_setaffinity(pid, {0}) for pid in others] if others else None)
 """),
     looks("seccomp_and_capabilities", "rights", """
 import ctypes

@@ -54,7 +54,7 @@ def outside(tmp_path_factory):
 
 
 def state(folder: Path) -> dict:
-    return {p.name: (p.read_bytes() if p.is_file() else None, stat.S_IMODE(p.stat().st_mode)) for p in folder.iterdir()}
+    return {p.name: (p.read_bytes(), stat.S_IMODE(p.stat().st_mode), p.stat().st_mtime_ns) for p in folder.iterdir()}
 
 
 def worker_of(verifier: CodeVerifier) -> Worker:

