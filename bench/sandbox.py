@@ -128,5 +128,6 @@ def run() -> list[dict]:
         note = "; ".join(f"{w} worker{'s' * (w > 1)}: {rates[w][0]:.0f} against {rates[w][column]:.0f}, "
                          f"{ratios[w]:.1f} times" for w in rates)
         rows.append({"name": name, "ours": rates[worst][0], "other": rates[worst][column], "ratio": ratios[worst],
-                     "unit": "tests/s", "note": f"warm worker (tier {TIER}) against {other}, {tests} tests of {data}; {note}"})
+                     "unit": "tests/s",
+                     "note": f"warm worker (tier {TIER}) against {other}, {tests} tests of {data}; {note}"})
     return rows
