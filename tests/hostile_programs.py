@@ -276,7 +276,7 @@ os._exit(0)
 
 HOST = [
     looks("reads_home", "files of the host", """
-for place in ("/root", "/home", "/etc", "/var", "/work", "/opt", "/mnt"):
+for place in ("/root", "/home", "/etc", "/var", "/srv", "/opt", "/mnt"):
     look(place, lambda: [f for _, _, files in os.walk(place) for f in files
                          if not (place == "/root" and sys.prefix.startswith("/root"))] or None)
 look("shadow", lambda: open("/etc/shadow").read())
