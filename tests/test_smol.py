@@ -56,7 +56,7 @@ def test_limits_can_be_set():
     assert load_preset("smol", overrides={"limits.trace": 500}).limits.trace == 500
 
 
-def test_lora_that_would_be_ignored_is_refused():
+def test_lora_beside_untrained_layers_is_refused():
     with pytest.raises(InputError, match="lora") as caught:
         load_preset("tiny", overrides={"reward_model.lora": {"r": 8, "alpha": 16, "dropout": 0.0}})
     assert len(str(caught.value)) < 300  # not the whole preset
