@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 from common import DATA, group_record, has_path
 
-from tracelift_lib import group_files
-from tracelift_lib.build_groups import build, main
 from tracelift_lib.generation import Sampler, Sampling
-from tracelift_lib.group_files import load_released, violations
-from tracelift_lib.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
+from tracelift_lib.group_building import group_files
+from tracelift_lib.group_building.builder import build, main
+from tracelift_lib.group_building.group_files import load_released, violations
+from tracelift_lib.group_building.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
+from tracelift_lib.group_building.judge import GroundTruthJudge, ModelJudge
+from tracelift_lib.group_building.kinds import Flaw, kinds_of
+from tracelift_lib.group_building.llm import Asker, BudgetSpent, Failure, LocalModel, Reply
+from tracelift_lib.group_building.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.groups import load_groups, split_train_dev
-from tracelift_lib.judge import GroundTruthJudge, ModelJudge
-from tracelift_lib.kinds import Flaw, kinds_of
-from tracelift_lib.llm import Asker, BudgetSpent, Failure, LocalModel, Reply
 from tracelift_lib.models import load_model, load_tokenizer, new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape
 from tracelift_lib.problems import InputError
-from tracelift_lib.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
 
 GSM = [
     (
