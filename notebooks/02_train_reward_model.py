@@ -229,8 +229,8 @@ figure, axis = plt.subplots()
 spread = [by_kind["accuracy"] - by_kind["low"], by_kind["high"] - by_kind["accuracy"]]
 axis.errorbar(by_kind["accuracy"], by_kind["kind"], xerr=spread, fmt="o", capsize=2)
 axis.axvline(0.5, color="0.6", linestyle=":", label="chance")
-axis.set(xlabel="share ranked below the reference (95 % interval)", xlim=(0.4, 1.02), title="RM by kind of flaw")
-axis.legend(loc="lower left")
+axis.set(xlabel="share below the reference (95 %)", xlim=(0.4, 1.02), title="RM by kind of flaw")
+axis.legend(loc="upper left")
 report.save_figure(run, figure, "rm_by_kind", by_kind, [scores_file, files], n=f"{len(references)} held-out groups")
 
 # %% [markdown]
