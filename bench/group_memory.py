@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracelift_lib.build_groups import build
-from tracelift_lib.group_maker import BuildSettings
-from tracelift_lib.judge import GroundTruthJudge
-from tracelift_lib.seeds import LeakageGuard, SeedSettings
+from tracelift_lib.group_building.builder import build
+from tracelift_lib.group_building.group_maker import BuildSettings
+from tracelift_lib.group_building.judge import GroundTruthJudge
+from tracelift_lib.group_building.seeds import LeakageGuard, SeedSettings
 
 
 def measure(seeds: int) -> dict:

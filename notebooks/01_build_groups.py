@@ -38,7 +38,7 @@ from IPython.display import Markdown, display
 
 from tracelift_lib import report
 from tracelift_lib.groups import dimensions, kinds, load_groups, perturb, true_rubric
-from tracelift_lib.kinds import KINDS
+from tracelift_lib.group_building.kinds import KINDS
 from tracelift_lib.pipeline import Run
 from tracelift_lib.problems import InputError
 from tracelift_lib.tinyworld import true_steps

@@ -229,8 +229,8 @@ figure, axis = plt.subplots()
 spread = [by_kind["accuracy"] - by_kind["low"], by_kind["high"] - by_kind["accuracy"]]
 axis.errorbar(by_kind["accuracy"], by_kind["kind"], xerr=spread, fmt="o", capsize=2)
 axis.axvline(0.5, color="0.6", linestyle=":", label="chance")
-axis.set(xlabel="share ranked below the reference (95 % interval)", xlim=(0.4, 1.02), title="RM by kind of flaw")
-axis.legend(loc="lower left")
+axis.set(xlabel="share below the reference (95 %)", xlim=(0.4, 1.02), title="RM by kind of flaw")
+axis.legend(loc="upper left")
 report.save_figure(run, figure, "rm_by_kind", by_kind, [scores_file, files], n=f"{len(references)} held-out groups")
 
 # %% [markdown]
@@ -255,11 +255,11 @@ report.save_figure(run, figure, "rm_calibration", curve.reset_index(drop=True), 
 #
 # - Three losses train one score: labels, total, and the ranking inside a group.
 # - The table above has the held-out ranking with its interval, the figures show where it is weak and how well its scale
-#   can be trusted. Flaws that change the *number* of steps are seen at once. Flaws that need a comparison come later, and
-#   each comparison on its own: first whether the sign fits the event, then whether a line goes on from the result before
-#   it, last whether a number is the one that the story names and whether a sum is right. The row of the backbone's
-#   likelihood says that all of this was known to the backbone to begin with: knowing what should stand there, and
-#   bringing a departure from it to the last token, are two skills.
+#   can be trusted. In math, flaws that change the *number* of steps are seen at once. Flaws that need a comparison come
+#   later, and each comparison on its own: first whether the sign fits the event, then whether a line goes on from the
+#   result before it, later whether a sum is right, and hardly at all, in the time that `tiny` takes, whether a number is
+#   the one that the story names. The row of the backbone's likelihood says that all of this was known to the backbone to
+#   begin with: knowing what should stand there, and bringing a departure from it to the last token, are two skills.
 # - These flaws were *made by us*, by the same seven makers as in training. Whether the RM also sees flaws that models
 #   make on their own is a different question, and the paper does not test it.
 #

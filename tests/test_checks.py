@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracelift_lib.checks import reject_reason
+from tracelift_lib.group_building.checks import reject_reason
 from tracelift_lib.problems import Problem
 
 STORY = "A farmer fills 3 boxes with 12 eggs each. 6 eggs break. Half of the rest are sold for $2 each. How much money?"

@@ -6,13 +6,13 @@ import re
 import pytest
 from common import DATA
 
-from tracelift_lib import behaviour
-from tracelift_lib.code_makers import TREE_MAKERS, flawed_plans
-from tracelift_lib.kinds import kinds_of
-from tracelift_lib.plan_words import Unsupported, say
-from tracelift_lib.plans import parse_program, reference_plan
+from tracelift_lib.group_building import behaviour
+from tracelift_lib.group_building.code_makers import TREE_MAKERS, flawed_plans
+from tracelift_lib.group_building.kinds import kinds_of
+from tracelift_lib.group_building.plan_words import Unsupported, say
+from tracelift_lib.group_building.plans import parse_program, reference_plan
+from tracelift_lib.group_building.seeds import SeedSettings, load_seeds
 from tracelift_lib.problems import Problem
-from tracelift_lib.seeds import SeedSettings, load_seeds
 
 PROGRAM = '''
 import math

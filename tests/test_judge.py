@@ -8,8 +8,7 @@ from common import CODE, MATH, story
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.groups import Rubric, build_group, true_rubric
-from tracelift_lib.judge import (
+from tracelift_lib.group_building.judge import (
     GroundTruthJudge,
     Judgement,
     calibrate,
@@ -18,8 +17,9 @@ from tracelift_lib.judge import (
     rubric_from_scores,
     score_schema,
 )
-from tracelift_lib.kinds import KINDS, Flaw
-from tracelift_lib.llm import Failure
+from tracelift_lib.group_building.kinds import KINDS, Flaw
+from tracelift_lib.group_building.llm import Failure
+from tracelift_lib.groups import Rubric, build_group, true_rubric
 from tracelift_lib.problems import Problem
 
 

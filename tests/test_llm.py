@@ -9,13 +9,13 @@ import pytest
 from common import group_record
 from pydantic import BaseModel, ConfigDict
 
-from tracelift_lib.checks import reject_reason
 from tracelift_lib.generation import Sampler, Sampling
+from tracelift_lib.group_building.checks import reject_reason
+from tracelift_lib.group_building.judge import Judgement, ModelJudge, calibrate
+from tracelift_lib.group_building.kinds import Flaw
+from tracelift_lib.group_building.llm import Asker, BudgetSpent, EndpointError, Failure, LocalModel, OpenAIModel
+from tracelift_lib.group_building.llm_maker import ask_for_flaw
 from tracelift_lib.groups import Group
-from tracelift_lib.judge import Judgement, ModelJudge, calibrate
-from tracelift_lib.kinds import Flaw
-from tracelift_lib.llm import Asker, BudgetSpent, EndpointError, Failure, LocalModel, OpenAIModel
-from tracelift_lib.llm_maker import ask_for_flaw
 from tracelift_lib.models import new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape
 from tracelift_lib.problems import InputError, Problem

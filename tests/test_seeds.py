@@ -9,8 +9,7 @@ from common import DATA, has_path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.problems import InputError, Problem
-from tracelift_lib.seeds import (
+from tracelift_lib.group_building.seeds import (
     HUB,
     LeakageError,
     LeakageGuard,
@@ -19,6 +18,7 @@ from tracelift_lib.seeds import (
     load_seeds,
     normalise,
 )
+from tracelift_lib.problems import InputError, Problem
 
 
 def write(path, *records):

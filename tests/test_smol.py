@@ -56,7 +56,7 @@ def test_limits_can_be_set():
     assert load_preset("smol", overrides={"limits.trace": 500}).limits.trace == 500
 
 
-def test_lora_that_would_be_ignored_is_refused():
+def test_lora_beside_untrained_layers_is_refused():
     with pytest.raises(InputError, match="lora") as caught:
         load_preset("tiny", overrides={"reward_model.lora": {"r": 8, "alpha": 16, "dropout": 0.0}})
     assert len(str(caught.value)) < 300  # not the whole preset
@@ -64,7 +64,12 @@ def test_lora_that_would_be_ignored_is_refused():
 
 def test_the_runner_says_what_a_preset_leaves_out(monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(run_notebooks, "run_notebook", lambda source, *_: ran.append(source.name[:2]))
+
+    def run(source, parameters, output):
+        ran.append(source.name[:2])
+        output.parent.mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(run_notebooks, "run_notebook", run)
     assert run_notebooks.main(["--preset", "smol"]) == 0
     said = capsys.readouterr().out
     for number, reason in load_preset("smol").leaves_out.items():

@@ -7,12 +7,12 @@ from common import DATA
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tracelift_lib.calculations import quantities, read_trace
-from tracelift_lib.kinds import KINDS, kinds_of
+from tracelift_lib.group_building.calculations import quantities, read_trace
+from tracelift_lib.group_building.kinds import KINDS, kinds_of
+from tracelift_lib.group_building.recompute import Edit, recompute, rewrite, write_number
+from tracelift_lib.group_building.seeds import SeedSettings, load_seeds
+from tracelift_lib.group_building.text_makers import MAKERS, flawed_texts
 from tracelift_lib.problems import Problem
-from tracelift_lib.recompute import Edit, recompute, rewrite, write_number
-from tracelift_lib.seeds import SeedSettings, load_seeds
-from tracelift_lib.text_makers import MAKERS, flawed_texts
 
 STORY = "A farmer fills 3 boxes with 12 eggs each. 6 eggs break. Half of the rest are sold for $2 each. How much money?"
 TRACE = (

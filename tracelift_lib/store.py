@@ -200,7 +200,7 @@ def git_revision() -> str:
 def code_sha256() -> str:
     """Hash of the library's sources."""
     digest = hashlib.sha256()
-    for path in sorted((PROJECT / "tracelift_lib").glob("*.py")):
+    for path in sorted((PROJECT / "tracelift_lib").rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

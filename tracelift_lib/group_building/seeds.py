@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 
-from tracelift_lib.plans import CALL_LINE, statement
+from tracelift_lib.group_building.plans import CALL_LINE, statement
 from tracelift_lib.problems import InputError, Problem, gsm8k_trace, read_jsonl
 from tracelift_lib.tinyworld import generate_problem
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from tracelift_lib.group_files import HUB_NAME
-from tracelift_lib.kinds import kinds_of
-from tracelift_lib.seeds import LICENCES, SeedSettings
+from tracelift_lib.group_building.group_files import HUB_NAME
+from tracelift_lib.group_building.kinds import kinds_of
+from tracelift_lib.group_building.seeds import LICENCES, SeedSettings
 
 CARD = """\
 ---

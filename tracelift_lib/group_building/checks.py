@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection
 from fractions import Fraction
 
-from tracelift_lib.calculations import Trace, quantities, read_trace
-from tracelift_lib.kinds import kinds_of
+from tracelift_lib.group_building.calculations import Trace, quantities, read_trace
+from tracelift_lib.group_building.kinds import kinds_of
 from tracelift_lib.problems import Problem
 
 MIN_WORDS = 6

@@ -11,7 +11,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tracelift_lib.plan_words import BINARY, Unsupported, in_words, say
+from tracelift_lib.group_building.plan_words import BINARY, Unsupported, in_words, say
 from tracelift_lib.problems import Problem
 
 FEW_STATEMENTS = 6  # programs shorter than this have their nested expressions taken apart into steps

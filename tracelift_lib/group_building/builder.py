@@ -1,7 +1,7 @@
 """TraceLift-Groups from public seeds: seeds → flawed traces → checks → rubric → files, one group at a time.
 
-    python -m tracelift_lib.build_groups --source gsm8k --data FOLDER --out FOLDER
-    python -m tracelift_lib.build_groups --validate FILE [FILE ...]
+    python -m tracelift_lib.group_building --source gsm8k --data FOLDER --out FOLDER
+    python -m tracelift_lib.group_building --validate FILE [FILE ...]
 
 Memory does not grow with the number of seeds, and a run that was interrupted goes on after the last finished seed: each
 seed's outcome is one line of `work/progress.jsonl`, from which the files are written at the end. method.md section 3.
@@ -23,15 +23,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from tracelift_lib import store
-from tracelift_lib.data_card import data_card
-from tracelift_lib.group_files import GroupWriter, violations
-from tracelift_lib.group_maker import BuildSettings, Propose, make_group, propose_by_model, propose_exact
+from tracelift_lib.group_building.data_card import data_card
+from tracelift_lib.group_building.group_files import GroupWriter, violations
+from tracelift_lib.group_building.group_maker import BuildSettings, Propose, make_group, propose_by_model, propose_exact
+from tracelift_lib.group_building.judge import GroundTruthJudge, Judge, ModelJudge
+from tracelift_lib.group_building.llm import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
+from tracelift_lib.group_building.plans import statement
+from tracelift_lib.group_building.seeds import LeakageError, LeakageGuard, SeedSettings, benchmark_problems, load_seeds
 from tracelift_lib.groups import DEV_SHARE, SPLIT_SEED
-from tracelift_lib.judge import GroundTruthJudge, Judge, ModelJudge
-from tracelift_lib.llm import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
-from tracelift_lib.plans import statement
 from tracelift_lib.problems import InputError
-from tracelift_lib.seeds import LeakageError, LeakageGuard, SeedSettings, benchmark_problems, load_seeds
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
 
@@ -176,7 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tracelift_lib.build_groups", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tracelift_lib.group_building", description=__doc__.split("\n\n")[0]
+    )
     add = parser.add_argument
     add("--source", choices=("tiny_world", "gsm_symbolic", "gsm8k", "mbpp", "contests"))
     add("--data", type=Path, help="local folder with <source>/<file>; without it the hub is asked")
@@ -245,7 +247,3 @@ def _validate(files: list[Path]) -> int:
         number += 1
     print(f"{number} violations" if number else f"no violations in {', '.join(map(str, files))}", file=sys.stderr)
     return 1 if number else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

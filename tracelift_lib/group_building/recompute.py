@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from tracelift_lib.calculations import Calculation, Token, Trace, evaluate, word_values
+from tracelift_lib.group_building.calculations import Calculation, Token, Trace, evaluate, word_values
 
 # Numbers that a solver brings along: units of time and measure, hundredths, halves.
 COMMON = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 31, 52, 60, 100, 365, 1000)}

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from tracelift_lib.group_building.kinds import Flaw, Kind
+from tracelift_lib.group_building.llm import Asker, Failure
 from tracelift_lib.groups import Candidate, Group, Rubric, dimensions, rubric_from_shares, rubric_label, true_rubric
-from tracelift_lib.kinds import Flaw, Kind
-from tracelift_lib.llm import Asker, Failure
 from tracelift_lib.problems import Problem
 
 ASKED = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from tracelift_lib.calculations import Trace, evaluate, read_trace
-from tracelift_lib.kinds import Flaw, kinds_of
+from tracelift_lib.group_building.calculations import Trace, evaluate, read_trace
+from tracelift_lib.group_building.kinds import Flaw, kinds_of
+from tracelift_lib.group_building.recompute import Edit, recompute, rewrite
 from tracelift_lib.problems import Problem
-from tracelift_lib.recompute import Edit, recompute, rewrite
 
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
 SLIPS = (-100, -10, -2, -1, 1, 2, 10, 100)

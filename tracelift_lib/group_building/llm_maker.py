@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from tracelift_lib.kinds import Flaw, kinds_of
-from tracelift_lib.llm import Asker, Failure
+from tracelift_lib.group_building.kinds import Flaw, kinds_of
+from tracelift_lib.group_building.llm import Asker, Failure
 from tracelift_lib.problems import Problem
 
 PROMPT = """\

@@ -10,19 +10,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tracelift_lib import behaviour
-from tracelift_lib.checks import reject_reason
-from tracelift_lib.code_makers import flawed_plans
+from tracelift_lib.group_building import behaviour
+from tracelift_lib.group_building.checks import reject_reason
+from tracelift_lib.group_building.code_makers import flawed_plans
+from tracelift_lib.group_building.judge import Judge, Judgement, candidate, programmatic_judgement
+from tracelift_lib.group_building.kinds import Flaw, kinds_of
+from tracelift_lib.group_building.llm import Asker, Failure
+from tracelift_lib.group_building.llm_maker import ask_for_flaw
+from tracelift_lib.group_building.plan_words import Unsupported
+from tracelift_lib.group_building.plans import parse_program, reference_plan
+from tracelift_lib.group_building.seeds import SeedSettings
+from tracelift_lib.group_building.text_makers import flawed_texts
 from tracelift_lib.groups import Group, Rubric, dimensions, perturb
-from tracelift_lib.judge import Judge, Judgement, candidate, programmatic_judgement
-from tracelift_lib.kinds import Flaw, kinds_of
-from tracelift_lib.llm import Asker, Failure
-from tracelift_lib.llm_maker import ask_for_flaw
-from tracelift_lib.plan_words import Unsupported
-from tracelift_lib.plans import parse_program, reference_plan
 from tracelift_lib.problems import Problem
-from tracelift_lib.seeds import SeedSettings
-from tracelift_lib.text_makers import flawed_texts
 
 TRIES = 4  # versions of a kind that are looked at before it is given up for a problem
 

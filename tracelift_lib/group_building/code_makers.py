@@ -11,9 +11,9 @@ import ast
 import copy
 from collections.abc import Callable, Iterator
 
-from tracelift_lib.kinds import Flaw
-from tracelift_lib.plan_words import Unsupported, in_words, say
-from tracelift_lib.plans import parse_program, reference_plan, write_plan
+from tracelift_lib.group_building.kinds import Flaw
+from tracelift_lib.group_building.plan_words import Unsupported, in_words, say
+from tracelift_lib.group_building.plans import parse_program, reference_plan, write_plan
 from tracelift_lib.problems import Problem
 
 Change = Callable[[ast.AST], None]  # in place, on the node of a fresh copy
