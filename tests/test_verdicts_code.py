@@ -10,7 +10,8 @@ from tracelift_lib.presets import load_preset
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import PromptLimits, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine
-from tracelift_lib.verdicts import Judgement
+from tracelift_lib.verdicts import CodeJudge, Judgement
+from tracelift_lib.verify_code import CodeResult, Outcome
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
@@ -78,3 +79,26 @@ def test_rewards_of_plans_for_a_program(tmp_path):
     (row,), _ = asyncio.run(engine.score([wrap_trace("plan")], ["double"], 0))
     assert row["s"] == pytest.approx(0.6) and row["u"] == pytest.approx(2 / 3 - 1 / 2)
     assert row["reward"] == pytest.approx(0.5 * (2 / 3 - 1 / 2))
+
+
+def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
+    """Other tests or another program run; a verdict that is missing is asked for again."""
+    judge = CodeJudge("binary")
+    ran, real = [], judge._verifier.verify
+
+    def verify(jobs):
+        ran.extend(jobs)
+        return real(jobs)
+
+    monkeypatch.setattr(judge._verifier, "verify", verify)
+    cases = [{"input": "1", "output": "3"}]
+    triple = DOUBLE.model_copy(update={"metadata": {"tests": {"style": "stdio", "cases": cases}}})
+    first = judge.judge([DOUBLE, DOUBLE, triple], [RIGHT, RIGHT, RIGHT])
+    assert [j.success for j in first] == [1, 1, 0] and len(ran) == 2
+    assert judge.judge([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
+    assert [j.success for j in judge.judge([DOUBLE], [HALF])] == [0] and len(ran) == 3
+    broken = CodeResult((Outcome.INFRA,), True, "bubblewrap")
+    monkeypatch.setattr(judge._verifier, "verify", lambda jobs: [broken for _ in jobs])
+    assert judge.judge([DOUBLE], [CRASH])[0].success is None
+    monkeypatch.setattr(judge._verifier, "verify", verify)
+    assert judge.judge([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4

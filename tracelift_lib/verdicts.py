@@ -20,6 +20,8 @@ from tracelift_lib.verify_code import (
     read_tests,
 )
 
+MAX_KNOWN = 50_000  # results that are kept
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -64,11 +66,13 @@ class MathVerifier:
 class CodeJudge:
     """Runs the program in an answer on the problem's tests (verify_code.py); s by `style`, success if all pass.
 
+    Samples of one problem are often the same program, so a program is run once for the same tests and its result kept.
     The verifier stays open, with as many workers as there are cores, until the process ends.
     """
 
     def __init__(self, style: ExecStyle):
         self.style, self._verifier = style, CodeVerifier(workers=os.cpu_count() or 1)
+        self._known: dict[tuple[str, str], CodeResult] = {}
 
     def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
         """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
@@ -76,7 +80,14 @@ class CodeJudge:
             (extract_program(y), read_tests(p.metadata, f"problem {p.problem_id}"))
             for p, y in zip(problems, answers, strict=True)
         ]
-        return [self._judge(result) for result in self._verifier.verify(jobs)]
+        keys = [(program, tests.model_dump_json()) for program, tests in jobs]
+        results = {key: self._known[key] for key in keys if key in self._known}
+        new = {key: job for key, job in zip(keys, jobs) if key not in results}
+        results |= dict(zip(new, self._verifier.verify(list(new.values()))))
+        if len(self._known) > MAX_KNOWN:
+            self._known = {}
+        self._known |= {key: results[key] for key in new if not results[key].failed_to_run}
+        return [self._judge(results[key]) for key in keys]
 
     def _judge(self, result: CodeResult) -> Judgement:
         """The outcome is that of the first test that did not pass."""
