@@ -301,7 +301,7 @@ def generate_problem(
     Raises:
         ValueError: the bounds leave no room for a program.
     """
-    drawn = (_draw(rng, n_steps, min(max_number, max_value), max_value) for _ in range(DRAWS))
+    drawn = (_draw(rng, n_steps, max_number, max_value) for _ in range(DRAWS))
     branches = next(filter(None, drawn), None)
     if branches is None:
         raise ValueError(
