@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tracelift_lib import groups, tinycode
 from tracelift_lib.groups import build_group, kinds, perturb, true_rubric
 from tracelift_lib.models import answer_text, habitual_trace
-from tracelift_lib.problems import Problem
+from tracelift_lib.presets import load_preset
+from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.tinycode import (
     Action,
     Branch,
@@ -215,6 +216,19 @@ def test_bounds_hold_for_any_setting(seed, n_steps, max_number, max_value):
     assert outputs(p, p.answer) == expected(p) and is_faithful(p, p.reference_solution)
     for _, actions in understand(p.problem)[0]:
         assert all(number is None or number <= max(max_number, 5) for _, number in actions)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 2), st.integers(5, 12))
+def test_no_result_passes_the_bound_when_it_is_below_the_largest_number(seed, n_steps, max_value):
+    """A number of up to 20 that is kept back is a result too: of 13 - 5, say, where values end at 5."""
+    p = generate_problem(random.Random(seed), n_steps, 20, max_value, "x")
+    assert all(1 <= s.after <= max_value for s in true_steps(p))
+
+
+def test_values_that_have_no_word_are_refused():
+    assert load_preset("check_code", overrides={"problems.max_value": 20}).problems.max_value == 20
+    with pytest.raises(InputError, match="max_value of tiny_code"):
+        load_preset("check_code", overrides={"problems.max_value": 21})
 
 
 def test_a_world_that_is_too_small_is_refused(monkeypatch):
