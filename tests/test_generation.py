@@ -161,6 +161,21 @@ def test_the_random_numbers_outside_are_untouched(model, tokenizer):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_the_random_numbers_outside_are_back_when_a_batch_is_delivered(model, tokenizer):
+    """Whoever waits for the last text goes on in another thread at once, and may draw."""
+    torch.manual_seed(5)
+    outer, seen = torch.get_rng_state(), []
+    s = sampler(model, tokenizer, budget=80)
+    s.sample(PROMPTS, 2, seed=7, deliver=lambda i, texts: seen.append((i, torch.equal(torch.get_rng_state(), outer))))
+    assert sorted(i for i, _ in seen) == list(range(len(PROMPTS)))
+    assert all(untouched for _, untouched in seen)
+
+
+def test_batches_of_a_call_draw_different_numbers(model, tokenizer):
+    texts = sampler(model, tokenizer, new=8, budget=1).sample(["Hi"] * 4, 1, seed=7)
+    assert len({text for [text] in texts}) > 1
+
+
 def test_seeded_restores_even_after_an_error():
     torch.manual_seed(5)
     expected = torch.rand(3)

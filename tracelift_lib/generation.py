@@ -37,14 +37,17 @@ class Sampler:
         """n completions for each prompt (chat text as `prompts.as_chat` makes it), in the order of `prompts`.
 
         Same seed, prompts and machine give the same completions. `progress` names a progress bar; `deliver` is
-        called with (index of the prompt, its completions) as soon as its batch is done.
+        called with (index of the prompt, its completions) as soon as its batch is done. Each batch has a seed of its
+        own, so that the outer random state is back before anyone who waits for a completion goes on.
         """
         completions: list[list[str]] = [[] for _ in prompts]
         encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
         batches = length_batches([len(ids) for ids in encoded], self.sampling.batch_tokens // n)
-        with seeded(seed), tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
-            for batch in batches:
-                texts = self._generate([encoded[i] for i in batch], n)
+        seeds = np.random.SeedSequence(seed).generate_state(len(batches)).tolist()
+        with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
+            for batch, batch_seed in zip(batches, seeds):
+                with seeded(batch_seed):
+                    texts = self._generate([encoded[i] for i in batch], n)
                 for row, i in enumerate(batch):
                     completions[i] = texts[row * n : (row + 1) * n]
                     if deliver:
