@@ -59,9 +59,8 @@ arms, seeds = run.preset.planner_training.arms, run.preset.planner_training.seed
 # The split `test` has problems of as many steps as in training, `long` has longer ones than the planner has ever seen.
 
 # %%
-evaluated = {
-    (p["arm"], p["seed"]): run.make("evaluation", **p) for p in [WARM_START, *run.policies()]
-}
+policies = [WARM_START, *run.policies()]
+evaluated = {(p["arm"], p["seed"]): files for p, files in zip(policies, run.make_all("evaluation", policies))}
 rows = pd.concat([pd.read_parquet(f.path / "rows.parquet") for f in evaluated.values()])
 rows.groupby(["split", "arm", "seed"])[["success", "faithful", "quality", "tokens"]].mean().round(3)
 

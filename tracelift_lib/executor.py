@@ -120,7 +120,7 @@ class Executor:
 
     def verdict(self, problem: Problem, answer: str) -> int:
         """V(x, y): 1 if `answer` solves `problem`, else 0."""
-        return self._successes([problem], [answer])[0]
+        return self.successes([problem], [answer])[0]
 
     def verdicts(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
@@ -128,10 +128,11 @@ class Executor:
     ) -> np.ndarray:
         """V(x, y) of n answers for each (problem, trace): 0/1 integers of shape (len(problems), n)."""
         answers = self.answer(problems, traces, n, seed, progress)
-        flat = self._successes([p for p in problems for _ in range(n)], [y for ys in answers for y in ys])
+        flat = self.successes([p for p in problems for _ in range(n)], [y for ys in answers for y in ys])
         return np.array(flat, dtype=int).reshape(len(problems), n)
 
-    def _successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
+    def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
+        """V(x, y) of each answer, 1 or 0. Raises RuntimeError if one could not be judged."""
         judgements = self.verifier.judge(problems, answers)
         for problem, judgement in zip(problems, judgements):
             if judgement.success is None:

@@ -318,11 +318,10 @@ def _uplift_rows(
     cases += [(p, "reference", p.reference_solution) for p in problems]
     cases += [(p, c.negative_kind, c.reasoning) for p in problems for c in banks.get(p.problem_id, [])]
     answers = executor.answer([p for p, _, _ in cases], [z for _, _, z in cases], n, seed)
-    return pd.DataFrame(
-        {"problem_id": p.problem_id, "condition": condition, "trace": trace, "sample": i, "answer": text,
-         "success": executor.verdict(p, text)}
-        for (p, condition, trace), texts in zip(cases, answers) for i, text in enumerate(texts)
-    )
+    rows = [(p, condition, trace, i, y) for (p, condition, trace), ys in zip(cases, answers) for i, y in enumerate(ys)]
+    success = executor.successes([p for p, *_ in rows], [y for *_, y in rows])
+    table = pd.DataFrame(rows, columns=["problem_id", "condition", "trace", "sample", "answer"])
+    return table.assign(problem_id=[p.problem_id for p, *_ in rows], success=success)
 
 
 def _build_baseline(run: Run, out: Path) -> None:
