@@ -102,6 +102,7 @@ def test_nothing_is_made_twice(world, builds):
     ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
     ({"planner_training.learning_rate": 0.5}, TRAINED),
     ({"evaluation.traces": 3}, EVALS),
+    ({"planner_training.parameters": "full"}, TRAINED),
     # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.
     ({"planner_training.temperature": 1.5}, TRAINED | EVALS),
     ({"planner_training.top_p": 0.5}, TRAINED | EVALS),
@@ -119,6 +120,15 @@ def test_a_changed_setting_remakes_what_it_decides_and_nothing_else(builds, over
     del builds[:]
     make_all(Run("check"))  # the former results are still there
     assert builds == []
+
+
+def test_a_setting_that_came_later_leaves_former_results_valid():
+    """What names the results of preset tiny: these settings of its training, until another is set."""
+    config = STAGES["planner_training"].config(Run("tiny").preset)["planner_training"]
+    assert config == {
+        "steps": 30, "problems_per_step": 16, "generations": 8, "learning_rate": 1e-3, "temperature": 0.7, "top_p": 1.0,
+        "max_completion": 72, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "loss_type": "grpo", "beta": 0.0,
+    }
 
 
 def test_another_seed_remakes_everything(builds):

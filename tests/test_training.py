@@ -11,6 +11,9 @@ from tracelift_lib.models import new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape, load_preset
 from tracelift_lib.training import collect_log, grpo_config, load_policy
 
+SHAPE = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                   num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2)
+
 # --- the log ----------------------------------------------------------------------------------
 
 
@@ -80,9 +83,7 @@ def test_a_step_sees_problems_times_generations(tmp_path):
 def test_a_trained_adapter_is_merged_into_the_start(tmp_path):
     """W + (alpha / r) B A in every linear layer, computed by hand; without an adapter the start as it is."""
     tokenizer = train_tokenizer(["some text"], 300)
-    shape = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                       num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2)
-    new_qwen2(tokenizer, shape, seed=0).save_pretrained(tmp_path / "start")
+    new_qwen2(tokenizer, SHAPE, seed=0).save_pretrained(tmp_path / "start")
     start = load_policy(tmp_path / "start", None)
     weights = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     tuned = get_peft_model(start, LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -94,7 +95,7 @@ def test_a_trained_adapter_is_merged_into_the_start(tmp_path):
     tuned.save_pretrained(tmp_path / "adapter")
     lora = {name: tensor.clone() for name, tensor in tuned.state_dict().items() if "lora_" in name}
 
-    merged = load_policy(tmp_path / "start", tmp_path / "adapter")
+    merged = load_policy(tmp_path / "start", tmp_path)
     plain = load_policy(tmp_path / "start", None)
     assert not merged.training and not any("lora" in name for name in merged.state_dict())
     changed = 0
@@ -108,3 +109,13 @@ def test_a_trained_adapter_is_merged_into_the_start(tmp_path):
             torch.testing.assert_close(tensor, weights[name])
         torch.testing.assert_close(plain.state_dict()[name], weights[name])
     assert changed == 7  # q, k, v, o, gate, up, down
+
+
+def test_a_policy_trained_whole_is_loaded_instead_of_the_start(tmp_path):
+    tokenizer = train_tokenizer(["some text"], 300)
+    for seed, folder in enumerate(("start", "trained/model")):
+        new_qwen2(tokenizer, SHAPE, seed).save_pretrained(tmp_path / folder)
+    start, trained = load_policy(tmp_path / "start", None), load_policy(tmp_path / "start", tmp_path / "trained")
+    again = new_qwen2(tokenizer, SHAPE, seed=1).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in trained.state_dict().items())
+    assert not all(torch.equal(tensor, again[name]) for name, tensor in start.state_dict().items())

@@ -26,7 +26,7 @@ from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
 from tracelift_lib.parallel import side_by_side
-from tracelift_lib.presets import Preset, load_preset, variant
+from tracelift_lib.presets import PlannerTraining, Preset, load_preset, variant
 from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
@@ -108,10 +108,10 @@ class Run:
     def planner(self, policy: dict[str, Any] | None = None) -> Sampler:
         """The warm start (`policy` None) or a trained planner (`{"arm": ..., "seed": ...}`), drawing as in training."""
         start = self.need("planner").path
-        adapter = self.need("planner_training", **policy).path / "adapter" if policy else None
+        trained = self.need("planner_training", **policy).path if policy else None
         t = self.preset.planner_training
         sampling = Sampling(t.temperature, t.top_p, t.max_completion, self.preset.execution.batch_tokens)
-        return Sampler(load_policy(start, adapter), models.load_tokenizer(start), sampling)
+        return Sampler(load_policy(start, trained), models.load_tokenizer(start), sampling)
 
     def policies(self) -> list[dict[str, Any]]:
         """Every (arm, seed) of the preset."""
@@ -365,11 +365,18 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     )
 
 
+LATER_SETTINGS = ("parameters",)
+
+
 def _training_config(preset: Preset) -> dict[str, Any]:
-    """All that decides one training run; which other arms and seeds the preset lists does not."""
+    """All that decides one training run; which other arms and seeds the preset lists does not.
+
+    Settings that came later count once they are not at their default: results from before them stay valid.
+    """
     config = {**_section("planner_training", "prompt_style", "limits")(preset), **_execution(preset)}
-    for name in ("arms", "seeds"):
-        del config["planner_training"][name]
+    training, fields = config["planner_training"], PlannerTraining.model_fields
+    for name in ("arms", "seeds", *(name for name in LATER_SETTINGS if training[name] == fields[name].default)):
+        del training[name]
     return config
 
 

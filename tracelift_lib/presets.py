@@ -229,6 +229,7 @@ class PlannerTraining(Section):
     temperature: Annotated[float, Field(gt=0)]
     top_p: Share = 1.0
     max_completion: Positive
+    parameters: Literal["lora", "full"] = Field("lora", description="what learns: an adapter, or the whole model")
     lora_r: Positive
     lora_alpha: Positive
     lora_dropout: Share

@@ -9,6 +9,7 @@ import pandas as pd
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer
 
 from tracelift_lib import store
@@ -17,6 +18,8 @@ from tracelift_lib.presets import PlannerTraining, PromptLimits, PromptStyle
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import as_chat, planner_prompt
 from tracelift_lib.reward_engine import PARTS, STEPS, RewardEngine
+
+SAVED = {"lora": "adapter", "full": "model"}  # where in its folder a training run leaves what has learned
 
 
 def train_planner(
@@ -30,16 +33,15 @@ def train_planner(
     seed: int,
     out: Path,
 ) -> None:
-    """GRPO from the model folder `start` with a LoRA adapter; resumes from checkpoints in `out/work`.
+    """GRPO from the model folder `start`; resumes from checkpoints in `out/work`.
 
-    Writes `out/adapter` (PEFT), `out/rollouts.parquet` (every completion with its reward parts) and
-    `out/steps.csv` (means a step).
+    Writes what has learned, `out/adapter` (PEFT) or `out/model` (whole), `out/rollouts.parquet` (every completion
+    with its reward parts) and `out/steps.csv` (means a step).
     """
     work = out / store.WORK / "trainer"
-    model = load_model(start)
     config = grpo_config(settings, seed, work)
     trainer = GRPOTrainer(
-        model=model,
+        model=trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
         train_dataset=Dataset.from_list(
@@ -49,17 +51,39 @@ def train_planner(
             ]
         ),
         args=config,
-        peft_config=LoraConfig(
-            r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-            target_modules="all-linear", task_type="CAUSAL_LM",
-        ),
+        peft_config=lora_config(settings),
     )
     engine.log_folder.mkdir(parents=True, exist_ok=True)
     history = train_resumably(trainer)
-    trainer.model.save_pretrained(out / "adapter")
+    save_trained(trainer, out / SAVED[settings.parameters])
     rollouts, steps = collect_log(engine.log_folder, history)
     rollouts.to_parquet(out / "rollouts.parquet", index=False)
     steps.to_csv(out / "steps.csv", index=False)
+
+
+def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
+    """The planner that training starts from; all weights in float32 if all of them learn.
+
+    In bfloat16 a step at a learning rate such as 5e-6 is smaller than the distance to the next number, and is lost.
+    """
+    model = load_model(start)
+    return model.float() if settings.parameters == "full" else model
+
+
+def lora_config(settings: PlannerTraining) -> LoraConfig | None:
+    """An adapter on every linear layer; None if the whole model learns."""
+    if settings.parameters == "full":
+        return None
+    return LoraConfig(
+        r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules="all-linear", task_type="CAUSAL_LM",
+    )
+
+
+def save_trained(trainer: GRPOTrainer, folder: Path) -> None:
+    """What has learned, with its tokenizer; gathered first where the weights are spread over processes."""
+    trainer.save_model(str(folder))
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle; the settings are in the stage's manifest
 
 
 def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
@@ -109,7 +133,10 @@ def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.Dat
     return rollouts, steps
 
 
-def load_policy(start: Path, adapter: Path | None) -> PreTrainedModel:
-    """The planner in `start`, with a trained adapter merged in if one is given."""
-    model = load_model(start)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval() if adapter else model
+def load_policy(start: Path, trained: Path | None) -> PreTrainedModel:
+    """The planner in `start`, or what training has made of it in the folder `trained` (an adapter is merged in)."""
+    if trained is None:
+        return load_model(start)
+    if (trained / SAVED["full"]).exists():
+        return load_model(trained / SAVED["full"])
+    return PeftModel.from_pretrained(load_model(start), trained / SAVED["lora"]).merge_and_unload().eval()
