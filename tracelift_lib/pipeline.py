@@ -365,17 +365,18 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     )
 
 
-LATER_SETTINGS = ("parameters",)
+LATER_SETTINGS = ("parameters", "weight_decay", "warmup_steps", "schedule", "precision")
+NO_PART_IN_RESULT = ("arms", "seeds", "collapse")
 
 
 def _training_config(preset: Preset) -> dict[str, Any]:
-    """All that decides one training run; which other arms and seeds the preset lists does not.
+    """All that decides one training run; not the preset's other arms and seeds, nor what would have stopped it.
 
     Settings that came later count once they are not at their default: results from before them stay valid.
     """
     config = {**_section("planner_training", "prompt_style", "limits")(preset), **_execution(preset)}
     training, fields = config["planner_training"], PlannerTraining.model_fields
-    for name in ("arms", "seeds", *(name for name in LATER_SETTINGS if training[name] == fields[name].default)):
+    for name in (*NO_PART_IN_RESULT, *(name for name in LATER_SETTINGS if training[name] == fields[name].default)):
         del training[name]
     return config
 

@@ -217,6 +217,14 @@ class Execution(Section):
         return self
 
 
+class Collapse(Section):
+    """What stops a planner's training, seen over the last `window` steps (training.collapse). Ours."""
+
+    window: Positive = 10
+    format_errors: Share = Field(0.9, description="share of completions without a trace, from which on")
+    entropy: Annotated[float, Field(ge=0)] = Field(0.005, description="nats a token, up to which")
+
+
 class PlannerTraining(Section):
     """GRPO (method.md section 6)."""
 
@@ -234,7 +242,12 @@ class PlannerTraining(Section):
     lora_alpha: Positive
     lora_dropout: Share
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
-    beta: Annotated[float, Field(ge=0)] = 0.0
+    beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL term; 0: no reference policy")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning rate after warm-up")
+    precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
+    collapse: Collapse | None = Field(Collapse(), description="null: only a loss that is no number stops a run")
 
 
 class Evaluation(Section):

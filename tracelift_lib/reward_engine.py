@@ -18,6 +18,7 @@ only be noise in the group's advantages. Their errors are correlated, the expect
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -39,6 +40,8 @@ from tracelift_lib.verdicts import Judgement
 
 log = logging.getLogger(__name__)
 PARTS = ("s", "q", "u", "j", "c")  # in the order in which the arms take them
+BASELINE = "baseline_success"
+FORMAT_ERRORS = "format_errors"  # share of completions without a trace
 STEPS = "steps"  # folder of figures a step, beside the files of rows
 
 
@@ -59,6 +62,7 @@ class RewardEngine:
         ties: bonus coefficients of `released_code` for a tie of 0..K successes; None: those of the released code.
         judge: rubric total of an LLM judge, for the arm `llm_judge`; called in threads.
         failures: kind -> failed rewards so far.
+        began, ended: when the newest batch came and was done (time.monotonic).
     """
 
     arm: str
@@ -75,15 +79,27 @@ class RewardEngine:
     judge: Callable[[Problem, str], float] | None = None
     failures: Counter[str] = field(default_factory=Counter)
     calls: int = 0
+    began: float = 0.0
+    ended: float = 0.0
 
-    async def reward(self, completions: list[str], problem_id: list[str], trainer_state: Any, **_: Any) -> list:
+    async def reward(
+        self, completions: list[str], problem_id: list[str], trainer_state: Any,
+        completion_ids: list[list[int]] | None = None, log_metric: Callable[[str, float], None] | None = None, **_: Any,
+    ) -> list:
         """TRL's reward function: one reward (or None) a completion; logs the step's rows and figures."""
-        step = trainer_state.global_step
+        self.began, step = time.monotonic(), trainer_state.global_step
+        if not self.calls:
+            self._recall_failures(before=step)
         rows, figures = await self.score(completions, problem_id, seed=self.seed * 1_000_003 + step)
+        for row, ids in zip(rows, completion_ids or []):
+            row["tokens"] = len(ids)
+        if log_metric:
+            log_metric(FORMAT_ERRORS, sum(row["trace"] is None for row in rows) / len(rows))
         (self.log_folder / STEPS).mkdir(exist_ok=True)
         store.write_json(self.log_folder / STEPS / f"{step:06d}.json", {"step": step, **figures})
         store.write_json(self.log_folder / f"{step:06d}.json", [{"step": step, **row} for row in rows])
         self._check_failures()
+        self.ended = time.monotonic()
         return [row["reward"] for row in rows]
 
     async def score(
@@ -91,17 +107,19 @@ class RewardEngine:
     ) -> tuple[list[dict], dict[str, Any]]:
         """(rows, figures): a row a completion (trace, parts, reward, failure), and what the batch took.
 
-        A part that failed or was not needed is NaN or 0.0. Figures: seconds by phase, which overlap: wall time of the
-        batch and of the executor, summed time of verifier calls, time of the RM; share of traces that repeat another
-        of their problem; failures by kind.
+        A part that failed or was not needed is NaN or 0.0; `baseline_success`, the mean of the no-trace verdicts, is
+        NaN where the arm compares with none; `malformed` is a completion that holds no trace. Figures: seconds by
+        phase, which overlap: wall time of the batch and of the executor, summed time of verifier calls, time of the
+        RM; share of traces that repeat another of their problem; failures by kind.
         """
         start, seconds = time.monotonic(), Counter()
         keys = [(i, extract_trace(text)) for i, text in zip(problem_ids, completions, strict=True)]
         traces = list(dict.fromkeys(key for key in keys if key[1]))
         parts = dict(zip(traces, await self._parts(traces, seed, seconds)))
         rows = [
-            {"problem_id": key[0], "trace": key[1], "completion_characters": len(text), "reward": 0.0, "failure": None,
-             **dict.fromkeys(PARTS, 0.0), **parts.get(key, {})}
+            {"problem_id": key[0], "trace": key[1], "malformed": None if key[1] else text,
+             "completion_characters": len(text), "reward": 0.0, "failure": None, **dict.fromkeys(PARTS, 0.0),
+             BASELINE: self._cached_baseline(key[0]), **parts.get(key, {})}
             for key, text in zip(keys, completions)
         ]
         failed = Counter(row["failure"] for row in rows if row["failure"])
@@ -147,10 +165,16 @@ class RewardEngine:
         s = sum(r.s for r in runs) / len(runs) if merged else runs[0].s
         with_trace = [r.success for r in (runs if merged else runs[1:])]
         no_trace = [r.success for r in without] if without is not None else self.baseline[problem.problem_id]
-        part = {"s": s, "u": uplift(with_trace, no_trace)}
+        part = {"s": s, "u": uplift(with_trace, no_trace), BASELINE: sum(no_trace) / len(no_trace)}
         if "c" in NEEDS[self.arm]:
             part["c"] = float(code_coefficient(sum(with_trace), sum(no_trace), self.k, self.ties))
         return part
+
+    def _cached_baseline(self, problem_id: str) -> float:
+        """Mean of the no-trace verdicts of a problem; NaN if they are drawn anew, or not at all."""
+        if self.baseline is None or not compares(self.arm):
+            return math.nan
+        return sum(self.baseline[problem_id]) / len(self.baseline[problem_id])
 
     async def _quality(self, problems: list[Problem], traces: list[str], seconds: Counter[str]) -> list:
         """q of each trace, from one call in length-sorted batches, in a thread."""
@@ -171,6 +195,14 @@ class RewardEngine:
                 return CallFailed("judge", f"{type(error).__name__}: {error}")
 
         return await asyncio.gather(*(one(p, z) for p, z in zip(problems, traces)))
+
+    def _recall_failures(self, before: int) -> None:
+        """Count what the log has of the steps before: a resumed run must not forget the failures of its first part."""
+        for path in self.log_folder.glob("*.json"):
+            rows = json.loads(path.read_text())
+            if int(path.stem) < before:
+                self.calls += len(rows)
+                self.failures += Counter(row["failure"] for row in rows if row["failure"])
 
     def _check_failures(self) -> None:
         failed = self.failures.total()

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer
 
 from tracelift_lib import store
+from tracelift_lib.collapse import CollapseWatch, TrainingCollapsed, explaining_collapse
 from tracelift_lib.models import checkpoint_arguments, device_arguments, load_model, train_resumably
 from tracelift_lib.presets import PlannerTraining, PromptLimits, PromptStyle
-from tracelift_lib.problems import Problem
+from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import as_chat, planner_prompt
-from tracelift_lib.reward_engine import PARTS, STEPS, RewardEngine
+from tracelift_lib.reward_engine import BASELINE, FORMAT_ERRORS, PARTS, STEPS, RewardEngine
 
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+TRL_FIGURES = {
+    "completions/mean_length": "tokens", "completions/clipped_ratio": "truncated", "num_tokens": "tokens_so_far",
+    "loss": "loss", "entropy": "entropy", "kl": "kl", "grad_norm": "grad_norm", "learning_rate": "learning_rate",
+    "generation_seconds": "generation_seconds", "update_seconds": "update_seconds",
+}  # name in TRL's log -> column; kl is there if beta > 0
 SAVED = {"lora": "adapter", "full": "model"}  # where in its folder a training run leaves what has learned
 
 
@@ -36,29 +45,47 @@ def train_planner(
     """GRPO from the model folder `start`; resumes from checkpoints in `out/work`.
 
     Writes what has learned, `out/adapter` (PEFT) or `out/model` (whole), `out/rollouts.parquet` (every completion
-    with its reward parts) and `out/steps.csv` (means a step).
+    with its reward parts) and `out/steps.csv` (a row a step, see `collect_log`).
+
+    Raises:
+        TrainingCollapsed: see collapse.py. The log is written, the last checkpoint is kept.
+        InputError: fewer problems than a step takes.
     """
-    work = out / store.WORK / "trainer"
-    config = grpo_config(settings, seed, work)
+    order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
+    prompts = [as_chat(planner_prompt(p, style, limits), tokenizer) for p in problems]
+    set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
     trainer = GRPOTrainer(
         model=trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
-        train_dataset=Dataset.from_list(
-            [
-                {"prompt": as_chat(planner_prompt(p, style, limits), tokenizer), "problem_id": p.problem_id}
-                for p in problems
-            ]
-        ),
-        args=config,
+        train_dataset=Dataset.from_list([{"prompt": prompts[i], "problem_id": problems[i].problem_id} for i in order]),
+        args=grpo_config(settings, seed, out / store.WORK / "trainer"),
         peft_config=lora_config(settings),
+        callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
     )
     engine.log_folder.mkdir(parents=True, exist_ok=True)
-    history = train_resumably(trainer)
+    try:
+        with explaining_collapse(trainer, out):
+            train_resumably(trainer)
+    except TrainingCollapsed:
+        _write_log(engine.log_folder, trainer.state.log_history, out)
+        raise
     save_trained(trainer, out / SAVED[settings.parameters])
-    rollouts, steps = collect_log(engine.log_folder, history)
-    rollouts.to_parquet(out / "rollouts.parquet", index=False)
-    steps.to_csv(out / "steps.csv", index=False)
+    _write_log(engine.log_folder, trainer.state.log_history, out)
+
+
+def problem_order(n: int, per_step: int, steps: int, seed: int) -> list[int]:
+    """Indices of the problems of all steps, shuffled anew each time all have been seen: TRL's order for this seed.
+
+    TRL itself, resumed after its first pass through the problems, begins again with the order of the first.
+    """
+    if n < per_step:
+        raise InputError(f"{n} problems are too few for planner_training.problems_per_step = {per_step}")
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < steps * per_step:
+        order += torch.randperm(n, generator=generator).tolist()[: n // per_step * per_step]
+    return order[: steps * per_step]
 
 
 def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
@@ -88,49 +115,90 @@ def save_trained(trainer: GRPOTrainer, folder: Path) -> None:
 
 def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
     """TRL settings of one run: a step sees `problems_per_step` problems with G completions each."""
-    completions = settings.problems_per_step * settings.generations
+    hardware, precision = device_arguments(), settings.precision
+    if precision:
+        hardware |= {"bf16": precision == "bf16", "fp16": precision == "fp16"}
     return GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
-        per_device_train_batch_size=completions,
+        per_device_train_batch_size=settings.problems_per_step * settings.generations,
         gradient_accumulation_steps=1,
         num_generations=settings.generations,
+        shuffle_dataset=False,  # `problem_order` has done it
         max_completion_length=settings.max_completion,
         temperature=settings.temperature,
         top_p=settings.top_p,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(5, settings.steps),
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        warmup_steps=min(settings.warmup_steps, settings.steps),
         loss_type=settings.loss_type,
         scale_rewards="group",
         beta=settings.beta,
         max_grad_norm=1.0,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of those before
         seed=seed,
         report_to=[],
         **checkpoint_arguments(),
-        **device_arguments(),
+        **hardware,
     )
 
 
+class _Clock(TrainerCallback):
+    """Adds to a step's log the seconds before its rewards are asked for and those after they are there."""
+
+    def __init__(self, engine: RewardEngine):
+        self.engine, self.began, self.ended = engine, 0.0, 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the GPU may still be at work on the update
+        self.ended = time.monotonic()
+
+    def on_log(self, args, state, control, **kwargs):
+        row = state.log_history[-1]
+        if "loss" in row:
+            row |= {"generation_seconds": self.engine.began - self.began,
+                    "update_seconds": self.ended - self.engine.ended}
+
+
 def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rollouts, steps): every logged completion; per step mean reward parts, what they took, and TRL's own figures."""
+    """(rollouts, steps): every logged completion with its reward parts; a row a step.
+
+    Columns of `steps`: means of reward, its parts and `baseline_success`; `format_errors`, share of completions
+    without a trace; `zero_variance`, share of groups whose rewards are all equal; what the rewards took
+    (reward_engine.RewardEngine.score; `seconds` is the whole reward phase); TRL's figures (TRL_FIGURES).
+    `generation_seconds` is all before the rewards, with the reference policy's log-probabilities if beta > 0,
+    `update_seconds` all after them: loss, gradient, optimizer.
+    """
     rollouts = pd.DataFrame([row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())])
     rollouts["reward"] = rollouts["reward"].astype(float)  # None, a failed reward, is NaN here
-    steps = rollouts.groupby("step")[["reward", *PARTS]].mean().reset_index()
-    steps["format_errors"] = rollouts["trace"].isna().groupby(rollouts["step"]).mean().to_numpy()
+    means = [name for name in ("reward", *PARTS, BASELINE) if name in rollouts]
+    steps = rollouts.groupby("step")[means].mean().reset_index()
+    steps[FORMAT_ERRORS] = rollouts["trace"].isna().groupby(rollouts["step"]).mean().to_numpy()
     spread = rollouts.groupby(["step", "problem_id"])["reward"].std()
     steps["zero_variance"] = (spread < 1e-9).groupby("step").mean().to_numpy()
     figures = pd.DataFrame([json.loads(path.read_text()) for path in sorted((folder / STEPS).glob("*.json"))])
     if len(figures):
         figures["failures"] = [json.dumps(kinds) for kinds in figures["failures"]]
         steps = steps.merge(figures, on="step", how="left")
-    own = pd.DataFrame([row for row in history if "completions/mean_length" in row])
-    columns = {"completions/mean_length": "tokens", "entropy": "entropy", "grad_norm": "grad_norm"}
-    for theirs, ours in columns.items():
-        if theirs in own:
-            steps[ours] = own[theirs].to_numpy()
+    own = pd.DataFrame([row for row in history if "loss" in row and "step" in row])
+    if len(own):
+        own = own.assign(step=own["step"] - 1).rename(columns=TRL_FIGURES)  # TRL counts steps when they are done
+        steps = steps.merge(own[["step", *(c for c in TRL_FIGURES.values() if c in own)]], on="step", how="left")
     return rollouts, steps
+
+
+def _write_log(folder: Path, history: list[dict], out: Path) -> None:
+    """`out/rollouts.parquet` and `out/steps.csv`, if any step has been logged."""
+    if any(folder.glob("*.json")):
+        rollouts, steps = collect_log(folder, history)
+        rollouts.to_parquet(out / "rollouts.parquet", index=False)
+        steps.to_csv(out / "steps.csv", index=False)
 
 
 def load_policy(start: Path, trained: Path | None) -> PreTrainedModel:
