@@ -14,7 +14,7 @@ import torch
 from common import PROJECT
 from safetensors.torch import load_file
 
-from tracelift_lib import store
+from tracelift_lib import models, store
 from tracelift_lib.collapse import TrainingCollapsed
 from tracelift_lib.models import load_model
 from tracelift_lib.pipeline import Run
@@ -55,6 +55,18 @@ def settings(**training):
 
 def train(arm, seed=0, **training):
     return Run("check", overrides=settings(**training)).make("planner_training", arm=arm, seed=seed).path
+
+
+def count_steps(monkeypatch):
+    """The steps whose rewards are asked for from now on."""
+    asked, reward = [], RewardEngine.reward
+
+    async def counted(self, *args, trainer_state, **kwargs):
+        asked.append(trainer_state.global_step)
+        return await reward(self, *args, trainer_state=trainer_state, **kwargs)
+
+    monkeypatch.setattr(RewardEngine, "reward", counted)
+    return asked
 
 
 # --- arms and log -----------------------------------------------------------------------------
@@ -126,25 +138,40 @@ def test_preset_paper_has_the_papers_hyperparameters():
 
 # --- collapse ---------------------------------------------------------------------------------
 
-SHORT = {"steps": 40, "warmup_steps": 0, "collapse": {"window": 3}}
 
 
-def test_a_policy_that_collapses_stops_the_run(home):
-    """A learning rate of 30 ruins the policy in a step or two. The log is there, and the run can be gone on with."""
+def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
+    """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
+    monkeypatch.setattr(models, "SAVE_SECONDS", 0)
+    collapsing = {"steps": 9, "warmup_steps": 0, "learning_rate": 30.0}
     with pytest.raises(TrainingCollapsed) as caught:
-        train("no_uplift", learning_rate=30.0, **SHORT)
+        train("no_uplift", **collapsing, collapse={"window": 3})
     message = str(caught.value)
     folder = next((home / "runs" / "check" / "planner_training").glob("*/steps.csv")).parent
     steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
-    assert 1 <= len(steps) < 40 and len(rows) == 8 * len(steps)
-    assert f"at step {len(steps)} of 40" in message and str(folder) in message
+    assert len(steps) == 6 and len(rows) == 8 * 6 and steps["format_errors"].tail(3).tolist() == [1, 1, 1]
+    assert "at step 6 of 9: 100% of the completions hold no trace over the last 3 steps" in message
+    assert f"mean reward is 0 (at the start {steps['reward'].head(3).mean():.3g})" in message
     assert "learning_rate (now 30)" in message and "beta above 0 (now 0)" in message
-    assert not (folder / store.MANIFEST).exists() and (folder / store.WORK / "rollouts" / "000000.json").exists()
+    assert f"{folder}/steps.csv" in message and "checkpoint-5;" not in message and "checkpoint-5." in message
+    assert not (folder / store.MANIFEST).exists()
+
+    asked = count_steps(monkeypatch)
+    assert train("no_uplift", **collapsing, collapse=None) == folder
+    assert asked == [5, 6, 7, 8]
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "rollouts.parquet")[: len(rows)], rows)
 
 
-def test_a_healthy_policy_is_left_alone(home):
-    steps = pd.read_csv(train("no_uplift", **SHORT) / "steps.csv")
-    assert len(steps) == 40 and steps["reward"].tail(10).mean() > steps["reward"].head(10).mean()
+def test_a_policy_without_probabilities_stops_the_run(home):
+    """Weights that overflow: torch cannot sample from what they give."""
+    with pytest.raises(TrainingCollapsed, match="at step 1 of 4: the policy's probabilities are no numbers"):
+        train("no_uplift", steps=4, warmup_steps=0, learning_rate=1e30, parameters="full", collapse=None)
+
+
+def test_a_policy_that_learns_is_left_alone(home):
+    training = {"problems_per_step": 8, "steps": 24, "warmup_steps": 0, "collapse": {"window": 6}}
+    steps = pd.read_csv(train("no_uplift", **training) / "steps.csv")
+    assert len(steps) == 24 and steps["reward"].tail(8).mean() > 1.2 * steps["reward"].head(8).mean()
 
 
 # --- SIGKILL ----------------------------------------------------------------------------------
@@ -201,17 +228,11 @@ def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, t
     kill_in_the_middle(arm, settings(**training), every, last)
     kept = [p.name for p in home.glob("runs/check/planner_training/*/work/trainer/checkpoint-*")]
     assert kept == ([f"checkpoint-{last // every * every}"] if last >= every else [])
-    again, reward = [], RewardEngine.reward
-
-    async def counted(self, *args, trainer_state, **kwargs):
-        again.append(trainer_state.global_step)
-        return await reward(self, *args, trainer_state=trainer_state, **kwargs)
-
-    monkeypatch.setattr(RewardEngine, "reward", counted)
+    again = count_steps(monkeypatch)
     steps, rollouts, weights = results(train(arm, **training))
     assert again == list(range(last // every * every, 12))
     pd.testing.assert_frame_equal(steps, whole[0], check_exact=True)
     pd.testing.assert_frame_equal(rollouts, whole[1], check_exact=True)
     assert weights.keys() == whole[2].keys() and all(torch.equal(weights[n], whole[2][n]) for n in weights)
-    assert rollouts.groupby("step")["problem_id"].unique().map(sorted)[:4].map(tuple).tolist() != \
-        rollouts.groupby("step")["problem_id"].unique().map(sorted)[4:8].map(tuple).tolist()
+    passes = [rollouts[rollouts["step"].between(4 * i, 4 * i + 3)]["problem_id"].unique().tolist() for i in range(3)]
+    assert all(sorted(order) == sorted(passes[0]) for order in passes) and passes[0] != passes[1] != passes[2]

@@ -290,6 +290,28 @@ def test_too_many_failures_stop_the_run(tmp_path):
     assert json.loads((tmp_path / "rollouts" / "000001.json").read_text())[0]["failure"] == "reward_model"
 
 
+def test_a_resumed_run_remembers_the_failures_of_its_first_part(tmp_path):
+    """Step 1 is logged, but comes after the checkpoint: it is done again and counts once."""
+    first = engine(tmp_path, quality=QUALITY | {"bad": math.nan})
+    call(first, [wrap_trace(z) for z in ("good", "bad", "good", "good")], ["a", "a", "b", "b"])
+    call(first, [wrap_trace("good")] * 4, ["a"] * 4, step=1)
+    resumed = engine(tmp_path, quality=QUALITY | {"bad": math.nan})
+    with pytest.raises(TooManyFailures, match=r"2 of 5 rewards failed \(reward_model 2\)"):
+        call(resumed, [wrap_trace("bad")], ["a"], step=1)
+
+
+@pytest.mark.parametrize("arm, baseline, no_trace, expected", [
+    ("tracelift", BASELINE, None, [0.25, 0.25, 0.5]),  # known for the problem, whatever the planner wrote
+    ("tracelift", None, {"a": [[1, 0, 1]], "b": [[], [0, 0, 1]]}, [2 / 3, math.nan, 1 / 3]),  # drawn for each trace
+    ("exec_only", BASELINE, None, [math.nan] * 3),
+])
+def test_success_without_a_trace_is_logged_beside_the_parts(tmp_path, arm, baseline, no_trace, expected):
+    e = engine(tmp_path, arm, baseline=baseline, no_trace=no_trace)
+    rows = score(e, [wrap_trace("good"), "no trace", wrap_trace("lucky")], ["a", "a", "b"])
+    assert [r["baseline_success"] for r in rows] == pytest.approx(expected, nan_ok=True)
+    assert [r["malformed"] for r in rows] == [None, "no trace", None]
+
+
 def test_no_failure_is_allowed_at_rate_zero(tmp_path):
     e = engine(tmp_path, quality=QUALITY | {"bad": math.nan}, max_failure_rate=0.0)
     call(e, [wrap_trace("good")], ["a"])

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from trl.trainer.utils import RepeatSampler
 
 from tracelift_lib.models import new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape, load_preset
-from tracelift_lib.training import collect_log, grpo_config, load_policy
+from tracelift_lib.problems import InputError
+from tracelift_lib.training import collect_log, grpo_config, load_policy, problem_order
 
 SHAPE = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
                    num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2)
@@ -32,8 +34,9 @@ def test_means_of_a_step(tmp_path):
                              row("b", "u", 0.5, q=0.4), row("b", "v", 0.5, q=0.2)])
     write_step(tmp_path, 1, [row("a", "t", 0.2), row("a", "t", 0.2), row("b", "u", 0.1), row("b", "v", 0.1)])
     history = [
-        {"completions/mean_length": 12.0, "entropy": 1.5, "grad_norm": 0.3, "step": 1}, {"loss": 3.0},
-        {"completions/mean_length": 8.0, "entropy": 1.25, "grad_norm": 0.1, "step": 2}, {"train_runtime": 5},
+        {"completions/mean_length": 12.0, "entropy": 1.5, "grad_norm": 0.3, "loss": 0.0, "step": 1},
+        {"completions/mean_length": 8.0, "entropy": 1.25, "grad_norm": 0.1, "loss": 0.1, "step": 2},
+        {"train_runtime": 5, "step": 2},
     ]
     rollouts, steps = collect_log(tmp_path, history)
     assert len(rollouts) == 8
@@ -43,6 +46,7 @@ def test_means_of_a_step(tmp_path):
     assert steps["format_errors"].tolist() == [0.25, 0]
     assert steps["zero_variance"].tolist() == [0.5, 1.0]
     assert steps["tokens"].tolist() == [12, 8] and steps["entropy"].tolist() == [1.5, 1.25]
+    assert "kl" not in steps
 
 
 def test_traces_stay_texts_in_the_log(tmp_path):
@@ -77,7 +81,32 @@ def test_a_step_sees_problems_times_generations(tmp_path):
     config = grpo_config(preset.planner_training, 4, tmp_path)
     assert (config.num_generations, config.generation_batch_size, config.max_steps, config.seed) == (5, 15, 7, 4)
     assert config.temperature == 0.9 and config.learning_rate == preset.planner_training.learning_rate
+    assert config.weight_decay == 0 and config.lr_scheduler_type == "constant_with_warmup" and config.beta == 0
     assert config.num_iterations == 1  # the log has one file a step, and the executor's seed is the step's
+
+
+@pytest.mark.parametrize("precision, flags", [
+    ("bf16", (True, False)), ("fp16", (False, True)), ("fp32", (False, False)),
+])
+def test_precision_and_schedule_come_from_the_preset(tmp_path, precision, flags):
+    changes = {"precision": precision, "schedule": "cosine", "warmup_steps": 9, "weight_decay": 0.1, "steps": 4}
+    preset = load_preset("check", overrides={f"planner_training.{name}": value for name, value in changes.items()})
+    config = grpo_config(preset.planner_training, 0, tmp_path)
+    assert (config.bf16, config.fp16) == flags
+    assert (config.lr_scheduler_type, config.warmup_steps, config.weight_decay) == ("cosine", 4, 0.1)
+
+
+@pytest.mark.parametrize("n, per_step, steps", [(8, 2, 12), (7, 3, 5), (5, 5, 3), (9, 4, 1)])
+def test_problems_come_in_the_order_of_trls_own_sampler(n, per_step, steps):
+    """Pass after pass of one sampler, as in a run that is never interrupted."""
+    sampler = RepeatSampler(range(n), mini_repeat_count=1, batch_size=per_step, shuffle=True, seed=3)
+    theirs = [i for _ in range(steps) for i in sampler]
+    assert problem_order(n, per_step, steps, seed=3) == theirs[: per_step * steps]
+
+
+def test_a_step_needs_enough_problems():
+    with pytest.raises(InputError, match="3 problems are too few for planner_training.problems_per_step = 4"):
+        problem_order(3, 4, 1, seed=0)
 
 
 def test_a_trained_adapter_is_merged_into_the_start(tmp_path):
