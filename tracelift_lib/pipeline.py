@@ -35,8 +35,9 @@ from tracelift_lib.presets import Preset, PublicSeeds, ReleasedGroups, load_pres
 from tracelift_lib.problems import PROJECT, Problem, data_folder, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
-from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
+from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, TraceScorer
 from tracelift_lib.rewards import NEEDS, compares
+from tracelift_lib.rm_server import RemoteScorer
 from tracelift_lib.rm_training import train_reward_model
 from tracelift_lib.training import load_policy, train_planner
 
@@ -105,7 +106,14 @@ class Run:
         local = self.preset.execution.backend.kind == "local"
         return Executor.from_preset(self.preset, self.need("executor").path if local else None)
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> TraceScorer:
+        """What gives q in rewards and evaluations: the trained Reasoning RM, or the service that the preset names."""
+        remote = self.preset.execution.scorer
+        if remote is None:
+            return self.reward_model()
+        return RemoteScorer(remote.url, remote.max_length, remote.batch_size, remote.timeout)
+
+    def reward_model(self) -> Scorer:
         """The trained Reasoning RM, loaded."""
         folder = self.need("reward_model").path / "model"
         return Scorer.from_folder(folder, self.preset.execution.batch_tokens, SCORING_LENGTH)
@@ -181,10 +189,21 @@ def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
 
 
 def _execution(preset: Preset) -> dict[str, Any]:
-    """The section `execution`, without what says only where and how patiently a server is asked."""
+    """The section `execution`, without the RM's service and where and how patiently a server is asked."""
     section = preset.model_dump(mode="json")["execution"]
     section["backend"] = {k: v for k, v in section["backend"].items() if k in ("kind", "model", "api")}
+    del section["scorer"]
     return {"execution": section}
+
+
+def _scorer_config(preset: Preset) -> dict[str, Any]:
+    """Which model scores, if not the preset's own; nothing about where it is asked."""
+    remote = preset.execution.scorer
+    return {"scorer": remote.model_dump(include={"model", "max_length"})} if remote else {}
+
+
+def _scorer_stage(preset: Preset) -> list[str]:
+    return [] if preset.execution.scorer else ["reward_model"]
 
 
 def _groups_config(preset: Preset) -> dict[str, Any]:
@@ -328,7 +347,7 @@ def _build_reward_model(run: Run, out: Path) -> None:
 
 def _build_rm_scores(run: Run, out: Path) -> None:
     """The RM's scores of every trace of the held-out groups, beside the backbone's own likelihood of the trace."""
-    scorer, backbone = run.scorer(), run.need(run.preset.reward_model.backbone).path
+    scorer, backbone = run.reward_model(), run.need(run.preset.reward_model.backbone).path
     language_model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
     parts = []
     for split in ("dev", "test"):
@@ -428,7 +447,8 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
 
 def _training_config(preset: Preset) -> dict[str, Any]:
     """All that decides one training run; which other arms and seeds the preset lists does not."""
-    config = {**_section("planner_training", "prompt_style", "limits")(preset), **_execution(preset)}
+    sections = _section("planner_training", "prompt_style", "limits")(preset)
+    config = {**sections, **_execution(preset), **_scorer_config(preset)}
     for name in ("arms", "seeds"):
         del config["planner_training"][name]
     return config
@@ -438,7 +458,7 @@ def _needs_of_arm(preset: Preset, instance: dict[str, Any]) -> Needs:
     needs = NEEDS[instance["arm"]]
     cached = preset.execution.baseline == "cached"
     stages = ["problems", *_executor_stage(preset), "planner"]
-    stages += ["reward_model"] * ("q" in needs) + ["baseline"] * (cached and compares(instance["arm"]))
+    stages += _scorer_stage(preset) * ("q" in needs) + ["baseline"] * (cached and compares(instance["arm"]))
     return [(name, {}) for name in stages]
 
 
@@ -464,12 +484,12 @@ def _evaluation_config(preset: Preset) -> dict[str, Any]:
     """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
     sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
     sections = _section("evaluation", "prompt_style", "limits")(preset)
-    return {**_execution(preset), **sections, "planner_sampling": sampling}
+    return {**_execution(preset), **_scorer_config(preset), **sections, "planner_sampling": sampling}
 
 
 def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
     trained = [] if instance == WARM_START else [("planner_training", instance)]
-    stages = ("problems", *_executor_stage(preset), "planner", "reward_model")
+    stages = ("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset))
     return [(name, {}) for name in stages] + trained
 
 
