@@ -341,7 +341,7 @@ def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, caps
 def test_the_command_builds_and_validates(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--source", "tiny_world", "--limit", "30", "--out", str(out), "--judge", "ground_truth"]) == 0
-    assert "27 train and 3 dev groups" in capsys.readouterr().out
+    assert "27 train, 3 dev groups" in capsys.readouterr().out
     assert main(["--validate", str(out / "train.jsonl"), str(out / "dev.jsonl")]) == 0
     assert main(["--validate", str(out / "train.jsonl"), str(out / "train.jsonl")]) == 1
     assert capsys.readouterr().out.count("is also in") == 27

@@ -78,6 +78,12 @@ def gsm8k_trace(answer: str) -> tuple[str, str]:
     return trace, final.strip().replace(",", "")
 
 
+def data_folder() -> Path | None:
+    """The folder that the environment variable TRACELIFT_DATA names; relative paths count from the project's folder."""
+    named = os.environ.get(DATA_VARIABLE)
+    return PROJECT / named if named else None
+
+
 def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: str) -> list[Problem]:
     """GSM8K problems from a local folder (`gsm8k/<split>.jsonl[.gz]`) or the hub.
 
@@ -87,8 +93,8 @@ def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: s
     Raises:
         InputError: the folder or a record is not laid out as expected, or the hub cannot be reached.
     """
-    folder = folder or os.environ.get(DATA_VARIABLE)
-    records = _hub_records(split, revision) if not folder else _folder_records(PROJECT / folder, split)
+    folder = PROJECT / folder if folder else data_folder()
+    records = _hub_records(split, revision) if not folder else _folder_records(folder, split)
     problems = []
     for where, record in records:
         try:

@@ -15,7 +15,8 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 
@@ -29,7 +30,14 @@ from tracelift_lib.group_building.group_maker import BuildSettings, Propose, mak
 from tracelift_lib.group_building.judge import GroundTruthJudge, Judge, ModelJudge
 from tracelift_lib.group_building.llm import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
 from tracelift_lib.group_building.plans import statement
-from tracelift_lib.group_building.seeds import LeakageError, LeakageGuard, SeedSettings, benchmark_problems, load_seeds
+from tracelift_lib.group_building.seeds import (
+    LeakageError,
+    LeakageGuard,
+    SeedSettings,
+    benchmark_problems,
+    load_seeds,
+    normalise,
+)
 from tracelift_lib.groups import DEV_SHARE, SPLIT_SEED
 from tracelift_lib.problems import InputError
 
@@ -47,6 +55,8 @@ def build(
     judge: Judge | None = None,
 ) -> dict:
     """Build into `out`: {train,dev}.{jsonl,parquet}, README.md (the data card), report.json. Returns the report.
+
+    With `settings.test` also test.{jsonl,parquet}, from seeds that no group of the other splits uses.
 
     Raises:
         LeakageError: seeds are test problems and `drop_leaked` is off; nothing is built.
@@ -75,6 +85,12 @@ def build(
     report = _write_files(settings, out, progress, len(guard))
     shutil.rmtree(out / "work")
     return report
+
+
+def guard_of(seeds: SeedSettings) -> LeakageGuard:
+    """The benchmarks to keep out of these seeds; generated problems need none, unless a folder has some."""
+    generated = seeds.source in ("tiny_world", "gsm_symbolic") and seeds.folder is None
+    return LeakageGuard(() if generated else benchmark_problems(seeds.folder, seeds.source))
 
 
 def _open_work(settings: BuildSettings, out: Path) -> Path:
@@ -107,25 +123,25 @@ def _read_progress(progress: Path) -> Iterator[dict]:
 
 
 def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks: int) -> dict:
-    hashes = np.fromiter(
-        (_split_hash(line["group"]["problem_id"]) for line in _read_progress(progress) if line["group"]),
-        dtype=np.uint64,
-    )
-    cut = round(DEV_SHARE * len(hashes))
-    limit = np.partition(hashes, cut)[cut] if cut < len(hashes) else 0  # the first hash that is not dev
+    split_of = _splits(progress, settings.test)
     counts: Counter[str] = Counter()
     totals: dict[str, list[float]] = {}
-    domain = settings.seeds.domain
-    with GroupWriter(out / "train", domain) as train, GroupWriter(out / "dev", domain) as dev:
-        for line in _read_progress(progress):
+    with ExitStack() as files:
+        names = ("train", "dev", "test") if settings.test else ("train", "dev")
+        writers = {n: files.enter_context(GroupWriter(out / n, settings.seeds.domain)) for n in names}
+        for number, line in enumerate(_read_progress(progress)):
             counts.update(line["counts"])
-            if line["group"]:
-                (dev if _split_hash(line["group"]["problem_id"]) < limit else train).write(line["group"])
-                for trace in chain(line["group"]["positive_pool"], line["group"]["negative_bank"]):
-                    _add(totals.setdefault(trace.get("negative_kind", "reference"), [0, 0.0]), trace["rubric"]["total"])
+            if not (group := line["group"]):
+                continue
+            if (split := split_of(number, group)) is None:
+                counts.update({"group|kept": -1, "group|copy of a test problem": 1})
+                continue
+            writers[split].write(group)
+            for trace in chain(group["positive_pool"], group["negative_bank"]):
+                _add(totals.setdefault(trace.get("negative_kind", "reference"), [0, 0.0]), trace["rubric"]["total"])
     report = {
         "settings": settings.model_dump(mode="json"),
-        "groups": {"train": train.count, "dev": dev.count},
+        "groups": {name: writer.count for name, writer in writers.items()},
         "outcomes": _by_kind(counts),
         "mean_total": {kind: round(s / n, 4) for kind, (n, s) in sorted(totals.items())},
         "traces": {kind: n for kind, (n, _) in sorted(totals.items())},
@@ -135,6 +151,34 @@ def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks:
     (out / "README.md").write_text(data_card(report), encoding="utf-8")
     store.write_json(out / REPORT, report)
     return report
+
+
+def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
+    """Gives the split of a seed's group: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
+
+    None for a group of train or dev whose problem is, normalised, one of test.
+    """
+    first_test = _finished(progress) - test
+    made = ((number, line["group"]) for number, line in enumerate(_read_progress(progress)) if line["group"])
+    test_texts: set[int] = set()
+    hashes = []
+    for number, group in made:
+        if number < first_test:
+            hashes.append(_split_hash(group["problem_id"]))
+        else:
+            test_texts.add(hash(normalise(group["problem"])))
+    ordered = np.sort(np.array(hashes, dtype=np.uint64))
+    cut = round(DEV_SHARE * len(ordered))
+    limit = ordered[cut] if cut < len(ordered) else 0  # the first hash that is not dev
+
+    def split_of(number: int, group: dict) -> str | None:
+        if number >= first_test:
+            return "test"
+        if test_texts and hash(normalise(group["problem"])) in test_texts:
+            return None
+        return "dev" if _split_hash(group["problem_id"]) < limit else "train"
+
+    return split_of
 
 
 def _add(sums: list[float], value: float) -> None:
@@ -170,8 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, LeakageError, BudgetSpent, EndpointError) as error:
         print(error, file=sys.stderr)
         return 1
-    made = report["groups"]
-    print(f"{options.out}: {made['train']} train and {made['dev']} dev groups; see README.md there")
+    made = ", ".join(f"{n} {split}" for split, n in report["groups"].items())
+    print(f"{options.out}: {made} groups; see README.md there")
     return 0
 
 
@@ -186,6 +230,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--limit", type=int, help="number of seeds (needed for tiny_world and gsm_symbolic, which do not end)")
     add("--every", type=int, default=1, help="take every n-th seed")
     add("--seed", type=int, default=0)
+    add("--test", type=int, default=0, help="make a test split from so many seeds, the last ones")
     add("--min-negatives", type=int, default=4)
     add("--drop-leaked", action="store_true", help="leave seeds out that are test problems, instead of refusing")
     add("--maker", choices=("exact", "openai", "local"), default="exact")
@@ -207,14 +252,14 @@ def _build_from(options: argparse.Namespace) -> dict:
     settings = BuildSettings(
         seeds=seeds,
         min_negatives=options.min_negatives,
+        test=options.test,
         drop_leaked=options.drop_leaked,
         maker=options.maker,
         judge=options.judge,
         model=options.model,
     )
     asker = _asker(options)
-    generated = options.source in ("tiny_world", "gsm_symbolic") and options.data is None
-    guard = LeakageGuard(() if generated else benchmark_problems(options.data, options.source))
+    guard = guard_of(seeds)
     propose = propose_exact if options.maker == "exact" else propose_by_model(asker)
     judge = {"programmatic": None, "ground_truth": GroundTruthJudge()}.get(options.judge) or (
         ModelJudge(asker) if options.judge in ("openai", "local") else None

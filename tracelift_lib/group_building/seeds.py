@@ -51,7 +51,7 @@ class SeedSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: Source
-    folder: Path | None = None
+    folder: Path | None = Field(None, exclude=True)  # where the same data lie on this machine decides nothing
     limit: int | None = Field(None, ge=1)
     every: int = Field(1, ge=1, description="take every n-th seed (the paper: every second of GSM8K train)")
     seed: int = 0
