@@ -90,36 +90,32 @@ pd.DataFrame(
 # The paper's settings beside those of this run. Where the paper names nothing, preset `paper` has a choice of ours.
 
 # %%
-PAPER_CODE = {"learning_rate": 1e-6, "top_p": 0.95, "executor tokens": 768, "problem cut": 3500, "trace cut": 2500}
-NAMED = ("learning_rate", "steps", "generations", "temperature", "top_p", "max_completion", "lora_r", "lora_alpha",
-         "lora_dropout")
-OURS = ("parameters", "problems_per_step", "warmup_steps", "schedule", "weight_decay", "beta", "loss_type", "precision")
+NAMED = ("learning_rate", "steps", "generations", "temperature", "top_p", "max_completion", "parameters", "lora_r",
+         "lora_alpha", "lora_dropout")
+OURS = ("problems_per_step", "warmup_steps", "schedule", "weight_decay", "beta", "loss_type", "precision")
+CODE = {"learning_rate": 1e-6, "top_p": 0.95, "executor tokens": 768, "problem cut": 3500, "trace cut": 2500}
 
 
 def values(preset):
     """Every setting of the training stage by name."""
-    t, e = preset.planner_training, preset.execution
+    t, e, cut = preset.planner_training, preset.execution, preset.limits
     return {name: getattr(t, name) for name in (*NAMED, *OURS)} | {
-        "seeds": len(t.seeds), "K": e.k, "executor temperature": e.temperature, "executor tokens": e.max_new_tokens,
-        "problem cut": preset.limits.problem, "trace cut": preset.limits.trace, "runs without a trace": e.baseline,
-    }
+        "seeds": len(t.seeds), "K": e.k, "runs without a trace": e.baseline, "executor temperature": e.temperature,
+        "executor tokens": e.max_new_tokens, "problem cut": cut.problem, "trace cut": cut.trace}
 
 
 def shown(value):
     return "by hardware" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+# %%
 paper = values(load_preset("paper"))
-rows = [
-    {"setting": name.replace("_", " "), "paper, math": shown(paper[name]),
-     "paper, code": "as math" if name not in PAPER_CODE else shown(PAPER_CODE[name]),
-     "source": "ours: the paper names none" if name in OURS[1:] else "paper, section 6", "this run": shown(value)}
-    for name, value in values(run.preset).items()
-]
-for row in rows:
-    if row["source"].startswith("ours"):
-        row["paper, code"] = ""
-display(pd.DataFrame(rows).style.hide(axis="index").set_properties(**{"text-align": "left"}))
+table = pd.DataFrame([{
+    "setting": name.replace("_", " "), "paper, math": shown(paper[name]),
+    "paper, code": "" if name in OURS else shown(CODE[name]) if name in CODE else "as math",
+    "source": "ours: the paper names none" if name in OURS else "paper, section 6", "this run": shown(value),
+} for name, value in values(run.preset).items()])
+display(table.style.hide(axis="index").set_properties(**{"text-align": "left"}))
 
 # %% [markdown]
 # Small models take and need larger steps than large ones: that is why the learning rates differ so much.
@@ -214,6 +210,7 @@ if "kl" in log:
 # Left: the wall time of a step, from one end to the other. Right: what goes on *within* the reward phase. Those bars overlap
 # (executor and RM work at the same time, answers are verified while others are still being written), so they do not add up
 # to the phase. The more expensive the executor, the more an overlapping reward phase matters (notebook 03, `make bench`).
+# Times are never the same twice, so this figure and the tables of times are shown here, but not saved with the results.
 
 # %%
 WALL = {"generation_seconds": "writing traces", "seconds": "rewards", "update_seconds": "update"}
@@ -228,7 +225,7 @@ if phases_logged:
         axis.set(title=title, ylabel="", xlabel="seconds")
         axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         axis.grid(axis="y", visible=False)
-    report.save_figure(run, figure, "training_seconds", mean_seconds.reset_index(), sources, n, seeds)
+    plt.show()
 else:
     print("these runs were made before the log had all phases; delete their folders in runs/ to make them again")
 
@@ -237,7 +234,6 @@ if phases_logged:
     whole = mean_seconds[[*WALL]].sum(axis=1)
     speed = pd.DataFrame({"seconds a step": whole, "share of the rewards": mean_seconds["seconds"] / whole,
                           "completions a second": settings.problems_per_step * G / whole})
-    report.save_table(run, speed.reset_index(), "training_speed", sources, n, seeds)
     display(speed.style.format(precision=2))
 
 # %% [markdown]
@@ -321,6 +317,8 @@ display(Markdown(f"""## What we saw
 #
 # The cells with solutions carry the tag `solution` and are folded. `make course` writes copies of all notebooks without
 # such cells to `build/course/`, to hand out.
+#
+# **Next:** [07_evaluate](07_evaluate.ipynb).
 
 # %% [markdown] tags=["solution"]
 # <details><summary><b>Solutions</b></summary>
@@ -328,15 +326,15 @@ display(Markdown(f"""## What we saw
 # **1.** Under `exec_only` a group has variance only if some of its completions succeed and some fail. Where all succeed (or
 # all fail), `tracelift` still tells them apart by $q \hat u$, so the group still pushes. This is not only a gain: with
 # success equal everywhere, what is left in the advantages is quality times the noise of $\hat u$, and dividing by the
-# standard deviation blows it up to the same size as a real difference. The cell below counts.
+# standard deviation blows it up to the same size as a real difference. The first cell below counts.
 #
-# **2.** With steps that large the policy writes noise after one or two updates. Two windows of two steps are needed to see
-# it, so the run stops at step 4 or a little later. Lower the learning rate first: `beta` holds the policy near its start by a
-# gradient, and a step far too large overshoots that one as well. (With preset `check` the planner has hardly learned to
-# write a trace, so there is nothing to lose and the run goes on.)
+# **2.** (Second cell.) With steps that large the policy writes noise after one or two updates. Two windows of two steps
+# are needed to see it, so the run stops at step 4 or a little later. Lower the learning rate first: `beta` holds the policy
+# near its start by a gradient, and a step far too large overshoots that one as well. (With preset `check` the planner has
+# hardly learned to write a trace, so there is nothing to lose and the run goes on.)
 #
 # **3.** Amdahl's law: the reward phase then lasts as long as its longest other part, here at most the RM's time, and writing
-# traces and the update remain. The cell below takes the mean seconds of the log.
+# traces and the update remain. The first cell takes the mean seconds of the log.
 #
 # **4.** `no_uplift` pays half a point for a trace that the RM likes, even if the executor fails with it or would have
 # succeeded without. Expect $q$ to rise at least as fast as under `tracelift`, and $s$ no faster. How the two differ on
@@ -352,6 +350,10 @@ for arm in (a for a in arms if {"q", "u"} <= NEEDS[a]):
     own, plain = spread["reward"] > 1e-9, spread["s alone"] > 1e-9
     print(f"exercise 1: {arm}: {own.mean():.0%} of the groups have variance, {plain.mean():.0%} would under exec_only; "
           f"{(own & ~plain).sum()} of {len(spread)} groups push by quality and uplift alone")
+for arm, row in mean_seconds.iterrows() if phases_logged else ():
+    whole = row[[*WALL]].sum()
+    best = whole - row["seconds"] + row["rm_seconds"]
+    print(f"exercise 3: {arm}: {whole:.2f} s a step, at best {best:.2f} s, {whole / best:.1f} times faster")
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 broken = {"planner_training.learning_rate": 1000 * settings.learning_rate, "planner_training.steps": 8,
@@ -362,21 +364,8 @@ try:
 except TrainingCollapsed as error:
     print("exercise 2:", str(error).replace(str(run.folder), f"runs/{run.preset.name}"))
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
-for arm, row in mean_seconds.iterrows() if phases_logged else ():
-    whole = row[[*WALL]].sum()
-    best = whole - row["seconds"] + row["rm_seconds"]
-    print(f"exercise 3: {arm}: {whole:.2f} s a step, at best {best:.2f} s, {whole / best:.1f} times faster")
-
-# %% [markdown]
-# **Next:** [07_evaluate](07_evaluate.ipynb).
-#
-# ## Time and memory
-#
-# Runs on a CPU share its cores, one run a core.
-
 # %%
 costs = pd.concat([report.cost_table([files]).assign(**policy) for policy, files in zip(policies, runs)])
-report.save_table(run, costs, "training_costs", sources, n, seeds)
+display(Markdown("## Time and memory\n\nRuns on a CPU share its cores, one run a core."))
 display(costs.style.hide(axis="index").format(precision=1))
 display(Markdown("\n".join(f"- {a.cost()}" for a in sources)))
