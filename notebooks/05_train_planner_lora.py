@@ -259,7 +259,7 @@ table = group[[*columns]].astype(float)
 figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 0.9 + 0.24 * len(table)))
 sns.heatmap(table.rename(columns=columns), annot=True, fmt=".2f", cmap="vlag", center=0, vmin=-1.5, vmax=1.5, cbar=False,
             annot_kws={"size": 6}, linewidths=0.5, ax=axis)
-axis.set(ylabel="completion", title=f"one group, arm {arm}")
+axis.set(ylabel="completion", title=f"one group, arm {report.LABELS.get(arm, arm)}")
 axis.tick_params(axis="y", rotation=0)
 report.save_figure(run, figure, "training_group", group.drop(columns=["malformed"], errors="ignore"),
                    [trained[arm, first_seed]], f"problem {chosen}, {G} completions", [first_seed])
