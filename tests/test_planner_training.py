@@ -178,7 +178,7 @@ def test_a_policy_that_learns_is_left_alone(home):
 
 CHILD = """
 import json, os, signal, sys
-from tracelift_lib import models
+from tracelift_lib import models, training
 from tracelift_lib.pipeline import Run
 from tracelift_lib.reward_engine import RewardEngine
 
@@ -194,6 +194,8 @@ async def deadly(self, *args, trainer_state, **kwargs):
 def save_sometimes(self, args, state, control, **kwargs):
     control.should_save = state.global_step % every == 0
 
+if last == overrides["planner_training.steps"]:  # all steps are done
+    training.save_trained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 RewardEngine.reward, models._Keeper.on_step_end = deadly, save_sometimes
 Run("check", overrides=overrides).make("planner_training", arm=arm, seed=0)
 """
@@ -216,6 +218,7 @@ def results(folder):
 @pytest.mark.parametrize("arm, training, every, last", [
     ("no_uplift", {"lora_dropout": 0.1}, 3, 5),  # steps 3, 4 and 5 are lost and come again
     ("no_uplift", {"parameters": "full", "beta": 0.05}, 5, 9),  # the checkpoint lies in the second pass
+    ("no_uplift", {}, 4, 12),  # nothing is left to do but to save
     ("tracelift", {}, 99, 2),  # no checkpoint yet
 ])
 def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):

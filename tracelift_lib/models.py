@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -53,6 +54,9 @@ from tracelift_lib.prompts import (
     reward_model_text,
     wrap_trace,
 )
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -290,32 +294,36 @@ def supervised_training(
 
     Resumes from the newest checkpoint in `work`. Changes `model` in place; returns the trainer's log.
     """
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     trainer = SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=_tokenize(tokenizer, pairs),
-        args=SFTConfig(
-            output_dir=str(work),
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=min(50, steps // 10),
-            weight_decay=0.01,
-            adam_beta2=0.98,  # short runs: the default 0.999 remembers longer than they last
-            max_grad_norm=1.0,
-            logging_steps=max(1, steps // 50),
-            seed=seed,
-            completion_only_loss=True,
-            max_length=None,
-            report_to=[],
-            **checkpoint_arguments(),
-            **device_arguments(),
-        ),
+        model=model, processing_class=tokenizer, train_dataset=_tokenize(tokenizer, pairs),
+        args=_sft_config(steps, batch_size, learning_rate, seed, work),
     )
     return train_resumably(trainer)
+
+
+def _sft_config(steps: int, batch_size: int, learning_rate: float, seed: int, work: Path) -> SFTConfig:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(50, steps // 10),
+        weight_decay=0.01,
+        adam_beta2=0.98,  # short runs: the default 0.999 remembers longer than they last
+        max_grad_norm=1.0,
+        logging_steps=max(1, steps // 50),
+        seed=seed,
+        completion_only_loss=True,
+        max_length=None,
+        report_to=[],
+        **checkpoint_arguments(),
+        **device_arguments(),
+    )
 
 
 def train_resumably(trainer: Trainer) -> list[dict]:

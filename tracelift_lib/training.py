@@ -51,14 +51,12 @@ def train_planner(
         TrainingCollapsed: see collapse.py. The log is written, the last checkpoint is kept.
         InputError: fewer problems than a step takes.
     """
-    order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
-    prompts = [as_chat(planner_prompt(p, style, limits), tokenizer) for p in problems]
     set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
     trainer = GRPOTrainer(
         model=trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
-        train_dataset=Dataset.from_list([{"prompt": prompts[i], "problem_id": problems[i].problem_id} for i in order]),
+        train_dataset=prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed),
         args=grpo_config(settings, seed, out / store.WORK / "trainer"),
         peft_config=lora_config(settings),
         callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
@@ -72,6 +70,16 @@ def train_planner(
         raise
     save_trained(trainer, out / SAVED[settings.parameters])
     _write_log(engine.log_folder, trainer.state.log_history, out)
+
+
+def prompts_of_all_steps(
+    problems: list[Problem], tokenizer: PreTrainedTokenizerBase, settings: PlannerTraining, style: PromptStyle,
+    limits: PromptLimits, seed: int,
+) -> Dataset:
+    """A row (prompt, problem_id) for each problem of each step."""
+    order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
+    prompts = [as_chat(planner_prompt(p, style, limits), tokenizer) for p in problems]
+    return Dataset.from_list([{"prompt": prompts[i], "problem_id": problems[i].problem_id} for i in order])
 
 
 def problem_order(n: int, per_step: int, steps: int, seed: int) -> list[int]:
