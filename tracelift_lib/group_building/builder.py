@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -165,13 +166,13 @@ def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
     first_test = _finished(progress) - test
     made = ((number, line["group"]) for number, line in enumerate(_read_progress(progress)) if line["group"])
     test_texts: set[int] = set()
-    hashes = []
+    hashes = array("Q")
     for number, group in made:
         if number < first_test:
             hashes.append(_split_hash(group["problem_id"]))
         else:
             test_texts.add(hash(normalise(group["problem"])))
-    ordered = np.sort(np.array(hashes, dtype=np.uint64))
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
     cut = round(DEV_SHARE * len(ordered))
     limit = ordered[cut] if cut < len(ordered) else 0  # the first hash that is not dev
 
