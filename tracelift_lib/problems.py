@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA_VARIABLE = "TRACELIFT_DATA"
+GSM8K_FIELDS = "'question' and 'answer' with a '####' line"
 
 
 class InputError(ValueError):
@@ -98,19 +99,19 @@ def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: s
     problems = []
     for where, record in records:
         try:
-            trace, final = gsm8k_trace(record["answer"])
-            text = record["question"]
+            problems.append(gsm8k_problem(record, f"gsm8k-{split}-{len(problems):05d}"))
         except (KeyError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"{where}: not a GSM8K record ({error}); needs 'question' and 'answer' with a '####' line"
-            ) from None
-        problems.append(
-            Problem(
-                problem_id=f"gsm8k-{split}-{len(problems):05d}", source="gsm8k", domain="math",
-                task_type="math_word_problem", problem=text, reference_solution=trace, answer=final,
-            )
-        )
+            raise InputError(f"{where}: not a GSM8K record ({error}); needs {GSM8K_FIELDS}") from None
     return problems
+
+
+def gsm8k_problem(record: dict, problem_id: str) -> Problem:
+    """The problem of one GSM8K record, which has GSM8K_FIELDS; raises KeyError, ValueError and the like if not."""
+    trace, final = gsm8k_trace(record["answer"])
+    return Problem(
+        problem_id=problem_id, source="gsm8k", domain="math", task_type="math_word_problem",
+        problem=record["question"], reference_solution=trace, answer=final,
+    )
 
 
 def _hub_records(split: str, revision: str) -> Iterator[tuple[str, dict]]:

@@ -14,11 +14,13 @@ import hashlib
 import json
 import shutil
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -31,15 +33,18 @@ from tracelift_lib.group_building.judge import GroundTruthJudge, Judge, ModelJud
 from tracelift_lib.group_building.llm import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
 from tracelift_lib.group_building.plans import statement
 from tracelift_lib.group_building.seeds import (
+    ENDLESS,
     LeakageError,
     LeakageGuard,
     SeedSettings,
+    Source,
     benchmark_problems,
     load_seeds,
     normalise,
 )
 from tracelift_lib.groups import DEV_SHARE, SPLIT_SEED
 from tracelift_lib.problems import InputError
+from tracelift_lib.sandbox import SandboxError
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
 
@@ -89,7 +94,7 @@ def build(
 
 def guard_of(seeds: SeedSettings) -> LeakageGuard:
     """The benchmarks to keep out of these seeds; generated problems need none, unless a folder has some."""
-    generated = seeds.source in ("tiny_world", "gsm_symbolic") and seeds.folder is None
+    generated = seeds.source in ENDLESS and seeds.folder is None
     return LeakageGuard(() if generated else benchmark_problems(seeds.folder, seeds.source))
 
 
@@ -161,13 +166,13 @@ def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
     first_test = _finished(progress) - test
     made = ((number, line["group"]) for number, line in enumerate(_read_progress(progress)) if line["group"])
     test_texts: set[int] = set()
-    hashes = []
+    hashes = array("Q")
     for number, group in made:
         if number < first_test:
             hashes.append(_split_hash(group["problem_id"]))
         else:
             test_texts.add(hash(normalise(group["problem"])))
-    ordered = np.sort(np.array(hashes, dtype=np.uint64))
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
     cut = round(DEV_SHARE * len(ordered))
     limit = ordered[cut] if cut < len(ordered) else 0  # the first hash that is not dev
 
@@ -211,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.source and options.out):
             raise InputError("say --source and --out to build, or --validate to check files")
         report = _build_from(options)
-    except (InputError, LeakageError, BudgetSpent, EndpointError) as error:
+    except (InputError, LeakageError, BudgetSpent, EndpointError, SandboxError) as error:
         print(error, file=sys.stderr)
         return 1
     made = ", ".join(f"{n} {split}" for split, n in report["groups"].items())
@@ -224,10 +229,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m tracelift_lib.group_building", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
-    add("--source", choices=("tiny_world", "gsm_symbolic", "gsm8k", "mbpp", "contests"))
+    add("--source", choices=get_args(Source))
     add("--data", type=Path, help="local folder with <source>/<file>; without it the hub is asked")
     add("--out", type=Path)
-    add("--limit", type=int, help="number of seeds (needed for tiny_world and gsm_symbolic, which do not end)")
+    add("--limit", type=int, help="number of seeds (needed for the generated sources, which do not end)")
     add("--every", type=int, default=1, help="take every n-th seed")
     add("--seed", type=int, default=0)
     add("--test", type=int, default=0, help="make a test split from so many seeds, the last ones")
@@ -246,8 +251,8 @@ def _build_from(options: argparse.Namespace) -> dict:
     seeds = SeedSettings(
         source=options.source, folder=options.data, limit=options.limit, every=options.every, seed=options.seed
     )
-    options.judge = options.judge or ("ground_truth" if options.source == "tiny_world" else "programmatic")
-    if options.limit is None and options.source in ("tiny_world", "gsm_symbolic"):
+    options.judge = options.judge or ("ground_truth" if options.source.startswith("tiny_") else "programmatic")
+    if options.limit is None and options.source in ENDLESS:
         raise InputError(f"--limit is needed: {options.source} does not end")
     settings = BuildSettings(
         seeds=seeds,

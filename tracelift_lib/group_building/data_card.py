@@ -49,7 +49,7 @@ MAKERS = {"exact": "exact, by program", "openai": BY_MODEL, "local": BY_MODEL}
 JUDGES = {
     "programmatic": "programmatic, from the definition of each kind and how much of the trace builds on the flaw "
     "(ours; no judge has read them)",
-    "ground_truth": "ground truth of the tiny world",
+    "ground_truth": "ground truth of the generated worlds",
     "openai": BY_MODEL,
     "local": BY_MODEL,
 }
@@ -57,7 +57,7 @@ NOTES = {
     "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and "
     "names, which no comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
     "mbpp": "- Reference traces are plans read off the reference programs, one line a statement.\n",
-    "contests": "- Reference traces are plans read off the reference programs; flawed programs were not run.\n",
+    "contests": "- Reference traces are plans read off the reference programs, one line a statement.\n",
 }
 
 

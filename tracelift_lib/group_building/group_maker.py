@@ -58,7 +58,7 @@ def propose_exact(problem: Problem, reference: str, rng: random.Random) -> Versi
     make = flawed_texts if problem.domain == "math" else flawed_plans
     versions = {kind: make(problem, kind) for kind in kinds_of(problem.domain)}
     drawn = {kind: rng.sample(flaws, min(TRIES, len(flaws))) for kind, flaws in versions.items()}
-    return _that_show(problem, drawn) if behaviour.calls_in_tests(problem) else drawn
+    return _that_show(problem, drawn) if problem.domain == "code" else drawn
 
 
 def _that_show(problem: Problem, drawn: dict[str, list[Flaw]]) -> Versions:
