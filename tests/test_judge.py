@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from common import CODE, MATH, story
 from hypothesis import given
@@ -119,6 +120,14 @@ def test_a_saturated_judge_ranks_nothing():
     shown = calibrate(Fixed(lambda trace, repeat: 1.0), [GROUP])
     assert shown["saturation_rate"] == shown["ties"] == shown["agreement"] == 1
     assert shown["pair_accuracy"] == shown["group_accuracy"] == 0
+
+
+def test_equal_means_are_a_tie_however_they_came_about():
+    """Means of 0, 0, 0.6 and of 0, 0.2, 0.4 differ in their last bit."""
+    low, high = [0.0, 0.0, 0.6], [0.0, 0.2, 0.4]
+    assert np.mean(high) > np.mean(low)
+    shown = calibrate(Fixed(lambda trace, repeat: (high if trace == REFERENCE else low)[repeat]), [GROUP], 3)
+    assert shown["ties"] == 1 and shown["pair_accuracy"] == 0
 
 
 def test_a_judge_that_wavers_and_one_that_is_silent():

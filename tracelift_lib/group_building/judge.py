@@ -152,7 +152,7 @@ def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[s
             given = [j for j in all_given if isinstance(j, Judgement)]
             asked, failed = asked + repeats, failed + repeats - len(given)
             totals = [j.rubric.total for j in given]
-            scored.append(float(np.mean(totals)) if totals else None)
+            scored.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about
             (positives if trace.negative_kind is None else negatives).extend(totals)
             if len(given) > 1:
                 spreads.append(float(np.std(totals)))
