@@ -395,6 +395,12 @@ def test_collate_cuts_traces_at_max_length(groups, tokenizer):
     assert batch["departures"].shape == batch["input_ids"].shape
 
 
+def test_collate_leaves_a_token_of_each_trace_behind_a_problem_of_any_length(groups, tokenizer):
+    g = groups[0]
+    batch = collate([GroupSample(g.as_problem(), [*g.positive_pool, g.negative_bank[0]])], tokenizer, 4)
+    assert batch["problem_ids"].shape == (1, 3) and batch["input_ids"].shape == (2, 1)
+
+
 def test_departures_by_hand(groups, tokenizer):
     """0 on what a trace shares with the start of the reference, 1 on the first other token, unknown after it."""
     g = groups[0]

@@ -211,6 +211,7 @@ def collate(
     Each text is `reward_model_text`, cut behind its opening tag, where every tokenizer here splits anyway: the
     problem's part (G, P) is padded on the left, the traces' (B, T) on the right. Without `share_problems` the traces'
     part is the whole text: gradient checkpointing goes without the cache that a shared problem needs.
+    Texts are cut to `max_length` tokens; of a trace behind a problem that long, its first token is left.
     `labels` (B, 5), `totals` (B,); `departures` (B, T): 1 at the first token that differs from the group's reference,
     0 before it, -1 behind it and on the problem.
     """
@@ -218,7 +219,7 @@ def collate(
     for item in items:
         texts = [reward_model_text(item.problem, c.reasoning) for c in item.candidates]
         cut = texts[0].index(OPEN) + len(OPEN) + 1
-        problem = tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"]
+        problem = tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"][: max_length - 1]
         ids = tokenizer([text[cut:] for text in texts], add_special_tokens=False)["input_ids"]
         before = [] if share_problems else problem
         problems.append(problem)
