@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 
 from tracelift_lib.group_building.plans import CALL_LINE, statement
+from tracelift_lib.hub import HUB_ERRORS, explain
 from tracelift_lib.problems import InputError, Problem, gsm8k_trace, read_jsonl
 from tracelift_lib.tinyworld import generate_problem
 
@@ -226,11 +227,9 @@ def _hub_records(source: str, split: str) -> Iterator[tuple[str, dict]]:
         rows = load_dataset(repository, configuration, split=split, revision=revision, streaming=True)
         for number, row in enumerate(rows):
             yield f"{repository} {split} row {number}", row
-    except OSError as error:  # includes ConnectionError and "no such data set"
-        raise InputError(
-            f"could not get {repository} from the Hugging Face hub ({error}). Try again with a network, or name a "
-            f"local folder that holds {source}/"
-        ) from None
+    except HUB_ERRORS as error:
+        local = f"name a local folder that holds {source}/"
+        raise InputError(explain(error, repository, revision, "data set", local)) from None
 
 
 # --- leakage ----------------------------------------------------------------------------------
