@@ -25,7 +25,7 @@ def explain(error: Exception, name: str, revision: str | None, kind: str, local:
     """
     chain = list(_causes(error))
     page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{name}"
-    what = f"could not get {kind} {name}" + (f" at revision {revision}" if revision else "")
+    what = f"could not get {kind} {name}{f' at revision {revision}' if revision else ''} from the Hugging Face hub"
 
     def is_a(*types: type[Exception]) -> bool:
         return any(isinstance(e, types) for e in chain)
