@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tracelift_lib import store
+from tracelift_lib.hub import HUB_ERRORS, explain
 from tracelift_lib.problems import DATA_VARIABLE, PROJECT, InputError, Problem, read_jsonl
 from tracelift_lib.verify_code import read_tests
 
@@ -194,9 +195,9 @@ def _hub_records(name: str, config: str, revision: str | None) -> Iterator[tuple
         raise InputError(f"{name}: give the revision of the data set on the hub, or point {DATA_VARIABLE} to a folder")
     try:
         splits = load_dataset(name, config, revision=revision)
-    except OSError as error:
-        raise InputError(f"could not get {name} from the Hugging Face hub ({error}). Try again with a network, or "
-                         f"point {DATA_VARIABLE} to a local folder that has it") from None
+    except HUB_ERRORS as error:
+        local = f"point {DATA_VARIABLE} to a local folder that has it"
+        raise InputError(explain(error, name, revision, "data set", local)) from None
     rows = concatenate_datasets(list(splits.values()))
     return ((f"{name} row {index}", row) for index, row in enumerate(rows))
 

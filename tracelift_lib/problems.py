@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tracelift_lib.hub import HUB_ERRORS, explain
+
 PROJECT = Path(__file__).resolve().parent.parent
 DATA_VARIABLE = "TRACELIFT_DATA"
 GSM8K_FIELDS = "'question' and 'answer' with a '####' line"
@@ -119,11 +121,9 @@ def _hub_records(split: str, revision: str) -> Iterator[tuple[str, dict]]:
 
     try:
         rows = load_dataset("openai/gsm8k", "main", split=split, revision=revision)
-    except OSError as error:  # includes ConnectionError and "no such data set"
-        raise InputError(
-            f"could not get openai/gsm8k from the Hugging Face hub ({error}). Try again with a network, or set the "
-            f"environment variable {DATA_VARIABLE} to a local folder that holds gsm8k/{split}.jsonl (or .jsonl.gz)"
-        ) from None
+    except HUB_ERRORS as error:
+        local = f"set the environment variable {DATA_VARIABLE} to a folder with gsm8k/{split}.jsonl (or .jsonl.gz)"
+        raise InputError(explain(error, "openai/gsm8k", revision, "data set", local)) from None
     yield from ((f"openai/gsm8k {split} row {i}", row) for i, row in enumerate(rows))
 
 

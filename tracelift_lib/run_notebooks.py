@@ -23,7 +23,7 @@ import yaml
 from nbconvert.preprocessors import TagRemovePreprocessor
 from papermill.exceptions import PapermillExecutionError
 
-from tracelift_lib import store
+from tracelift_lib import colab, store
 from tracelift_lib.presets import Preset, load_preset, variant
 from tracelift_lib.problems import DATA_VARIABLE, InputError
 
@@ -36,10 +36,15 @@ def sources() -> list[Path]:
 
 
 def convert(source: Path) -> nbformat.NotebookNode:
-    """A source as a notebook without outputs; cell ids are numbered, so that conversion is repeatable."""
+    """A source as a notebook without outputs; cell ids are numbered, so that conversion is repeatable.
+
+    The first code cell is the one for Colab (colab.py); the sources do not have it.
+    """
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"
+    first = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
+    notebook.cells.insert(first, nbformat.v4.new_code_cell(colab.cell(), id="colab"))
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata.pop("jupytext", None)
     return notebook

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # in annotations; unsloth puts its own into `trl`
 
 from tracelift_lib import store
 from tracelift_lib.collapse import CollapseWatch, TrainingCollapsed, explaining_collapse
 from tracelift_lib.models import checkpoint_arguments, device_arguments, load_model, train_resumably
+from tracelift_lib.planner_backend import load_with_unsloth
 from tracelift_lib.presets import PlannerTraining, PromptLimits, PromptStyle
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import as_chat, planner_prompt
@@ -52,13 +54,15 @@ def train_planner(
         InputError: fewer problems than a step takes.
     """
     set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
-    trainer = GRPOTrainer(
-        model=trainable_model(start, settings),
+    data = prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed)
+    adapted = load_with_unsloth(start, settings, seed, data["prompt"], tokenizer)
+    trainer = trl.GRPOTrainer(
+        model=adapted or trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
-        train_dataset=prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed),
+        train_dataset=data,
         args=grpo_config(settings, seed, out / store.WORK / "trainer"),
-        peft_config=lora_config(settings),
+        peft_config=None if adapted else lora_config(settings),
         callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
     )
     engine.log_folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +130,7 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
     hardware, precision = device_arguments(), settings.precision
     if precision:
         hardware |= {"bf16": precision == "bf16", "fp16": precision == "fp16"}
-    return GRPOConfig(
+    return trl.GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.problems_per_step * settings.generations,

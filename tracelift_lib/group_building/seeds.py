@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from tracelift_lib import tinycode, tinyworld
 from tracelift_lib.code_problems import MBPP_FIELDS, MBPP_IDS, mbpp_problem
 from tracelift_lib.group_building.plans import statement
+from tracelift_lib.hub import HUB_ERRORS, explain
 from tracelift_lib.problems import GSM8K_FIELDS, InputError, Problem, gsm8k_problem, gsm8k_trace, read_jsonl
 
 Source = Literal["tiny_world", "tiny_code", "gsm_symbolic", "gsm8k", "mbpp", "contests"]
@@ -199,11 +200,9 @@ def _hub_records(source: str, split: str) -> Iterator[tuple[str, dict]]:
         rows = load_dataset(repository, configuration, split=split, revision=revision, streaming=True)
         for number, row in enumerate(rows):
             yield f"{repository} {split} row {number}", row
-    except OSError as error:  # includes ConnectionError and "no such data set"
-        raise InputError(
-            f"could not get {repository} from the Hugging Face hub ({error}). Try again with a network, or name a "
-            f"local folder that holds {source}/"
-        ) from None
+    except HUB_ERRORS as error:
+        local = f"name a local folder that holds {source}/"
+        raise InputError(explain(error, repository, revision, "data set", local)) from None
 
 
 # --- leakage ----------------------------------------------------------------------------------
