@@ -283,6 +283,7 @@ class Server:
         beside = {} if self.namespaces else ATTRIBUTES if os.geteuid() == 0 else OWNERS
         apply_system_call_filter(DENIED | beside)
         self.forks: socket.socket | None = None
+        self.reply: dict = {}  # to the last run
 
     def serve(self) -> None:
         if self.namespaces:
@@ -295,7 +296,7 @@ class Server:
                 return
             request = json.loads(data)
             try:
-                reply = getattr(self, "do_" + request["do"])(request["limits"], fds)
+                reply = getattr(self, "do_" + request.pop("do"))(fds=fds, **request)
             except OSError as error:
                 reply = {"fault": f"{type(error).__name__}: {error}"}
             finally:
@@ -305,9 +306,11 @@ class Server:
 
     # Requests
 
-    def do_run(self, limits: dict, fds: list[int]) -> dict:
+    def do_run(self, limits: dict, fds: list[int], again: bool = False) -> dict:
         """Run a program. fds: its text; then standard input, output and error, or calls and a file for
-        their results, or a socket for calls."""
+        their results, or a socket for calls. again: it is the program of the request before."""
+        if again and not self.reply["compiled"]:
+            return self.reply
         folder = self.make_folder(limits)
         self.progress[0] = 0
         try:
@@ -317,7 +320,8 @@ class Server:
             self.remove_folder(folder)
         if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
-        return reply | {"compiled": self.progress[0] == COMPILED}
+        self.reply = reply | {"compiled": self.progress[0] == COMPILED}
+        return self.reply
 
     def start(self, limits: dict, fds: list[int], folder: str) -> int:
         return self.fork(lambda: run_program(fds, self.progress), limits, folder, set(fds))

@@ -23,7 +23,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from tracelift_lib.assert_plans import NeedsJudge, Plan, plan
 from tracelift_lib.problems import InputError
-from tracelift_lib.sandbox import Limits, Run, SandboxError, Tier, Worker, choose_tier, memory_file, read_file
+from tracelift_lib.sandbox import (
+    MAX_WAITING,
+    Limits,
+    Run,
+    SandboxError,
+    Tier,
+    Worker,
+    choose_tier,
+    memory_file,
+    read_file,
+)
 from tracelift_lib.sandbox_worker import OUT_OF_MEMORY
 
 ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
@@ -288,21 +298,33 @@ def _text_file(files: _Files, program: str, preamble: str) -> int:
 
 def _run_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits,
                max_tests: int) -> tuple[list[Outcome], bool]:
-    outcomes = []
+    def judged(run: Run, printed: bytes, case: StdioCase) -> Outcome:
+        same = same_output(printed.decode(errors="replace"), case.output)
+        return _limit(run) or (Outcome.ERROR if run.code else Outcome.PASS if same else Outcome.WRONG)
+
     cases = tests.cases[:max_tests]
+    inputs = [case.input.encode("utf-8", "surrogateescape") for case in cases]
+    runs, outputs = _run_each(worker, limits, [program, ""], inputs, 2)
+    if not runs[-1].compiled:
+        return [_limit(runs[-1]) or Outcome.ERROR] * len(cases), False
+    return list(map(judged, runs, outputs, cases)), True
+
+
+def _run_each(worker: Worker, limits: Limits, program: list[str], inputs: list[bytes],
+              outputs: int) -> tuple[list[Run], list[bytes]]:
+    """A run of the program for each input, and the first of its `outputs` files. Ends early if it does not compile."""
+    runs, texts = [], []
     with _Files() as shared:
-        text = _text_file(shared, program, "")
-        for case in cases:
+        text = _text_file(shared, *program)
+        for start in range(0, len(inputs), MAX_WAITING):
             with _Files() as files:
-                output = files.file()
-                stdin = files.file(case.input.encode("utf-8", "surrogateescape"))
-                run = worker.run(limits, [text, stdin, output, files.file()])
-                if not run.compiled:
-                    return [_limit(run) or Outcome.ERROR] * len(cases), False
-                printed = read_file(output).decode(errors="replace")
-            outcomes.append(_limit(run) or (
-                Outcome.ERROR if run.code else Outcome.PASS if same_output(printed, case.output) else Outcome.WRONG))
-    return outcomes, True
+                tests = [[text, files.file(data), *(files.file() for _ in range(outputs))]
+                         for data in inputs[start: start + MAX_WAITING]]
+                runs += worker.run_all(limits, tests)
+                texts += [read_file(test[2]) for test in tests]
+            if not runs[-1].compiled:
+                break
+    return runs, texts
 
 
 def _limit(run: Run) -> Outcome | None:
@@ -326,17 +348,10 @@ def _run_asserts(worker: Worker, program: str, tests: AssertTests, limits: Limit
 
 def _run_plans(worker: Worker, program: str, preamble: str, plans: list[Plan],
                limits: Limits) -> tuple[list[Outcome], bool]:
-    outcomes = []
-    with _Files() as shared:
-        text = _text_file(shared, program, preamble)
-        for one in plans:
-            with _Files() as files:
-                results = files.file()
-                run = worker.run(limits, [text, files.file(one.calls.encode()), results])
-                if not run.compiled:
-                    return [_limit(run) or Outcome.ERROR] * len(plans), False
-                outcomes.append(_assert_outcome(run, one.verdict(read_file(results))))
-    return outcomes, True
+    runs, results = _run_each(worker, limits, [program, preamble], [one.calls.encode() for one in plans], 1)
+    if not runs[-1].compiled:
+        return [_limit(runs[-1]) or Outcome.ERROR] * len(plans), False
+    return [_assert_outcome(run, one.verdict(lines)) for run, one, lines in zip(runs, plans, results)], True
 
 
 def _run_judged(worker: Worker, program: str, tests: AssertTests, limits: Limits,
