@@ -13,28 +13,27 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import dataclasses
 import gc
 import importlib
 import json
 import mmap
 import os
-import platform
 import resource
 import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
-import traceback
 import types
+from typing import NamedTuple
 
 from tracelift_lib.sandbox_calls import Servant, judge
 
-PRELOAD = ("abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools "
+# What programs often import. Each page of this process costs every test: it is mapped in the fork and unmapped at its
+# end. So large modules that few programs want (dataclasses, traceback, subprocess, ast) are not here.
+PRELOAD = ("abc array bisect cmath collections contextlib copy datetime decimal enum fractions functools "
            "heapq itertools math numbers operator queue random re statistics string textwrap typing").split()
 STARTED, COMPILED = 1, 2
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
@@ -97,6 +96,7 @@ OWNERS = {
 ATTRIBUTES = {name: numbers for name, numbers in OWNERS.items() if "xattr" in name}
 # Column above, audit number, clone, unshare
 MACHINES = {"x86_64": (0, 0xC000003E, 56, 272), "aarch64": (1, 0xC00000B7, 220, 97)}
+MACHINE = os.uname().machine
 CLONE3, PRLIMIT = 435, (302, 261)
 NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
                   | CLONE_NEWCGROUP)
@@ -110,7 +110,7 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED) -> bytes:
     test would cost a tenth of its time.) clone3 gets ENOSYS: glibc falls back to clone, whose flags a filter can read.
     prlimit is for the caller itself only. A call by another ABI (32 bit) ends the process.
     """
-    column, audit, clone, unshare = MACHINES[platform.machine()]
+    column, audit, clone, unshare = MACHINES[MACHINE]
     load, equal, at_least, any_bit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow, eperm, enosys = 0x80000000, 0x7FFF0000, 0x50000 | 1, 0x50000 | 38
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (ret, 0, 0, kill), (load, 0, 0, 0)]
@@ -219,7 +219,7 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     for name in ("tmp", "proc", "old"):
         os.mkdir(f"{base}/{name}", 0o755)
     mount("proc", base + "/proc", "proc", MS_NOSUID | MS_NODEV)
-    check(libc.syscall({"x86_64": 155, "aarch64": 41}[platform.machine()], base.encode(), f"{base}/old".encode()),
+    check(libc.syscall({"x86_64": 155, "aarch64": 41}[MACHINE], base.encode(), f"{base}/old".encode()),
           "pivot_root")
     os.chdir("/")
     check(libc.umount2(b"/old", MNT_DETACH), "unmount the old root")
@@ -246,14 +246,13 @@ def fork(flags: int) -> int:
     of a short test's time. (unshare and os.fork would need a second fork for a process namespace.) `random` is not
     seeded anew: a program meets the same numbers each time.
     """
-    return check(held.syscall(MACHINES[platform.machine()][2], flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
+    return check(held.syscall(MACHINES[MACHINE][2], flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
 
 
 # --- the fork server ---------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Spare:
+class Spare(NamedTuple):
     """A confined process that waits for its program. It is made before that is here, so holds nothing of it."""
 
     connection: socket.socket
@@ -386,13 +385,16 @@ class Server:
 
     def make_forks(self, requests: socket.socket) -> None:
         """For each request, limits and a connection, a child of this process's parent that waits on the connection."""
+        last, limits = b"", []
         while True:
-            limits, fds, _, _ = socket.recv_fds(requests, 4096, 1)
-            if not limits:
+            data, fds, _, _ = socket.recv_fds(requests, 4096, 1)
+            if not data:
                 return
+            if data != last:
+                last, limits = data, resource_limits(json.loads(data), self.setting)
             child = fork(CLONE_NEWPID | CLONE_PARENT)
             if child == 0:
-                self.confine(json.loads(limits), set(fds), -1)
+                self.confine(limits, set(fds), -1)
                 wait_for_program(fds[0], self.progress)
             os.close(fds[0])
             requests.send(child.to_bytes(8, "big"))
@@ -412,21 +414,22 @@ class Server:
                 check(libc.unshare(CLONE_NEWNS), "mount namespace")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
             os.chdir(folder)
-            self.confine(limits, keep, rules)
+            self.confine(resource_limits(limits, self.setting), keep, rules)
             if own_view:
                 self.progress.close()
             body()
         finally:
             os._exit(1)
 
-    def confine(self, limits: dict, keep: set[int], rules: int) -> None:
+    def confine(self, limits: list, keep: set[int], rules: int) -> None:
         """Everything that makes the calling process harmless; there is no way back."""
         os.setsid()
         close_all_but(keep | {rules} - {-1})
         if not self.namespaces and os.geteuid() == 0:
             drop_user(self.setting["uid"])
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-        set_limits(limits, self.setting)
+        for which, values in limits:
+            resource.setrlimit(which, values)
         # Version 3 of the capability sets: none effective, permitted or inheritable
         check(libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)), "drop capabilities")
         if rules >= 0:
@@ -548,6 +551,8 @@ class Server:
         try:
             os.rmdir(folder)
         except OSError:  # not empty; rm, since shutil.rmtree fails on very deep folders
+            import subprocess  # large, and only here
+
             subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL, env={"PATH": os.defpath})
             subprocess.run(["rm", "-rf", "--", folder], check=True, env={"PATH": os.defpath})
 
@@ -583,10 +588,12 @@ def is_full(folder: str, size: int) -> bool:
     return False
 
 
-def set_limits(limits: dict, setting: dict) -> None:
+def resource_limits(limits: dict, setting: dict) -> list[tuple[int, tuple[int, int]]]:
+    """Arguments for setrlimit."""
     processes = limits["processes"] + SPARE_PROCESSES + setting["other_processes"]
     memory, file = limits["memory_mb"] << 20, limits["file_mb"] << 20
     seconds = int(limits["cpu_s"]) + 1  # the last resort: `watch` is more exact, and counts all processes
+    found = []
     for name, soft, hard in (
         ("AS", memory, memory), ("FSIZE", file, file), ("CPU", seconds, seconds + 1), ("CORE", 0, 0),
         ("NOFILE", 64, 64), ("NPROC", processes, processes), ("MEMLOCK", 0, 0), ("MSGQUEUE", 0, 0),
@@ -597,7 +604,8 @@ def set_limits(limits: dict, setting: dict) -> None:
             ceiling = resource.getrlimit(which)[1]
             if ceiling != resource.RLIM_INFINITY:
                 soft, hard = min(soft, ceiling), min(hard, ceiling)
-            resource.setrlimit(which, (soft, hard))
+            found.append((which, (soft, hard)))
+    return found
 
 
 # --- in the process of a test -------------------------------------------------------------------------
@@ -605,12 +613,29 @@ def set_limits(limits: dict, setting: dict) -> None:
 
 def wait_for_program(connection: int, progress: mmap.mmap) -> None:
     """`run_program` when its descriptors come; never returns."""
+    rehearse()
     with socket.socket(fileno=connection) as waiting:
         _, fds, _, _ = socket.recv_fds(waiting, 16, 8)
     if not fds:
         os._exit(0)
     os.chdir("/tmp")  # the folder may be another than when this process was made
     run_program(fds, progress)
+
+
+REHEARSAL = """
+def solve(items: list[int], text: str = "x") -> list:
+    found = [str(item) for item in items if item % 2 == 0]
+    return sorted(found, key=len) or {text: (1.5, None)}
+solve([1, 2])
+"""
+
+
+def rehearse() -> None:
+    """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it, and
+    in a fork the pages that a test writes to have been copied before the program comes."""
+    names: dict = {}
+    exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
+    json.loads(json.dumps(["", Servant(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
 
 
 def run_program(fds: list[int], progress: mmap.mmap) -> None:
@@ -658,7 +683,7 @@ def finish(failure: BaseException | None) -> None:
         code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
     elif failure is not None:
         code = OUT_OF_MEMORY if isinstance(failure, MemoryError) else 1
-        traceback.print_exception(failure)
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
     try:
         threading._shutdown()
         atexit._run_exitfuncs()
@@ -692,8 +717,12 @@ def main(setting: dict) -> None:
     server = Server(setting)
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for _ in range(20):
+        rehearse()
     gc.collect()
     gc.freeze()  # forks then copy fewer pages
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
     server.serve()
     if not server.namespaces:
         server.end_all(0)
