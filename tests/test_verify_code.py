@@ -270,14 +270,14 @@ def test_a_harness_that_does_not_start_is_infra_and_recovers(monkeypatch):
 
 def test_a_program_that_breaks_every_worker_is_at_fault(monkeypatch):
     """It must not choose to have no verdict."""
-    run = sandbox.Worker.run
+    run_all = sandbox.Worker.run_all
 
-    def breaks(worker, limits, fds):
-        if b"kernel bug" in sandbox.read_file(fds[0]):
+    def breaks(worker, limits, tests):
+        if b"kernel bug" in sandbox.read_file(tests[0][0]):
             worker.control.shutdown(socket.SHUT_RDWR)
-        return run(worker, limits, fds)
+        return run_all(worker, limits, tests)
 
-    monkeypatch.setattr(sandbox.Worker, "run", breaks)
+    monkeypatch.setattr(sandbox.Worker, "run_all", breaks)
     with CodeVerifier(1, tier=tier_or_skip()) as verifier:
         results = verifier.verify([("'kernel bug'", stdio(("", ""))), ("print(1)", stdio(("", "1")))])
     assert [r.outcomes for r in results] == [(ERROR,), (PASS,)]

@@ -35,6 +35,7 @@ Tier = Literal["bubblewrap", "namespaces", "landlock", "none"]
 SAFE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces", "landlock")
 HERE = Path(__file__).resolve().parent
 SOURCES = ("sandbox_calls", "sandbox_worker")  # read by name, so that the worker needs no file of this folder
+MAX_WAITING = 16  # tests that wait in the worker's socket
 SLACK_SECONDS = 60.0  # beyond a test's own wall limit: then the worker itself hangs
 # The library folders of the root, which are links into /usr on most systems.
 ROOT_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
@@ -115,7 +116,16 @@ class Worker:
         Raises:
             SandboxError: the worker broke. It is closed then.
         """
-        return Run(**self._ask("run", limits, fds))
+        return self.run_all(limits, [fds])[0]
+
+    def run_all(self, limits: Limits, tests: Sequence[Sequence[int]]) -> list[Run]:
+        """As `run`, for tests of one program, which the worker gets at once, so that it need not wait for its caller
+        between them. A program that does not compile is tried once. At most MAX_WAITING tests.
+
+        Raises:
+            SandboxError: the worker broke. It is closed then.
+        """
+        return [Run(**reply) for reply in self._ask("run", limits, *tests)]
 
     def start_judge(self, limits: Limits, fds: Sequence[int]) -> None:
         """Start the judge (sandbox_calls.judge) beside the runs that follow: `fds` tests, verdicts, sockets."""
@@ -123,22 +133,28 @@ class Worker:
 
     def end_judge(self, limits: Limits) -> Run:
         """Wait for the judge, whose connections are all closed."""
-        return Run(**self._ask("end_judge", limits, ()))
+        return Run(**self._ask("end_judge", limits, ())[0])
 
-    def _ask(self, what: str, limits: Limits, fds: Sequence[int]) -> dict:
+    def _ask(self, what: str, limits: Limits, *requests: Sequence[int]) -> list[dict]:
+        """All requests, then all replies."""
         self.control.settimeout(limits.wall_s + SLACK_SECONDS)
+        request, replies = {"do": what, "limits": asdict(limits)}, [{}]
         try:
-            socket.send_fds(self.control, [json.dumps({"do": what, "limits": asdict(limits)}).encode()], list(fds))
-            reply = self._receive()
+            for number, fds in enumerate(requests):
+                again = {"again": True} if number else {}
+                socket.send_fds(self.control, [json.dumps(request | again).encode()], list(fds))
+            for _ in requests:
+                if "fault" not in replies[-1]:
+                    replies.append(self._receive())
         except OSError as error:
-            reply = {"fault": str(error)}
+            replies.append({"fault": str(error)})
         except BaseException:  # Ctrl-C: the next call must not read this one's reply
             self.close()
             raise
-        if "fault" in reply:
+        if "fault" in replies[-1]:
             self.close()
-            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {reply['fault']}")
-        return reply
+            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {replies[-1]['fault']}")
+        return replies[1:]
 
     def _receive(self) -> dict:
         try:

@@ -8,7 +8,6 @@ or `builtins` reaches the comparison. Standard library only: this file runs insi
 
 from __future__ import annotations
 
-import ast
 import builtins
 import json
 import os
@@ -16,7 +15,10 @@ import socket
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ast
 
 MAX_MESSAGE = 16 << 20  # bytes of JSON, either way
 MAX_DEPTH = 150  # containers in containers
@@ -370,12 +372,16 @@ def _merged(old: Any, new: Any) -> Any:
 
 def free_names(code: str) -> set[str]:
     """Names that the code reads and nothing in it binds."""
+    import ast  # large, and no test needs it (sandbox_worker.PRELOAD)
+
     tree = ast.parse(code)
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - bound_names(tree)
 
 
 def bound_names(tree: ast.AST) -> set[str]:
     """Names that something in the code binds, in whatever scope."""
+    import ast
+
     bound = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):

@@ -3,6 +3,9 @@
 It is started once (sandbox.py), isolates itself as its tier says, loads common modules, and then only forks: programs,
 inputs and test code come as file descriptors that it passes on unread, so its memory, which every fork inherits, never
 holds anything of one problem. What a fork may do is limited before a line of the program is compiled.
+
+Where tests have namespaces, a second process makes the forks, as children of the first. After a fork, who writes to a
+page copies it first; the first process writes to hundreds for each test, the second to a few dozen.
 Linux only, standard library only.
 """
 
@@ -10,28 +13,27 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import dataclasses
 import gc
 import importlib
 import json
 import mmap
 import os
-import platform
 import resource
 import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
-import traceback
 import types
+from typing import NamedTuple
 
 from tracelift_lib.sandbox_calls import Servant, judge
 
-PRELOAD = ("abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools "
+# What programs often import. Each page of this process costs every test: it is mapped in the fork and unmapped at its
+# end. So large modules that few programs want (dataclasses, traceback, subprocess, ast) are not here.
+PRELOAD = ("abc array bisect cmath collections contextlib copy datetime decimal enum fractions functools "
            "heapq itertools math numbers operator queue random re statistics string textwrap typing").split()
 STARTED, COMPILED = 1, 2
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
@@ -41,7 +43,7 @@ SPARE_PROCESSES = 8  # the worker itself, the judge, ...
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWCGROUP, CLONE_PARENT = 0x2000000, 0x8000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 MS_NOATIME = 1024
 MNT_DETACH = 2
@@ -94,6 +96,7 @@ OWNERS = {
 ATTRIBUTES = {name: numbers for name, numbers in OWNERS.items() if "xattr" in name}
 # Column above, audit number, clone, unshare
 MACHINES = {"x86_64": (0, 0xC000003E, 56, 272), "aarch64": (1, 0xC00000B7, 220, 97)}
+MACHINE = os.uname().machine
 CLONE3, PRLIMIT = 435, (302, 261)
 NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
                   | CLONE_NEWCGROUP)
@@ -107,7 +110,7 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED) -> bytes:
     test would cost a tenth of its time.) clone3 gets ENOSYS: glibc falls back to clone, whose flags a filter can read.
     prlimit is for the caller itself only. A call by another ABI (32 bit) ends the process.
     """
-    column, audit, clone, unshare = MACHINES[platform.machine()]
+    column, audit, clone, unshare = MACHINES[MACHINE]
     load, equal, at_least, any_bit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow, eperm, enosys = 0x80000000, 0x7FFF0000, 0x50000 | 1, 0x50000 | 38
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (ret, 0, 0, kill), (load, 0, 0, 0)]
@@ -216,7 +219,7 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     for name in ("tmp", "proc", "old"):
         os.mkdir(f"{base}/{name}", 0o755)
     mount("proc", base + "/proc", "proc", MS_NOSUID | MS_NODEV)
-    check(libc.syscall({"x86_64": 155, "aarch64": 41}[platform.machine()], base.encode(), f"{base}/old".encode()),
+    check(libc.syscall({"x86_64": 155, "aarch64": 41}[MACHINE], base.encode(), f"{base}/old".encode()),
           "pivot_root")
     os.chdir("/")
     check(libc.umount2(b"/old", MNT_DETACH), "unmount the old root")
@@ -243,17 +246,16 @@ def fork(flags: int) -> int:
     of a short test's time. (unshare and os.fork would need a second fork for a process namespace.) `random` is not
     seeded anew: a program meets the same numbers each time.
     """
-    return check(held.syscall(MACHINES[platform.machine()][2], flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
+    return check(held.syscall(MACHINES[MACHINE][2], flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
 
 
 # --- the fork server ---------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Spare:
-    pid: int
+class Spare(NamedTuple):
+    """A confined process that waits for its program. It is made before that is here, so holds nothing of it."""
+
     connection: socket.socket
-    folder: str
     limits: dict
 
 
@@ -279,8 +281,12 @@ class Server:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         beside = {} if self.namespaces else ATTRIBUTES if os.geteuid() == 0 else OWNERS
         apply_system_call_filter(DENIED | beside)
+        self.forks: socket.socket | None = None
+        self.reply: dict = {}  # to the last run
 
     def serve(self) -> None:
+        if self.namespaces:
+            self.start_forks()
         self.control.send(b'{"ready": true}')
         os.dup2(0, 2)  # what went wrong before this is in the caller's message
         while True:
@@ -289,52 +295,64 @@ class Server:
                 return
             request = json.loads(data)
             try:
-                reply = getattr(self, "do_" + request["do"])(request["limits"], fds)
+                reply = getattr(self, "do_" + request.pop("do"))(fds=fds, **request)
             except OSError as error:
                 reply = {"fault": f"{type(error).__name__}: {error}"}
             finally:
                 for fd in fds:
                     os.close(fd)
             self.control.send(json.dumps(reply).encode())
-            if self.namespaces and request["do"] == "run":  # in the time that the caller needs for its next request
-                self.spare = self.prepare(request["limits"])
 
     # Requests
 
-    def do_run(self, limits: dict, fds: list[int]) -> dict:
+    def do_run(self, limits: dict, fds: list[int], again: bool = False) -> dict:
         """Run a program. fds: its text; then standard input, output and error, or calls and a file for
-        their results, or a socket for calls."""
+        their results, or a socket for calls. again: it is the program of the request before."""
+        if again and not self.reply["compiled"]:
+            return self.reply
+        folder = self.make_folder(limits)
+        self.progress[0] = 0
+        try:
+            child = self.start_prepared(limits, fds) if self.namespaces else self.start(limits, fds, folder)
+            reply = self.watch(child, limits, folder)
+        finally:
+            self.remove_folder(folder)
+        if self.progress[0] == 0:
+            return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
+        self.reply = reply | {"compiled": self.progress[0] == COMPILED}
+        return self.reply
+
+    def start(self, limits: dict, fds: list[int], folder: str) -> int:
+        return self.fork(lambda: run_program(fds, self.progress), limits, folder, set(fds))
+
+    def start_prepared(self, limits: dict, fds: list[int]) -> int:
+        """Give the program to a process that waits for one, and have the next made meanwhile."""
         if self.spare and self.spare.limits != limits:
-            self.drop_spare()
+            self.spare.connection.close()  # its sign to end
+            os.waitpid(self.spare_pid(), 0)
+            self.spare = None
         spare = self.spare or self.prepare(limits)
-        self.spare, self.progress[0] = None, 0
+        child = self.spare_pid()
         try:
             socket.send_fds(spare.connection, [b"run"], fds)
         except OSError:
             pass  # it has ended: no progress
         spare.connection.close()
-        try:
-            reply = self.watch(spare.pid, limits, spare.folder)
-        finally:
-            self.remove_folder(spare.folder)
-        if self.progress[0] == 0:
-            return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
-        return reply | {"compiled": self.progress[0] == COMPILED}
+        self.spare = self.prepare(limits)
+        return child
 
     def prepare(self, limits: dict) -> Spare:
-        """A confined process that waits for its program. It is made before that is here, so holds nothing of it."""
-        self.runs += 1
-        folder = self.make_folder(limits)
+        """Order a process; `spare_pid` gets its number when it is there."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = self.fork(lambda: run_program(theirs, self.progress), limits, folder, {theirs.fileno()})
-        return Spare(pid, ours, folder, limits)
+            socket.send_fds(self.forks, [json.dumps(limits).encode()], [theirs.fileno()])
+        return Spare(ours, limits)
 
-    def drop_spare(self) -> None:
-        self.spare.connection.close()  # its sign to end
-        os.waitpid(self.spare.pid, 0)
-        self.remove_folder(self.spare.folder)
-        self.spare = None
+    def spare_pid(self) -> int:
+        pid = int.from_bytes(self.forks.recv(8), "big")
+        if pid == 0:
+            raise OSError("the process that forks has ended")
+        return pid
 
     def do_judge(self, limits: dict, fds: list[int]) -> dict:
         """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
@@ -347,6 +365,39 @@ class Server:
         """Wait for the judge. Its connections are closed by now, so it only has to finish a comparison."""
         child, self.judge = self.judge, None
         return self.watch(child, limits, None)
+
+    # The process that makes the forks
+
+    def start_forks(self) -> None:
+        self.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        if fork(0):
+            theirs.close()
+            return
+        try:
+            check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+            if os.getppid() == parent:
+                close_all_but({theirs.fileno()})
+                os.dup2(0, 2)
+                self.make_forks(theirs)
+        finally:
+            os._exit(1)
+
+    def make_forks(self, requests: socket.socket) -> None:
+        """For each request, limits and a connection, a child of this process's parent that waits on the connection."""
+        last, limits = b"", []
+        while True:
+            data, fds, _, _ = socket.recv_fds(requests, 4096, 1)
+            if not data:
+                return
+            if data != last:
+                last, limits = data, resource_limits(json.loads(data), self.setting)
+            child = fork(CLONE_NEWPID | CLONE_PARENT)
+            if child == 0:
+                self.confine(limits, set(fds), -1)
+                wait_for_program(fds[0], self.progress)
+            os.close(fds[0])
+            requests.send(child.to_bytes(8, "big"))
 
     # A process and its end
 
@@ -362,26 +413,23 @@ class Server:
             if self.namespaces and own_view:
                 check(libc.unshare(CLONE_NEWNS), "mount namespace")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
-            self.confine(limits, folder, keep, rules)
+            os.chdir(folder)
+            self.confine(resource_limits(limits, self.setting), keep, rules)
             if own_view:
                 self.progress.close()
             body()
         finally:
             os._exit(1)
 
-    def confine(self, limits: dict, folder: str, keep: set[int], rules: int) -> None:
+    def confine(self, limits: list, keep: set[int], rules: int) -> None:
         """Everything that makes the calling process harmless; there is no way back."""
         os.setsid()
-        last = 2
-        for fd in sorted(keep | {rules} - {-1}):
-            os.closerange(last + 1, fd)
-            last = fd
-        os.closerange(last + 1, 1 << 16)
+        close_all_but(keep | {rules} - {-1})
         if not self.namespaces and os.geteuid() == 0:
             drop_user(self.setting["uid"])
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-        os.chdir(folder)
-        set_limits(limits, self.setting)
+        for which, values in limits:
+            resource.setrlimit(which, values)
         # Version 3 of the capability sets: none effective, permitted or inheritable
         check(libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)), "drop capabilities")
         if rules >= 0:
@@ -480,13 +528,14 @@ class Server:
 
     def make_folder(self, limits: dict) -> str:
         if self.namespaces:
-            if self.clean != (limits["disk_mb"], changed("/tmp")):
-                if self.clean:  # of another size
+            if not self.clean or self.clean[0] != limits["disk_mb"]:
+                if self.clean:
                     check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME,
                       f"mode=777,nr_inodes={MAX_FILES},size={limits['disk_mb']}m")
                 self.clean = limits["disk_mb"], changed("/tmp")
             return "/tmp"
+        self.runs += 1
         folder = f"{self.setting['scratch']}/{self.runs}"
         os.mkdir(folder, 0o700)
         if os.geteuid() == 0:
@@ -502,8 +551,19 @@ class Server:
         try:
             os.rmdir(folder)
         except OSError:  # not empty; rm, since shutil.rmtree fails on very deep folders
+            import subprocess  # large, and only here
+
             subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL, env={"PATH": os.defpath})
             subprocess.run(["rm", "-rf", "--", folder], check=True, env={"PATH": os.defpath})
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close all descriptors but 0 to 2 and `keep`."""
+    last = 2
+    for fd in sorted(keep):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, 1 << 16)
 
 
 def changed(folder: str) -> tuple[int, int]:
@@ -528,10 +588,12 @@ def is_full(folder: str, size: int) -> bool:
     return False
 
 
-def set_limits(limits: dict, setting: dict) -> None:
+def resource_limits(limits: dict, setting: dict) -> list[tuple[int, tuple[int, int]]]:
+    """Arguments for setrlimit."""
     processes = limits["processes"] + SPARE_PROCESSES + setting["other_processes"]
     memory, file = limits["memory_mb"] << 20, limits["file_mb"] << 20
     seconds = int(limits["cpu_s"]) + 1  # the last resort: `watch` is more exact, and counts all processes
+    found = []
     for name, soft, hard in (
         ("AS", memory, memory), ("FSIZE", file, file), ("CPU", seconds, seconds + 1), ("CORE", 0, 0),
         ("NOFILE", 64, 64), ("NPROC", processes, processes), ("MEMLOCK", 0, 0), ("MSGQUEUE", 0, 0),
@@ -542,18 +604,42 @@ def set_limits(limits: dict, setting: dict) -> None:
             ceiling = resource.getrlimit(which)[1]
             if ceiling != resource.RLIM_INFINITY:
                 soft, hard = min(soft, ceiling), min(hard, ceiling)
-            resource.setrlimit(which, (soft, hard))
+            found.append((which, (soft, hard)))
+    return found
 
 
 # --- in the process of a test -------------------------------------------------------------------------
 
 
-def run_program(connection: socket.socket, progress: mmap.mmap) -> None:
-    """Wait for the program, compile it, say so through `progress`, unmap that, run the program; never returns."""
-    _, fds, _, _ = socket.recv_fds(connection, 16, 8)
-    connection.close()
+def wait_for_program(connection: int, progress: mmap.mmap) -> None:
+    """`run_program` when its descriptors come; never returns."""
+    rehearse()
+    with socket.socket(fileno=connection) as waiting:
+        _, fds, _, _ = socket.recv_fds(waiting, 16, 8)
     if not fds:
         os._exit(0)
+    os.chdir("/tmp")  # the folder may be another than when this process was made
+    run_program(fds, progress)
+
+
+REHEARSAL = """
+def solve(items: list[int], text: str = "x") -> list:
+    found = [str(item) for item in items if item % 2 == 0]
+    return sorted(found, key=len) or {text: (1.5, None)}
+solve([1, 2])
+"""
+
+
+def rehearse() -> None:
+    """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it, and
+    in a fork the pages that a test writes to have been copied before the program comes."""
+    names: dict = {}
+    exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
+    json.loads(json.dumps(["", Servant(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
+
+
+def run_program(fds: list[int], progress: mmap.mmap) -> None:
+    """Compile the program, say so through `progress`, unmap that, run the program; never returns."""
     progress[0] = STARTED
     text = read_all(fds[0])
     calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
@@ -597,7 +683,7 @@ def finish(failure: BaseException | None) -> None:
         code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
     elif failure is not None:
         code = OUT_OF_MEMORY if isinstance(failure, MemoryError) else 1
-        traceback.print_exception(failure)
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
     try:
         threading._shutdown()
         atexit._run_exitfuncs()
@@ -631,8 +717,12 @@ def main(setting: dict) -> None:
     server = Server(setting)
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for _ in range(20):
+        rehearse()
     gc.collect()
     gc.freeze()  # forks then copy fewer pages
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
     server.serve()
     if not server.namespaces:
         server.end_all(0)

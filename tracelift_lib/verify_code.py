@@ -13,8 +13,9 @@ import os
 import queue
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -23,7 +24,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from tracelift_lib.assert_plans import NeedsJudge, Plan, plan
 from tracelift_lib.problems import InputError
-from tracelift_lib.sandbox import Limits, Run, SandboxError, Tier, Worker, choose_tier, memory_file, read_file
+from tracelift_lib.sandbox import (
+    MAX_WAITING,
+    Limits,
+    Run,
+    SandboxError,
+    Tier,
+    Worker,
+    choose_tier,
+    memory_file,
+    read_file,
+)
 from tracelift_lib.sandbox_worker import OUT_OF_MEMORY
 
 ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
@@ -201,7 +212,8 @@ class CodeVerifier:
                  tier: Tier | None = None):
         self.limits, self.max_tests = limits or Limits(), max_tests
         self.tier = choose_tier(tier)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="verify")
+        # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.
+        self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)  # started when first needed
@@ -234,23 +246,31 @@ class CodeVerifier:
         return result
 
     def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
-        worker, result = self._idle.get(), None
+        run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
         try:
-            worker = worker or Worker(self.tier)
-            run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
-            outcomes, compiled = run(worker, program, tests, self.limits, self.max_tests)
-            result = CodeResult(tuple(outcomes), compiled, self.tier)
+            outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
+            return CodeResult(tuple(outcomes), compiled, self.tier)
         except SandboxError:
             count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
-            result = CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
-        finally:
-            usable = result is not None and not result.failed_to_run
-            if worker and not usable:
+            return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
+
+    @contextmanager
+    def _borrow(self) -> Iterator[Worker]:
+        """A worker, which is ended if anything goes wrong meanwhile."""
+        worker = self._idle.get()
+        try:
+            worker = worker or Worker(self.tier)
+            yield worker
+        except BaseException:
+            if worker:
                 worker.close()
-            self._idle.put(worker if usable else None)
-        return result
+            worker = None
+            raise
+        finally:
+            self._idle.put(worker)
 
 
+Borrow = Callable[[], AbstractContextManager[Worker]]  # only for as long as a program runs
 HARMLESS = StdioTests(style="stdio", cases=[StdioCase(input="", output="1")])
 
 
@@ -286,23 +306,36 @@ def _text_file(files: _Files, program: str, preamble: str) -> int:
     return files.file(json.dumps([preamble, program]).encode())
 
 
-def _run_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits,
+def _run_stdio(borrow: Borrow, program: str, tests: StdioTests, limits: Limits,
                max_tests: int) -> tuple[list[Outcome], bool]:
-    outcomes = []
+    def judged(run: Run, printed: bytes, case: StdioCase) -> Outcome:
+        same = same_output(printed.decode(errors="replace"), case.output)
+        return _limit(run) or (Outcome.ERROR if run.code else Outcome.PASS if same else Outcome.WRONG)
+
     cases = tests.cases[:max_tests]
+    inputs = [case.input.encode("utf-8", "surrogateescape") for case in cases]
+    runs, outputs = _run_each(borrow, limits, [program, ""], inputs, 2)
+    if not runs[-1].compiled:
+        return [_limit(runs[-1]) or Outcome.ERROR] * len(cases), False
+    return list(map(judged, runs, outputs, cases)), True
+
+
+def _run_each(borrow: Borrow, limits: Limits, program: list[str], inputs: list[bytes],
+              outputs: int) -> tuple[list[Run], list[bytes]]:
+    """A run of the program for each input, and the first of its `outputs` files. Ends early if it does not compile."""
+    runs, texts = [], []
     with _Files() as shared:
-        text = _text_file(shared, program, "")
-        for case in cases:
+        text = _text_file(shared, *program)
+        for start in range(0, len(inputs), MAX_WAITING):
             with _Files() as files:
-                output = files.file()
-                stdin = files.file(case.input.encode("utf-8", "surrogateescape"))
-                run = worker.run(limits, [text, stdin, output, files.file()])
-                if not run.compiled:
-                    return [_limit(run) or Outcome.ERROR] * len(cases), False
-                printed = read_file(output).decode(errors="replace")
-            outcomes.append(_limit(run) or (
-                Outcome.ERROR if run.code else Outcome.PASS if same_output(printed, case.output) else Outcome.WRONG))
-    return outcomes, True
+                tests = [[text, files.file(data), *(files.file() for _ in range(outputs))]
+                         for data in inputs[start: start + MAX_WAITING]]
+                with borrow() as worker:
+                    runs += worker.run_all(limits, tests)
+                texts += [read_file(test[2]) for test in tests]
+            if not runs[-1].compiled:
+                break
+    return runs, texts
 
 
 def _limit(run: Run) -> Outcome | None:
@@ -313,33 +346,26 @@ def _limit(run: Run) -> Outcome | None:
     return Outcome.ERROR if run.reason else None
 
 
-def _run_asserts(worker: Worker, program: str, tests: AssertTests, limits: Limits,
+def _run_asserts(borrow: Borrow, program: str, tests: AssertTests, limits: Limits,
                  max_tests: int) -> tuple[list[Outcome], bool]:
     plans = [plan(code, tests.setup, tests.entry_point) for code in tests.code[:max_tests]]
     if None not in plans:
         try:
-            return _run_plans(worker, program, tests.preamble, plans, limits)
+            return _run_plans(borrow, program, tests.preamble, plans, limits)
         except NeedsJudge:
             pass
-    return _run_judged(worker, program, tests, limits, max_tests)
+    return _run_judged(borrow, program, tests, limits, max_tests)
 
 
-def _run_plans(worker: Worker, program: str, preamble: str, plans: list[Plan],
+def _run_plans(borrow: Borrow, program: str, preamble: str, plans: list[Plan],
                limits: Limits) -> tuple[list[Outcome], bool]:
-    outcomes = []
-    with _Files() as shared:
-        text = _text_file(shared, program, preamble)
-        for one in plans:
-            with _Files() as files:
-                results = files.file()
-                run = worker.run(limits, [text, files.file(one.calls.encode()), results])
-                if not run.compiled:
-                    return [_limit(run) or Outcome.ERROR] * len(plans), False
-                outcomes.append(_assert_outcome(run, one.verdict(read_file(results))))
-    return outcomes, True
+    runs, results = _run_each(borrow, limits, [program, preamble], [one.calls.encode() for one in plans], 1)
+    if not runs[-1].compiled:
+        return [_limit(runs[-1]) or Outcome.ERROR] * len(plans), False
+    return [_assert_outcome(run, one.verdict(lines)) for run, one, lines in zip(runs, plans, results)], True
 
 
-def _run_judged(worker: Worker, program: str, tests: AssertTests, limits: Limits,
+def _run_judged(borrow: Borrow, program: str, tests: AssertTests, limits: Limits,
                  max_tests: int) -> tuple[list[Outcome], bool]:
     code = tests.code[:max_tests]
     with _Files() as files:
@@ -349,16 +375,17 @@ def _run_judged(worker: Worker, program: str, tests: AssertTests, limits: Limits
             {"setup": tests.setup, "entry_point": tests.entry_point, "code": code}).encode())
         pairs = [files.pair() for _ in code]
         judge_ends, program_ends = zip(*pairs)
-        worker.start_judge(limits, [test_file, verdicts, *judge_ends])
-        files.close(*judge_ends)
-        runs = []
-        for end in program_ends:
-            runs.append(worker.run(limits, [text, end]))
-            files.close(end)
-            if not runs[-1].compiled:
-                break
-        files.close(*program_ends[len(runs):])
-        worker.end_judge(limits)
+        with borrow() as worker:
+            worker.start_judge(limits, [test_file, verdicts, *judge_ends])
+            files.close(*judge_ends)
+            runs = []
+            for end in program_ends:
+                runs.append(worker.run(limits, [text, end]))
+                files.close(end)
+                if not runs[-1].compiled:
+                    break
+            files.close(*program_ends[len(runs):])
+            worker.end_judge(limits)
         said = {line["test"]: line["verdict"] for line in map(json.loads, read_file(verdicts).splitlines())}
     if not runs[-1].compiled:
         return [_limit(runs[-1]) or Outcome.ERROR] * len(code), False
