@@ -2,7 +2,8 @@
 
     python bench/group_memory.py [N ...]        # default: 1000 10000 100000 tiny-world seeds, one process each
 
-Prints one line a size: seeds, groups, seconds, seeds a second, peak resident memory in MB.
+Prints one line a size (seeds, groups, seconds, peak resident memory in MB) and writes them to
+paper_figures/group_memory.csv, which notebook 01 shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
+
+from tracelift_lib import store
 from tracelift_lib.group_building.builder import build
 from tracelift_lib.group_building.group_maker import BuildSettings
 from tracelift_lib.group_building.judge import GroundTruthJudge
@@ -44,5 +48,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(int(sys.argv[2]))))
     else:
+        rows = []
         for size in map(int, sys.argv[1:] or ["1000", "10000", "100000"]):
-            print(json.dumps(measure_apart(size)), flush=True)
+            rows.append(measure_apart(size))
+            print(json.dumps(rows[-1]), flush=True)
+        table = pd.DataFrame(rows).assign(hardware=store.hardware(), revision=store.git_revision())
+        table.to_csv(store.PROJECT / "paper_figures" / "group_memory.csv", index=False)

@@ -21,3 +21,14 @@ torch.set_num_threads(1)  # the models are tiny: more threads only wait for each
 def _home(tmp_path, monkeypatch):
     """No test reads or writes the project's own runs/."""
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    """For tests that run programs: they skip where this machine offers no safe place."""
+    from tracelift_lib.sandbox import SandboxError, choose_tier
+
+    try:
+        choose_tier()
+    except SandboxError as error:
+        pytest.skip(str(error))

@@ -19,7 +19,7 @@ from tracelift_lib.group_building.judge import GroundTruthJudge, ModelJudge
 from tracelift_lib.group_building.kinds import Flaw, kinds_of
 from tracelift_lib.group_building.llm import Asker, BudgetSpent, Failure, LocalModel, Reply
 from tracelift_lib.group_building.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
-from tracelift_lib.groups import load_groups, split_train_dev
+from tracelift_lib.groups import load_groups, split_train_dev, true_rubric
 from tracelift_lib.models import load_model, load_tokenizer, new_qwen2, train_tokenizer
 from tracelift_lib.presets import Qwen2Shape
 from tracelift_lib.problems import InputError
@@ -65,8 +65,8 @@ def data(tmp_path):
     return folder
 
 
-def tiny(n, **more):
-    return BuildSettings(seeds=SeedSettings(source="tiny_world", limit=n), judge="ground_truth", **more)
+def tiny(n, source="tiny_world", **more):
+    return BuildSettings(seeds=SeedSettings(source=source, limit=n), judge="ground_truth", **more)
 
 
 def build_tiny(n, out, **more):
@@ -77,17 +77,20 @@ def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "report.json"}
 
 
-def test_a_build_writes_groups_in_both_forms_with_a_card_and_nothing_else(tmp_path):
-    report = build_tiny(60, tmp_path / "out")
+@pytest.mark.parametrize(("source", "domain"), [("tiny_world", "math"), ("tiny_code", "code")])
+def test_a_build_writes_groups_in_both_forms_with_a_card_and_nothing_else(tmp_path, source, domain):
+    report = build_tiny(60, tmp_path / "out", source=source)
     assert set(files(tmp_path / "out")) == {"train.jsonl", "train.parquet", "dev.jsonl", "dev.parquet", "README.md"}
     for split in ("train", "dev"):
         lines = list(load_groups(tmp_path / "out" / f"{split}.jsonl"))
         rows = list(load_released(tmp_path / "out" / f"{split}.parquet"))
         assert lines == rows and len(lines) == report["groups"][split]
-        assert all(len(g.negative_bank) >= 4 for g in lines)
+        assert all(g.domain == domain and len(g.negative_bank) >= 4 for g in lines)
+        assert all(true_rubric(g.as_problem(), c.reasoning) == c.rubric for g in lines for c in g.negative_bank)
     assert list(violations([tmp_path / "out" / "train.jsonl", tmp_path / "out" / "dev.jsonl"])) == []
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "tiny_world" in card and "ground truth" in card and all(kind in card for kind in kinds_of("math"))
+    assert source in card and "ground truth" in card and all(kind in card for kind in kinds_of(domain))
+    assert sum(report["groups"].values()) >= 40
 
 
 def test_the_split_is_the_one_of_the_method(tmp_path, monkeypatch):
@@ -230,13 +233,13 @@ def test_a_judge_that_fails_leaves_the_trace_out(data):
     assert group is None and counts["reference|judge: not JSON"] == 1 and counts["group|reference not judged"] == 1
 
 
-def test_contest_programs_give_groups_without_being_run(tmp_path):
-    """A program of a stranger is put in words and damaged, never run: this one would remove the file."""
+def test_contest_programs_run_in_the_sandbox_only(sandbox, tmp_path):
+    """A program of a stranger is put in words, damaged and run, but not here: this one would remove the file."""
     victim = tmp_path / "victim"
     victim.write_text("here")
     program = (
         f"import os\nn = int(input())\ntotal = 0\nfor i in range(1, n + 1):\n    if i % 3 == 0:\n        total += i\n"
-        f"os.remove({str(victim)!r})\nprint(total * 2)"
+        f"if os.path.exists({str(victim)!r}):\n    os.remove({str(victim)!r})\nprint(total * 2)"
     )
     tests = {"input": ["7\n"], "output": ["18\n"]}
     (tmp_path / "data" / "contests").mkdir(parents=True)
@@ -341,7 +344,7 @@ def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, caps
 def test_the_command_builds_and_validates(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--source", "tiny_world", "--limit", "30", "--out", str(out), "--judge", "ground_truth"]) == 0
-    assert "27 train and 3 dev groups" in capsys.readouterr().out
+    assert "27 train, 3 dev groups" in capsys.readouterr().out
     assert main(["--validate", str(out / "train.jsonl"), str(out / "dev.jsonl")]) == 0
     assert main(["--validate", str(out / "train.jsonl"), str(out / "train.jsonl")]) == 1
     assert capsys.readouterr().out.count("is also in") == 27

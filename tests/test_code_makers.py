@@ -13,6 +13,7 @@ from tracelift_lib.group_building.plan_words import Unsupported, say
 from tracelift_lib.group_building.plans import parse_program, reference_plan
 from tracelift_lib.group_building.seeds import SeedSettings, load_seeds
 from tracelift_lib.problems import Problem
+from tracelift_lib.verify_code import Outcome
 
 PROGRAM = '''
 import math
@@ -214,47 +215,33 @@ def test_severity_is_the_share_of_steps_from_the_flaw_on():
 # --- running ----------------------------------------------------------------------------------
 
 
-def test_outcomes_are_values_errors_and_stops():
-    programs = [
-        PROGRAM,
-        PROGRAM.replace("total * 2", "total * 3"),
-        PROGRAM.replace("total = 0\n", "pass\n"),
-        PROGRAM.replace("    total = total * 2", "    while True: pass"),
-        PROGRAM.replace("    total = total * 2", "    total = 'x' * 10**11"),
-        "def total_even(",
-        "import os\nopen('made', 'w').write('x' * 10)",
-        PROGRAM.replace("return total", "return iter([total])"),
-        PROGRAM.replace("return total", "return object()"),
-    ]
+PASS, WRONG, ERROR = Outcome.PASS, Outcome.WRONG, Outcome.ERROR
+
+
+def test_programs_are_run_on_the_tests_in_the_sandbox(sandbox, tmp_path):
+    change = {"total * 2": "total * 3", "total = 0\n": "pass\n", "    total = total * 2": "    while True: pass",
+              "return total": f"open({str(tmp_path / 'made')!r}, 'w').write('x')\n    return total"}
+    programs = [PROGRAM, *(PROGRAM.replace(*pair) for pair in change.items()), "def total_even("]
     found = behaviour.outcomes(problem(), programs)
-    assert found[0] == ["value 12", "value 0"] and found[1] == ["value 18", "value 0"]
-    assert found[2] == ["error UnboundLocalError"] * 2
-    assert found[3] == ["error stopped"] * 2 and found[4][0] == "error MemoryError"
-    assert found[5] == ["error SyntaxError"] * 2
-    assert found[6] == ["error stopped"] * 2 or found[6][0].startswith("error ")  # files may not be written
-    assert found[7] == ["value [12]", "value [0]"] and found[8][0] == found[8][1]  # no addresses
+    assert found[:3] == [(PASS, PASS), (WRONG, PASS), (ERROR, ERROR)]
+    assert found[3] == (Outcome.TIMEOUT,) * 2 and found[5] == (ERROR, ERROR)
+    assert not (tmp_path / "made").exists()
 
 
-def test_a_flaw_shows_by_another_value_or_if_allowed_by_an_error():
-    good = ["value 1", "value 2", "error KeyError"]
-    assert not behaviour.shows(good, good)
-    assert behaviour.shows(good, ["value 1", "value 3", "error KeyError"])
-    assert not behaviour.shows(good, ["error X", "value 2", "error KeyError"])
-    assert behaviour.shows(good, ["error X", "value 2", "error KeyError"], may_stop=True)
-    assert not behaviour.shows(good, ["value 1", "value 2", "value 9"], may_stop=True)  # the reference fails there
+def test_standard_input_and_output_are_tests_too(sandbox):
+    tests = {"style": "stdio", "cases": [{"input": "3\n", "output": "6\n"}, {"input": "0\n", "output": "0\n"}]}
+    contest = problem().model_copy(update={"metadata": {"tests": tests}})
+    found = behaviour.outcomes(contest, ["print(2 * int(input()))", "print(3 * int(input()))", "print(input().x)"])
+    assert found == [(PASS, PASS), (WRONG, PASS), (ERROR, ERROR)]
 
 
-def test_calls_hold_no_expected_output():
-    tests = [*TESTS, "assert not f(3)", "assert set(f(1)) == set([5])", "assert f(1) == 2, 'message'"]
-    assert behaviour.calls_in_tests(problem(tests=tests)) == [
-        "total_even([1, 2, 3, 4, 8], 8)",
-        "total_even([], 3)",
-        "not f(3)",
-        "set(f(1))",
-        "f(1)",
-    ]
-    stdio = {"tests": {"style": "stdio", "cases": []}}
-    assert behaviour.calls_in_tests(problem().model_copy(update={"metadata": stdio})) == []
+def test_a_flaw_shows_by_another_result_or_if_allowed_by_none():
+    good = [PASS, PASS, ERROR]
+    assert not behaviour.shows(good, good) and not behaviour.shows(good, good, may_stop=True)
+    assert behaviour.shows(good, [PASS, WRONG, ERROR])
+    assert not behaviour.shows(good, [ERROR, PASS, PASS])
+    assert behaviour.shows(good, [Outcome.TIMEOUT, PASS, ERROR], may_stop=True)
+    assert not behaviour.shows(good, [PASS, PASS, WRONG], may_stop=True)  # the reference fails there
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="public data are not here")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
@@ -10,9 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import DATA
 
 from tracelift_lib import pipeline, store
-from tracelift_lib.groups import MATH_DIMENSIONS
+from tracelift_lib.group_building import builder
+from tracelift_lib.group_building.group_files import violations
+from tracelift_lib.group_building.group_maker import make_group
+from tracelift_lib.group_building.seeds import LeakageError
+from tracelift_lib.groups import MATH_DIMENSIONS, split_train_dev
 from tracelift_lib.pipeline import STAGES, WARM_START, Run
 from tracelift_lib.store import MissingArtifact
 from tracelift_lib.tinyworld import is_faithful
@@ -285,8 +291,164 @@ def test_deleting_the_groups_leaves_the_executor_alone(real):
 def test_the_manifest_of_a_stage_holds_its_slice_of_the_preset(real):
     manifest = json.loads((real.need("groups").path / "manifest.json").read_text())
     assert (manifest["stage"], manifest["preset"], manifest["seed"]) == ("groups", "check", real.preset.seed)
-    assert manifest["config"] == {"seed": real.preset.seed, "groups": real.preset.groups.model_dump(mode="json")}
+    groups = real.preset.groups.model_dump(mode="json", exclude={"seeds"})
+    assert manifest["config"] == {"seed": real.preset.seed, "groups": groups}
     assert manifest["upstream"] == {"problems": real.need("problems").digest}
+
+
+# --- groups from public seeds and released ones -----------------------------------------------
+
+SEEDS = {"groups.sizes": {"train": 30, "test": 12}, "executor.steps": 2}
+
+
+def group_run(**seeds):
+    return Run("check", overrides=SEEDS | {"groups.seeds": seeds})
+
+
+@pytest.fixture(scope="module")
+def symbolic(tmp_path_factory):
+    """A run whose groups are built from gsm_symbolic, without any other stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("TRACELIFT_DATA", raising=False)
+        run = group_run(source="gsm_symbolic")
+        run.make("groups")
+        yield run
+
+
+def test_groups_of_public_seeds_are_split_by_problem(symbolic):
+    """Test groups come from the last seeds; of the others a tenth is dev, by the rule of the method."""
+    folder = symbolic.need("groups").path
+    assert {p.name for p in folder.iterdir()} == {
+        *(f"{split}.{kind}" for split in ("train", "dev", "test") for kind in ("jsonl", "parquet")),
+        "report.json", "README.md", "manifest.json",
+    }
+    made = {split: [g.problem_id for g in symbolic.groups(split)] for split in ("train", "dev", "test")}
+    numbers = {split: [int(i.rsplit("-", 1)[1]) for i in ids] for split, ids in made.items()}
+    assert set(numbers["train"] + numbers["dev"]) <= set(range(30)) and set(numbers["test"]) <= set(range(30, 42))
+    assert split_train_dev(made["train"] + made["dev"])[1] == sorted_by_split(made["dev"])
+    assert min(len(ids) for ids in made.values()) >= 1 and len(made["train"]) > 5
+    assert all(len(g.negative_bank) >= 4 for split in made for g in symbolic.groups(split))
+    assert symbolic.need("groups").json("report.json")["groups"] == {s: len(ids) for s, ids in made.items()}
+    assert list(violations(folder / f"{split}.jsonl" for split in made)) == []
+
+
+def sorted_by_split(ids):
+    return sorted(ids, key=lambda i: hashlib.sha256(f"18:{i}".encode()).hexdigest())
+
+
+def test_groups_of_public_seeds_need_no_problems_and_uplift_does_not_hang_on_them(symbolic):
+    assert symbolic.need("groups").manifest["upstream"] == {}
+    assert not symbolic.has("problems")
+    assert [name for name, _ in STAGES["uplift"].needs(symbolic.preset, {})] == ["problems", "executor"]
+
+
+def test_a_setting_of_the_seeds_is_part_of_the_key(symbolic):
+    assert not group_run(source="gsm_symbolic", every=2).has("groups")
+    assert not group_run(source="gsm_symbolic", drop_leaked=True).has("groups")
+
+
+@pytest.fixture
+def seed_folder(tmp_path, monkeypatch):
+    """GSM8K-like data named by TRACELIFT_DATA: 42 train problems of three steps, of which the 4th is also in test."""
+    def record(n):
+        a, b = 3 + n, 10 + 2 * n
+        question = f"Ann has {a} boxes with {b} eggs each. {a + 1} eggs break and she buys {b + 3} more. How many now?"
+        answer = (f"The boxes hold {a} * {b} = <<{a}*{b}={a * b}>>{a * b} eggs.\n"
+                  f"After the fall there are {a * b} - {a + 1} = {a * b - a - 1} eggs.\n"
+                  f"With the new ones there are {a * b - a - 1} + {b + 3} = {a * b - a + b + 2} eggs.\n"
+                  f"#### {a * b - a + b + 2}")
+        return {"question": question, "answer": answer}
+
+    folder = tmp_path / "data" / "gsm8k"
+    folder.mkdir(parents=True)
+    for split, numbers in (("train", range(42)), ("test", [3, 100])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(record(n)) + "\n" for n in numbers))
+    monkeypatch.setenv("TRACELIFT_DATA", str(folder.parent))
+    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))
+    return folder
+
+
+def test_seeds_that_a_benchmark_tests_are_refused_or_left_out(seed_folder):
+    with pytest.raises(LeakageError, match="gsm8k-train-00003 is gsm8k-test-00000"):
+        group_run(source="gsm8k").make("groups")
+    run = group_run(source="gsm8k", drop_leaked=True)
+    run.make("groups")
+    made = {g.problem_id for split in ("train", "dev", "test") for g in run.groups(split)}
+    assert made == {f"gsm8k-train-{n:05d}" for n in range(42) if n != 3}
+    assert run.need("groups").json("report.json")["outcomes"]["leaked"] == {
+        "gsm8k-train-00003 is gsm8k-test-00000 (exact match)": 1
+    }
+    assert str(seed_folder.parent) not in (run.need("groups").path / "report.json").read_text()
+
+
+def test_a_train_seed_that_is_a_test_seed_again_makes_no_group(seed_folder):
+    lines = (seed_folder / "train.jsonl").read_text().splitlines()
+    lines[40] = lines[7].replace("Ann has", "ann  has")
+    (seed_folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    run = group_run(source="gsm8k", drop_leaked=True)
+    run.make("groups")
+    ids = {split: {g.problem_id for g in run.groups(split)} for split in ("train", "dev", "test")}
+    assert "gsm8k-train-00040" in ids["test"] and "gsm8k-train-00007" not in ids["train"] | ids["dev"]
+    assert run.need("groups").json("report.json")["outcomes"]["group"] == {"kept": 40, "copy of a test problem": 1}
+
+
+def test_an_interrupted_build_of_groups_goes_on(seed_folder, monkeypatch):
+    def broken(problem, *rest, **more):
+        if problem.problem_id == "gsm8k-train-00020":
+            raise KeyboardInterrupt
+        seen.append(problem.problem_id)
+        return make_group(problem, *rest, **more)
+
+    seen, run = [], group_run(source="gsm8k", drop_leaked=True)
+    monkeypatch.setattr(builder, "make_group", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run.make("groups")
+    assert len(seen) == 19
+    monkeypatch.setattr(builder, "make_group", lambda problem, *rest: seen.append(problem.problem_id)
+                        or make_group(problem, *rest))
+    run.make("groups")
+    assert len(seen) == len(set(seen)) == 41
+
+
+def test_released_groups_are_a_source(symbolic, tmp_path, monkeypatch):
+    """From parquet files; released dev groups are the held-out ones, and dev is a tenth of released train."""
+    released = tmp_path / "released"
+    released.mkdir()
+    for split in ("train", "dev"):
+        shutil.copy(symbolic.need("groups").path / f"{split}.parquet", released)
+    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))
+    run = Run("check", overrides={"groups.sizes": {"train": 10, "test": 2},
+                                  "groups.seeds": {"source": "released", "where": str(released)}})
+    run.make("groups")
+    first = [g.problem_id for g in symbolic.groups("train")][:10]
+    assert [g.problem_id for g in run.groups("test")] == [g.problem_id for g in symbolic.groups("dev")][:2]
+    train, dev = split_train_dev(first)
+    assert [[g.problem_id for g in run.groups(split)] for split in ("train", "dev")] == [train, dev] and len(dev) == 1
+
+
+def test_reward_model_and_its_scores_on_groups_of_public_seeds(symbolic):
+    """Nothing of the tiny world is asked for: the likelihood's prompts and the RM's texts come from the groups."""
+    for name in ("problems", "executor", "reward_model"):
+        symbolic.make(name)
+    scores = pd.read_parquet(symbolic.make("rm_scores").path / "scores.parquet")
+    held_out = [g for split in ("dev", "test") for g in symbolic.groups(split)]
+    assert len(scores) == sum(1 + len(g.negative_bank) for g in held_out)
+    assert np.isfinite(scores[["q", "log_likelihood"]]).all(axis=None) and scores["q"].between(0, 1).all()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="public data not here")
+@pytest.mark.parametrize("source, refused", [("gsm8k", 0), ("mbpp", 3)])
+def test_groups_of_the_real_public_sets(source, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
+    monkeypatch.setenv("TRACELIFT_DATA", str(DATA))
+    run = Run("check", overrides={"groups.sizes": {"train": 120, "test": 20},
+                                  "groups.seeds": {"source": source, "drop_leaked": True}})
+    run.make("groups")
+    report = run.need("groups").json("report.json")
+    assert sum(report["groups"].values()) >= 60 and report["groups"]["test"] >= 8
+    assert sum(report["outcomes"].get("leaked", {}).values()) <= refused
+    assert {g.domain for g in run.groups("test")} == {"math" if source == "gsm8k" else "code"}
 
 
 # --- builders with stand-ins for the models ---------------------------------------------------

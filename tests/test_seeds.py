@@ -121,7 +121,7 @@ def test_without_a_folder_the_hub_is_asked_at_a_pinned_revision(source):
         next(load_seeds(SeedSettings(source=source)))
 
 
-@pytest.mark.parametrize("source", ["tiny_world", "gsm_symbolic"])
+@pytest.mark.parametrize("source", ["tiny_world", "tiny_code", "gsm_symbolic"])
 def test_generated_seeds_are_repeatable_endless_and_differ_by_seed(source):
     def take(n, **settings):
         return list(itertools.islice(load_seeds(SeedSettings(source=source, **settings)), n))

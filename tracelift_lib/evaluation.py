@@ -13,7 +13,7 @@ from tracelift_lib.generation import Sampler
 from tracelift_lib.groups import Group, dimensions, is_faithful
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
-from tracelift_lib.reward_model import Scorer, TraceScorer
+from tracelift_lib.reward_model import TraceScorer
 
 CONFIDENCE = 0.95
 
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 def evaluate_planner(
     planner: Sampler,
     executor: Executor,
-    scorer: Scorer,
+    scorer: TraceScorer,
     problems: Sequence[Problem],
     traces: int,
     style: PromptStyle,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,19 @@ from tracelift_lib import models, store, tinycode, tinyworld
 from tracelift_lib.evaluation import evaluate_planner, score_groups
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
+from tracelift_lib.group_building.builder import build, guard_of
+from tracelift_lib.group_building.group_files import load_released
+from tracelift_lib.group_building.group_maker import BuildSettings
+from tracelift_lib.group_building.seeds import SeedSettings
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
 from tracelift_lib.parallel import side_by_side
-from tracelift_lib.presets import PlannerTraining, Preset, load_preset, variant
-from tracelift_lib.problems import Problem, load_gsm8k, read_jsonl
+from tracelift_lib.presets import PlannerTraining, Preset, PublicSeeds, ReleasedGroups, load_preset, variant
+from tracelift_lib.problems import PROJECT, Problem, data_folder, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
-from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
+from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, TraceScorer
 from tracelift_lib.rewards import NEEDS, compares
+from tracelift_lib.rm_server import RemoteScorer
 from tracelift_lib.rm_training import train_reward_model
 from tracelift_lib.training import load_policy, train_planner
 
@@ -100,7 +106,14 @@ class Run:
         local = self.preset.execution.backend.kind == "local"
         return Executor.from_preset(self.preset, self.need("executor").path if local else None)
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> TraceScorer:
+        """What gives q in rewards and evaluations: the trained Reasoning RM, or the service that the preset names."""
+        remote = self.preset.execution.scorer
+        if remote is None:
+            return self.reward_model()
+        return RemoteScorer(remote.url, remote.max_length, remote.batch_size, remote.timeout)
+
+    def reward_model(self) -> Scorer:
         """The trained Reasoning RM, loaded."""
         folder = self.need("reward_model").path / "model"
         return Scorer.from_folder(folder, self.preset.execution.batch_tokens, SCORING_LENGTH)
@@ -176,10 +189,34 @@ def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
 
 
 def _execution(preset: Preset) -> dict[str, Any]:
-    """The section `execution`, without what says only where and how patiently a server is asked."""
+    """The section `execution`, without the RM's service and where and how patiently a server is asked."""
     section = preset.model_dump(mode="json")["execution"]
     section["backend"] = {k: v for k, v in section["backend"].items() if k in ("kind", "model", "api")}
+    del section["scorer"]
     return {"execution": section}
+
+
+def _scorer_config(preset: Preset) -> dict[str, Any]:
+    """Which model scores, if not the preset's own; nothing about where it is asked."""
+    remote = preset.execution.scorer
+    return {"scorer": remote.model_dump(include={"model", "max_length"})} if remote else {}
+
+
+def _scorer_stage(preset: Preset) -> list[str]:
+    return [] if preset.execution.scorer else ["reward_model"]
+
+
+def _groups_config(preset: Preset) -> dict[str, Any]:
+    """The section `groups`; without `seeds` where groups come from the preset's own problems."""
+    section = _section("groups")(preset)
+    if _own_groups(preset):
+        del section["groups"]["seeds"]
+    return section
+
+
+def _own_groups(preset: Preset) -> bool:
+    """Whether groups are made of the preset's own problems, whose test split the executor answers too."""
+    return preset.groups is not None and preset.groups.seeds is None
 
 
 def _executor_stage(preset: Preset) -> list[str]:
@@ -231,6 +268,45 @@ def _build_planner(run: Run, out: Path) -> None:
 
 
 def _build_groups(run: Run, out: Path) -> None:
+    """{train,dev,test}.jsonl; of public seeds also the same as parquet, the builder's report.json and its data card."""
+    match run.preset.groups.seeds:
+        case None:
+            _groups_of_problems(run, out)
+        case PublicSeeds():
+            _groups_of_seeds(run, out)
+        case ReleasedGroups():
+            _released_groups(run, out)
+
+
+def _groups_of_seeds(run: Run, out: Path) -> None:
+    """Test groups come from the last seeds, so from problems that no other split has."""
+    g, folder = run.preset.groups, data_folder()
+    seeds = SeedSettings(
+        source=g.seeds.source, folder=folder, limit=g.sizes["train"] + g.sizes["test"], every=g.seeds.every,
+        seed=run.preset.seed,
+    )
+    settings = BuildSettings(
+        seeds=seeds, min_negatives=g.min_negatives, test=g.sizes["test"], drop_leaked=g.seeds.drop_leaked
+    )
+    work = out / store.WORK / "groups"
+    build(settings, work, guard_of(seeds))
+    for path in work.iterdir():
+        shutil.copy(path, out)
+
+
+def _released_groups(run: Run, out: Path) -> None:
+    """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
+    g, r = run.preset.groups, run.preset.groups.seeds
+    where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
+    released = {
+        split: [x for x in load_released(where, of, r.revision) if len(x.negative_bank) >= g.min_negatives]
+        for split, of in (("train", "train"), ("test", "dev"))
+    }
+    first = {split: {x.problem_id: x for x in groups[: g.sizes[split]]} for split, groups in released.items()}
+    _write_groups(out, first["train"], first["test"])
+
+
+def _groups_of_problems(run: Run, out: Path) -> None:
     g = run.preset.groups
     seeds = {"train": run.problems("train")[: g.sizes["train"]], "test": run.problems("test")[: g.sizes["test"]]}
     built = {split: [build_group(p, run.preset.seed) for p in problems] for split, problems in seeds.items()}
@@ -238,9 +314,13 @@ def _build_groups(run: Run, out: Path) -> None:
         split: {x.problem_id: x for x in groups if len(x.negative_bank) >= g.min_negatives}
         for split, groups in built.items()
     }
-    train, dev = split_train_dev(kept["train"])
-    for split, ids in (("train", train), ("dev", dev), ("test", list(kept["test"]))):
-        source = kept["test" if split == "test" else "train"]
+    _write_groups(out, kept["train"], kept["test"])
+
+
+def _write_groups(out: Path, train_and_dev: dict[str, Group], test: dict[str, Group]) -> None:
+    train, dev = split_train_dev(train_and_dev)
+    for split, ids in (("train", train), ("dev", dev), ("test", list(test))):
+        source = test if split == "test" else train_and_dev
         write_jsonl(out / f"{split}.jsonl", [source[i].to_record() for i in ids])
 
 
@@ -267,7 +347,7 @@ def _build_reward_model(run: Run, out: Path) -> None:
 
 def _build_rm_scores(run: Run, out: Path) -> None:
     """The RM's scores of every trace of the held-out groups, beside the backbone's own likelihood of the trace."""
-    scorer, backbone = run.scorer(), run.need(run.preset.reward_model.backbone).path
+    scorer, backbone = run.reward_model(), run.need(run.preset.reward_model.backbone).path
     language_model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
     parts = []
     for split in ("dev", "test"):
@@ -293,7 +373,7 @@ def _build_uplift(run: Run, out: Path) -> None:
     """
     e = run.preset.execution
     problems = run.problems("test")[: e.problems]
-    banks = {g.problem_id: g.negative_bank for g in run.groups("test")} if run.preset.groups else {}
+    banks = {g.problem_id: g.negative_bank for g in run.groups("test")} if _own_groups(run.preset) else {}
     executor = run.executor()
     executor.self_test(problems[:4])
     parts = []
@@ -374,7 +454,8 @@ def _training_config(preset: Preset) -> dict[str, Any]:
 
     Settings that came later count once they are not at their default: results from before them stay valid.
     """
-    config = {**_section("planner_training", "prompt_style", "limits")(preset), **_execution(preset)}
+    sections = _section("planner_training", "prompt_style", "limits")(preset)
+    config = {**sections, **_execution(preset), **_scorer_config(preset)}
     training, fields = config["planner_training"], PlannerTraining.model_fields
     for name in (*NO_PART_IN_RESULT, *(name for name in LATER_SETTINGS if training[name] == fields[name].default)):
         del training[name]
@@ -385,7 +466,7 @@ def _needs_of_arm(preset: Preset, instance: dict[str, Any]) -> Needs:
     needs = NEEDS[instance["arm"]]
     cached = preset.execution.baseline == "cached"
     stages = ["problems", *_executor_stage(preset), "planner"]
-    stages += ["reward_model"] * ("q" in needs) + ["baseline"] * (cached and compares(instance["arm"]))
+    stages += _scorer_stage(preset) * ("q" in needs) + ["baseline"] * (cached and compares(instance["arm"]))
     return [(name, {}) for name in stages]
 
 
@@ -411,12 +492,12 @@ def _evaluation_config(preset: Preset) -> dict[str, Any]:
     """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
     sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
     sections = _section("evaluation", "prompt_style", "limits")(preset)
-    return {**_execution(preset), **sections, "planner_sampling": sampling}
+    return {**_execution(preset), **_scorer_config(preset), **sections, "planner_sampling": sampling}
 
 
 def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
     trained = [] if instance == WARM_START else [("planner_training", instance)]
-    stages = ("problems", *_executor_stage(preset), "planner", "reward_model")
+    stages = ("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset))
     return [(name, {}) for name in stages] + trained
 
 
@@ -430,7 +511,10 @@ STAGES: dict[str, Stage] = {
         "00_start_here", _build_planner, _section("planner", "prompt_style"),
         lambda preset, instance: [("problems", {}), ("executor", {})] if preset.planner.source == "executor" else [],
     ),
-    "groups": Stage("01_build_groups", _build_groups, _section("groups"), _after("problems")),
+    "groups": Stage(
+        "01_build_groups", _build_groups, _groups_config,
+        lambda preset, instance: [("problems", {})] if _own_groups(preset) else [],
+    ),
     "reward_model": Stage(
         "02_train_reward_model", _build_reward_model, _section("reward_model"),
         lambda preset, instance: [("groups", {}), (preset.reward_model.backbone, {})],
@@ -443,7 +527,7 @@ STAGES: dict[str, Stage] = {
         "03_executor_uplift", _build_uplift,
         lambda preset: {**_execution(preset), **_section("prompt_style", "limits")(preset)},
         lambda preset, instance: [
-            (name, {}) for name in ("problems", *_executor_stage(preset), *(["groups"] if preset.groups else []))
+            (name, {}) for name in ("problems", *_executor_stage(preset), *(["groups"] if _own_groups(preset) else []))
         ],
     ),
     "baseline": Stage(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tracelift_lib.problems import InputError
 from tracelift_lib.prompts import PromptLimits, PromptStyle
@@ -115,11 +115,32 @@ ModelSource = Annotated[TrainedModel | WheelModel | HubModel, Field(discriminato
 PlannerSource = Annotated[WarmStart | WheelModel | HubModel, Field(discriminator="source")]
 
 
+class PublicSeeds(Section):
+    """Groups that group_building's exact makers build; data from the folder $TRACELIFT_DATA, or from the hub."""
+
+    source: Literal["gsm_symbolic", "gsm8k", "mbpp", "contests"]
+    every: Positive = Field(1, description="take every n-th seed (the paper: every second of GSM8K train)")
+    drop_leaked: bool = Field(False, description="leave out seeds that are test problems, instead of refusing to build")
+
+
+class ReleasedGroups(Section):
+    """Groups that somebody else built, in the released schema."""
+
+    source: Literal["released"]
+    where: str = Field(description="folder with {train,dev}.jsonl or .parquet, or a data set on the hub")
+    revision: str | None = Field(None, description="of the data set on the hub")
+
+
 class Groups(Section):
     """TraceLift-Groups (paper section 3, method.md section 3)."""
 
-    sizes: dict[Literal["train", "dev", "test"], Positive]
+    sizes: dict[Literal["train", "dev", "test"], Positive] = Field(
+        description="seeds, or released groups, of each split; dev comes out of train"
+    )
     min_negatives: Positive = 4
+    seeds: Annotated[PublicSeeds | ReleasedGroups, Field(discriminator="source")] | None = Field(
+        None, description="null: the preset's own generated problems"
+    )
 
 
 class LoRA(Section):
@@ -164,11 +185,23 @@ class LocalBackendSettings(Section):
     kind: Literal["local"] = "local"
 
 
+def plain_url(url: str) -> str:
+    """An http address without a key in it; raises ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
+    return url
+
+
 class ServerBackendSettings(Section):
     """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (backends.py)."""
 
     kind: Literal["server"]
-    base_urls: list[str] = Field(min_length=1, description="such as http://localhost:8000/v1; all serve `model`")
+    base_urls: list[Annotated[str, AfterValidator(plain_url)]] = Field(
+        min_length=1, description="such as http://localhost:8000/v1; all serve `model`"
+    )
     model: str
     api: Literal["chat", "completion"] = "chat"
     api_key_env: str | None = Field(None, description="environment variable that holds the key; null: no key")
@@ -177,19 +210,18 @@ class ServerBackendSettings(Section):
     retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")
     backoff: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds before the first retry; they double")
 
-    @field_validator("base_urls")
-    @classmethod
-    def _plain_urls(cls, urls: list[str]) -> list[str]:
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
-            if parts.username or parts.password:
-                raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
-        return urls
-
 
 BackendSettings = Annotated[LocalBackendSettings | ServerBackendSettings, Field(discriminator="kind")]
+
+
+class ScorerSettings(Section):
+    """A reward model behind rm_server, or another service with the same request and answer."""
+
+    url: Annotated[str, AfterValidator(plain_url)] = Field(description="such as http://localhost:8100")
+    model: str = Field(description="what is served there, a name for the results: scores of another model are others")
+    max_length: Positive = Field(3072, description="tokens of a text; the rest is cut")
+    batch_size: Positive = Field(64, description="texts of one forward pass")
+    timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds that one request may take")
 
 
 class Execution(Section):
@@ -206,6 +238,7 @@ class Execution(Section):
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
     backend: BackendSettings = LocalBackendSettings()
+    scorer: ScorerSettings | None = Field(None, description="q from this service; null: from the trained reward model")
     baseline: Literal["cached", "fresh"] = Field("cached", description="K no-trace runs: M once, or K a trace")
     s_run: Literal["separate", "merged"] = Field("separate", description="s: a run of its own, or the mean of the K")
     ties: list[float] | None = Field(None, description="released_code: bonus of a tie of 0..K successes; null: its own")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA_VARIABLE = "TRACELIFT_DATA"
+GSM8K_FIELDS = "'question' and 'answer' with a '####' line"
 
 
 class InputError(ValueError):
@@ -78,6 +79,12 @@ def gsm8k_trace(answer: str) -> tuple[str, str]:
     return trace, final.strip().replace(",", "")
 
 
+def data_folder() -> Path | None:
+    """The folder that the environment variable TRACELIFT_DATA names; relative paths count from the project's folder."""
+    named = os.environ.get(DATA_VARIABLE)
+    return PROJECT / named if named else None
+
+
 def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: str) -> list[Problem]:
     """GSM8K problems from a local folder (`gsm8k/<split>.jsonl[.gz]`) or the hub.
 
@@ -87,24 +94,24 @@ def load_gsm8k(folder: Path | None, split: Literal["train", "test"], revision: s
     Raises:
         InputError: the folder or a record is not laid out as expected, or the hub cannot be reached.
     """
-    folder = folder or os.environ.get(DATA_VARIABLE)
-    records = _hub_records(split, revision) if not folder else _folder_records(PROJECT / folder, split)
+    folder = PROJECT / folder if folder else data_folder()
+    records = _hub_records(split, revision) if not folder else _folder_records(folder, split)
     problems = []
     for where, record in records:
         try:
-            trace, final = gsm8k_trace(record["answer"])
-            text = record["question"]
+            problems.append(gsm8k_problem(record, f"gsm8k-{split}-{len(problems):05d}"))
         except (KeyError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"{where}: not a GSM8K record ({error}); needs 'question' and 'answer' with a '####' line"
-            ) from None
-        problems.append(
-            Problem(
-                problem_id=f"gsm8k-{split}-{len(problems):05d}", source="gsm8k", domain="math",
-                task_type="math_word_problem", problem=text, reference_solution=trace, answer=final,
-            )
-        )
+            raise InputError(f"{where}: not a GSM8K record ({error}); needs {GSM8K_FIELDS}") from None
     return problems
+
+
+def gsm8k_problem(record: dict, problem_id: str) -> Problem:
+    """The problem of one GSM8K record, which has GSM8K_FIELDS; raises KeyError, ValueError and the like if not."""
+    trace, final = gsm8k_trace(record["answer"])
+    return Problem(
+        problem_id=problem_id, source="gsm8k", domain="math", task_type="math_word_problem",
+        problem=record["question"], reference_solution=trace, answer=final,
+    )
 
 
 def _hub_records(split: str, revision: str) -> Iterator[tuple[str, dict]]:

@@ -34,8 +34,9 @@ from tracelift_lib.executor import Executor
 from tracelift_lib.groups import true_rubric
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import extract_trace
-from tracelift_lib.reward_model import Scorer
+from tracelift_lib.reward_model import TraceScorer
 from tracelift_lib.rewards import ARMS, NEEDS, code_coefficient, compares, uplift
+from tracelift_lib.rm_server import ScoringError
 from tracelift_lib.verdicts import Judgement
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class RewardEngine:
     arm: str
     k: int
     executor: Executor
-    scorer: Scorer | None
+    scorer: TraceScorer | None
     problems: dict[str, Problem]
     baseline: dict[str, list[int]] | None
     seed: int
@@ -177,10 +178,15 @@ class RewardEngine:
         return sum(self.baseline[problem_id]) / len(self.baseline[problem_id])
 
     async def _quality(self, problems: list[Problem], traces: list[str], seconds: Counter[str]) -> list:
-        """q of each trace, from one call in length-sorted batches, in a thread."""
+        """q of each trace, from one call in length-sorted batches, in a thread; a service may fail for some of them."""
         start = time.monotonic()
         try:
             scores = (await asyncio.to_thread(self.scorer.score, problems, traces))[0] if traces else []
+        except ScoringError as error:
+            log.warning("the reward model's service failed: %s", error)
+            failed = CallFailed(f"reward_model_{error.kind}", str(error))
+            scores = [math.nan] * len(traces) if error.q is None else error.q
+            return [float(q) if math.isfinite(q) else failed for q in scores]
         except Exception as error:
             log.exception("the reward model failed")
             return [CallFailed("reward_model", f"{type(error).__name__}: {error}")] * len(traces)

@@ -39,7 +39,17 @@ NUMBERS = ("total_score", "score", "reward", "total", "value")
 
 
 class ScoringError(RuntimeError):
-    """The scoring service failed or gave an answer that cannot be right. Never to be read as a score."""
+    """The scoring service failed or gave an answer that cannot be right. Never to be read as a score.
+
+    Attributes:
+        kind: `model`, `connection`, `http_STATUS`, `format` (not an answer of method.md section 5), or `value` (a
+            score or label that cannot be one).
+        q: scores of the same call that did come, nan for the others; None if there was no call.
+    """
+
+    def __init__(self, kind: str, message: str, q: np.ndarray | None = None):
+        super().__init__(message)
+        self.kind, self.q = kind, q
 
 
 class Item(BaseModel):
@@ -103,7 +113,7 @@ class Batcher:
             parts = await asyncio.to_thread(self._score, [job.request for job in jobs])
         except Exception as error:  # whatever it was, the clients have to hear of it and the server goes on
             for job in jobs:
-                job.done.set_exception(ScoringError(f"{type(error).__name__}: {error}"))
+                job.done.set_exception(ScoringError("model", f"{type(error).__name__}: {error}"))
             return
         for job, part in zip(jobs, parts):
             job.done.set_result(part)
@@ -115,7 +125,7 @@ class Batcher:
         ]
         q, labels = self.scorer.score_tokens([ids for part in encoded for ids in part], requests[0].batch_size)
         if not np.isfinite(q).all():
-            raise ScoringError("the model gave a score that is not a number")
+            raise ScoringError("model", "the model gave a score that is not a number")
         ends = np.cumsum([len(part) for part in encoded])[:-1]
         return list(zip(np.split(q, ends), np.split(labels, ends)))
 
@@ -191,7 +201,7 @@ class RemoteScorer:
     """`Scorer.score` by a scoring service: ours or another with the same request and answer.
 
     Any of the answers that method.md section 5 names is taken; a failed call, a wrong number of scores or a score that
-    is not a number in [0, 1] raises ScoringError.
+    is not a number in [0, 1] raises ScoringError, whose `q` has the scores that came all the same.
     """
 
     def __init__(self, url: str, max_length: int = MAX_LENGTH, batch_size: int = 64, timeout: float = 600.0):
@@ -208,15 +218,26 @@ class RemoteScorer:
             {"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
             for p, z in zip(problems, traces, strict=True)
         ]
-        answers: list[Any] = []
+        q, labels = np.full(len(items), math.nan), np.full((len(items), DIMENSIONS), math.nan)
+        failure: ScoringError | None = None
         with tqdm(total=len(items), desc=progress, disable=progress is None) as bar:
             for start in range(0, len(items), REQUEST_ITEMS):
                 part = items[start : start + REQUEST_ITEMS]
-                answers += self._ask(part)
+                try:
+                    answers = self._ask(part)
+                except ScoringError as error:  # nor would it answer the rest
+                    failure = failure or error
+                    break
+                for i, answer in enumerate(answers, start):
+                    try:
+                        labels[i] = self._labels(answer, i)
+                        q[i] = self._number(answer, i)
+                    except ScoringError as error:
+                        failure = failure or error
                 bar.update(len(part))
-        labels = [self._labels(answer, i) for i, answer in enumerate(answers)]
-        q = np.array([self._number(answer, i) for i, answer in enumerate(answers)], float)
-        return q, np.array(labels, float).reshape(len(items), DIMENSIONS)
+        if failure:
+            raise ScoringError(failure.kind, str(failure), q) from failure
+        return q, labels
 
     def _ask(self, items: list[dict[str, str]]) -> list[Any]:
         """The service's answer to these items: one element each."""
@@ -224,26 +245,31 @@ class RemoteScorer:
         try:
             response = self.client.post(self.url, json=body)
         except httpx.HTTPError as error:
-            raise ScoringError(f"{self.url}: {type(error).__name__}: {error}; is the scoring service up?") from error
+            message = f"{self.url}: {type(error).__name__}: {error}; is the scoring service up?"
+            raise ScoringError("connection", message) from error
         if response.status_code != 200:
-            raise ScoringError(f"{self.url}: status {response.status_code}: {response.text[:500]}")
+            message = f"{self.url}: status {response.status_code}: {response.text[:500]}"
+            raise ScoringError(f"http_{response.status_code}", message)
         try:
             answer = response.json()
         except ValueError as error:  # not JSON, or not even text
-            raise ScoringError(f"{self.url}: the answer is not JSON: {error}: {response.text[:200]}") from None
+            message = f"{self.url}: the answer is not JSON: {error}: {response.text[:200]}"
+            raise ScoringError("format", message) from None
         found = next((answer[name] for name in LISTS if name in answer), None) if isinstance(answer, dict) else answer
         if not isinstance(found, list):
-            raise ScoringError(f"{self.url}: no list of scores, bare or under {', '.join(LISTS)}: {str(answer)[:200]}")
+            message = f"{self.url}: no list of scores, bare or under {', '.join(LISTS)}: {str(answer)[:200]}"
+            raise ScoringError("format", message)
         if len(found) != len(items):
-            raise ScoringError(f"{self.url}: {len(found)} scores for {len(items)} items")
+            raise ScoringError("format", f"{self.url}: {len(found)} scores for {len(items)} items")
         return found
 
     def _number(self, answer: Any, i: int) -> float:
         value = next((answer[n] for n in NUMBERS if n in answer), None) if isinstance(answer, dict) else answer
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ScoringError(f"{self.url}: no number for item {i}, bare or under {', '.join(NUMBERS)}: {answer!r}")
+            message = f"{self.url}: no number for item {i}, bare or under {', '.join(NUMBERS)}: {answer!r}"
+            raise ScoringError("format", message)
         if not 0 <= value <= 1:  # nor is nan
-            raise ScoringError(f"{self.url}: score of item {i} is not in [0, 1]: {value}")
+            raise ScoringError("value", f"{self.url}: score of item {i} is not in [0, 1]: {value}")
         return float(value)
 
     def _labels(self, answer: Any, i: int) -> list[float]:
@@ -253,7 +279,8 @@ class RemoteScorer:
         values = list(dimensions.values()) if isinstance(dimensions, dict) else []
         numbers = [v for v in values if isinstance(v, int | float) and 0 <= v <= TOP_LABEL]
         if not len(numbers) == len(values) == DIMENSIONS:
-            raise ScoringError(f"{self.url}: dimensions of item {i} are not five labels in [0, 4]: {dimensions!r}")
+            message = f"{self.url}: dimensions of item {i} are not five labels in [0, 4]: {dimensions!r}"
+            raise ScoringError("value", message)
         return values
 
 

@@ -66,20 +66,8 @@ def train_reward_model(
     trainer's log, in which those rows have `dev_pair_accuracy`, `dev_KIND` for each kind of flaw, and the rest of
     `evaluation.reward_model_metrics`.
     """
-    if settings.departure_weight:
-        model.departure_layer = model.config.num_hidden_layers - min(1, settings.new_layers)
-        with seeded(seed):
-            model.departure_head = nn.Linear(model.config.hidden_size, 1)
-    with seeded(seed):
-        trained = add_lora(model, settings.lora) if settings.lora else model
-    steps = _schedule(groups, settings, seed)
-    trainer = _GroupTrainer(
-        model=trained, args=_training_arguments(settings, len(steps), seed, work), train_dataset=steps,
-        data_collator=lambda items: collate(
-            items, tokenizer, settings.max_length, share_problems=not settings.gradient_checkpointing
-        ),
-        group_size=1 + settings.negatives, settings=settings,
-    )
+    trained = _with_parts_to_train(model, settings, seed)
+    trainer = _group_trainer(trained, tokenizer, _schedule(groups, settings, seed), settings, seed, work)
     trainer.add_callback(_DevMetrics(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups))
     log = train_resumably(trainer)
     model.departure_head = None
@@ -87,6 +75,30 @@ def train_reward_model(
         _save_adapter(trained, adapter)
         tokenizer.save_pretrained(adapter)
     return log
+
+
+def _with_parts_to_train(model: ReasoningRewardModel, settings: RewardModelTraining, seed: int) -> nn.Module:
+    """`model` with its departure head, inside an adapter if LoRA is asked for."""
+    if settings.departure_weight:
+        model.departure_layer = model.config.num_hidden_layers - min(1, settings.new_layers)
+        with seeded(seed):
+            model.departure_head = nn.Linear(model.config.hidden_size, 1)
+    with seeded(seed):
+        return add_lora(model, settings.lora) if settings.lora else model
+
+
+def _group_trainer(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, steps: list[GroupSample], settings: RewardModelTraining,
+    seed: int, work: Path,
+) -> _GroupTrainer:
+    """A trainer of the groups in `steps`, in this order."""
+    return _GroupTrainer(
+        model=model, args=_training_arguments(settings, len(steps), seed, work), train_dataset=steps,
+        data_collator=lambda items: collate(
+            items, tokenizer, settings.max_length, share_problems=not settings.gradient_checkpointing
+        ),
+        group_size=1 + settings.negatives, settings=settings,
+    )
 
 
 def _save_adapter(trained: PeftModel, folder: Path) -> None:

@@ -14,10 +14,13 @@ import hashlib
 import json
 import shutil
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -29,9 +32,19 @@ from tracelift_lib.group_building.group_maker import BuildSettings, Propose, mak
 from tracelift_lib.group_building.judge import GroundTruthJudge, Judge, ModelJudge
 from tracelift_lib.group_building.llm import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
 from tracelift_lib.group_building.plans import statement
-from tracelift_lib.group_building.seeds import LeakageError, LeakageGuard, SeedSettings, benchmark_problems, load_seeds
+from tracelift_lib.group_building.seeds import (
+    ENDLESS,
+    LeakageError,
+    LeakageGuard,
+    SeedSettings,
+    Source,
+    benchmark_problems,
+    load_seeds,
+    normalise,
+)
 from tracelift_lib.groups import DEV_SHARE, SPLIT_SEED
 from tracelift_lib.problems import InputError
+from tracelift_lib.sandbox import SandboxError
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
 
@@ -47,6 +60,8 @@ def build(
     judge: Judge | None = None,
 ) -> dict:
     """Build into `out`: {train,dev}.{jsonl,parquet}, README.md (the data card), report.json. Returns the report.
+
+    With `settings.test` also test.{jsonl,parquet}, from seeds that no group of the other splits uses.
 
     Raises:
         LeakageError: seeds are test problems and `drop_leaked` is off; nothing is built.
@@ -75,6 +90,12 @@ def build(
     report = _write_files(settings, out, progress, len(guard))
     shutil.rmtree(out / "work")
     return report
+
+
+def guard_of(seeds: SeedSettings) -> LeakageGuard:
+    """The benchmarks to keep out of these seeds; generated problems need none, unless a folder has some."""
+    generated = seeds.source in ENDLESS and seeds.folder is None
+    return LeakageGuard(() if generated else benchmark_problems(seeds.folder, seeds.source))
 
 
 def _open_work(settings: BuildSettings, out: Path) -> Path:
@@ -107,25 +128,25 @@ def _read_progress(progress: Path) -> Iterator[dict]:
 
 
 def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks: int) -> dict:
-    hashes = np.fromiter(
-        (_split_hash(line["group"]["problem_id"]) for line in _read_progress(progress) if line["group"]),
-        dtype=np.uint64,
-    )
-    cut = round(DEV_SHARE * len(hashes))
-    limit = np.partition(hashes, cut)[cut] if cut < len(hashes) else 0  # the first hash that is not dev
+    split_of = _splits(progress, settings.test)
     counts: Counter[str] = Counter()
     totals: dict[str, list[float]] = {}
-    domain = settings.seeds.domain
-    with GroupWriter(out / "train", domain) as train, GroupWriter(out / "dev", domain) as dev:
-        for line in _read_progress(progress):
+    with ExitStack() as files:
+        names = ("train", "dev", "test") if settings.test else ("train", "dev")
+        writers = {n: files.enter_context(GroupWriter(out / n, settings.seeds.domain)) for n in names}
+        for number, line in enumerate(_read_progress(progress)):
             counts.update(line["counts"])
-            if line["group"]:
-                (dev if _split_hash(line["group"]["problem_id"]) < limit else train).write(line["group"])
-                for trace in chain(line["group"]["positive_pool"], line["group"]["negative_bank"]):
-                    _add(totals.setdefault(trace.get("negative_kind", "reference"), [0, 0.0]), trace["rubric"]["total"])
+            if not (group := line["group"]):
+                continue
+            if (split := split_of(number, group)) is None:
+                counts.update({"group|kept": -1, "group|copy of a test problem": 1})
+                continue
+            writers[split].write(group)
+            for trace in chain(group["positive_pool"], group["negative_bank"]):
+                _add(totals.setdefault(trace.get("negative_kind", "reference"), [0, 0.0]), trace["rubric"]["total"])
     report = {
         "settings": settings.model_dump(mode="json"),
-        "groups": {"train": train.count, "dev": dev.count},
+        "groups": {name: writer.count for name, writer in writers.items()},
         "outcomes": _by_kind(counts),
         "mean_total": {kind: round(s / n, 4) for kind, (n, s) in sorted(totals.items())},
         "traces": {kind: n for kind, (n, _) in sorted(totals.items())},
@@ -135,6 +156,34 @@ def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks:
     (out / "README.md").write_text(data_card(report), encoding="utf-8")
     store.write_json(out / REPORT, report)
     return report
+
+
+def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
+    """Gives the split of a seed's group: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
+
+    None for a group of train or dev whose problem is, normalised, one of test.
+    """
+    first_test = _finished(progress) - test
+    made = ((number, line["group"]) for number, line in enumerate(_read_progress(progress)) if line["group"])
+    test_texts: set[int] = set()
+    hashes = array("Q")
+    for number, group in made:
+        if number < first_test:
+            hashes.append(_split_hash(group["problem_id"]))
+        else:
+            test_texts.add(hash(normalise(group["problem"])))
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
+    cut = round(DEV_SHARE * len(ordered))
+    limit = ordered[cut] if cut < len(ordered) else 0  # the first hash that is not dev
+
+    def split_of(number: int, group: dict) -> str | None:
+        if number >= first_test:
+            return "test"
+        if test_texts and hash(normalise(group["problem"])) in test_texts:
+            return None
+        return "dev" if _split_hash(group["problem_id"]) < limit else "train"
+
+    return split_of
 
 
 def _add(sums: list[float], value: float) -> None:
@@ -167,11 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.source and options.out):
             raise InputError("say --source and --out to build, or --validate to check files")
         report = _build_from(options)
-    except (InputError, LeakageError, BudgetSpent, EndpointError) as error:
+    except (InputError, LeakageError, BudgetSpent, EndpointError, SandboxError) as error:
         print(error, file=sys.stderr)
         return 1
-    made = report["groups"]
-    print(f"{options.out}: {made['train']} train and {made['dev']} dev groups; see README.md there")
+    made = ", ".join(f"{n} {split}" for split, n in report["groups"].items())
+    print(f"{options.out}: {made} groups; see README.md there")
     return 0
 
 
@@ -180,12 +229,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m tracelift_lib.group_building", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
-    add("--source", choices=("tiny_world", "gsm_symbolic", "gsm8k", "mbpp", "contests"))
+    add("--source", choices=get_args(Source))
     add("--data", type=Path, help="local folder with <source>/<file>; without it the hub is asked")
     add("--out", type=Path)
-    add("--limit", type=int, help="number of seeds (needed for tiny_world and gsm_symbolic, which do not end)")
+    add("--limit", type=int, help="number of seeds (needed for the generated sources, which do not end)")
     add("--every", type=int, default=1, help="take every n-th seed")
     add("--seed", type=int, default=0)
+    add("--test", type=int, default=0, help="make a test split from so many seeds, the last ones")
     add("--min-negatives", type=int, default=4)
     add("--drop-leaked", action="store_true", help="leave seeds out that are test problems, instead of refusing")
     add("--maker", choices=("exact", "openai", "local"), default="exact")
@@ -201,20 +251,20 @@ def _build_from(options: argparse.Namespace) -> dict:
     seeds = SeedSettings(
         source=options.source, folder=options.data, limit=options.limit, every=options.every, seed=options.seed
     )
-    options.judge = options.judge or ("ground_truth" if options.source == "tiny_world" else "programmatic")
-    if options.limit is None and options.source in ("tiny_world", "gsm_symbolic"):
+    options.judge = options.judge or ("ground_truth" if options.source.startswith("tiny_") else "programmatic")
+    if options.limit is None and options.source in ENDLESS:
         raise InputError(f"--limit is needed: {options.source} does not end")
     settings = BuildSettings(
         seeds=seeds,
         min_negatives=options.min_negatives,
+        test=options.test,
         drop_leaked=options.drop_leaked,
         maker=options.maker,
         judge=options.judge,
         model=options.model,
     )
     asker = _asker(options)
-    generated = options.source in ("tiny_world", "gsm_symbolic") and options.data is None
-    guard = LeakageGuard(() if generated else benchmark_problems(options.data, options.source))
+    guard = guard_of(seeds)
     propose = propose_exact if options.maker == "exact" else propose_by_model(asker)
     judge = {"programmatic": None, "ground_truth": GroundTruthJudge()}.get(options.judge) or (
         ModelJudge(asker) if options.judge in ("openai", "local") else None

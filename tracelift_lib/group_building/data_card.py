@@ -18,14 +18,14 @@ configs:
   - split: train
     path: train.parquet
   - split: dev
-    path: dev.parquet
+    path: dev.parquet{test_file}
 ---
 
 # TraceLift-Groups from {source}
 
-{train} train and {dev} dev groups, domain {domain}. A group holds a problem's reference trace and flawed versions
+{sizes} groups, domain {domain}. A group holds a problem's reference trace and flawed versions
 of it, each damaged in one place, with a rubric of five dimensions (0 to 4) and a total (0 to 1). Schema of the released
-data set {hub}. Split: problems ordered by SHA-256 of (18, problem_id), the first tenth is dev.
+data set {hub}. Split: {test}problems ordered by SHA-256 of (18, problem_id), the first tenth is dev.
 
 - Seeds: {source}, licence {licence}; settings `{seeds}`.
 - Flawed traces: {maker}. Rubrics: {judge}.
@@ -49,7 +49,7 @@ MAKERS = {"exact": "exact, by program", "openai": BY_MODEL, "local": BY_MODEL}
 JUDGES = {
     "programmatic": "programmatic, from the definition of each kind and how much of the trace builds on the flaw "
     "(ours; no judge has read them)",
-    "ground_truth": "ground truth of the tiny world",
+    "ground_truth": "ground truth of the generated worlds",
     "openai": BY_MODEL,
     "local": BY_MODEL,
 }
@@ -57,13 +57,13 @@ NOTES = {
     "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and "
     "names, which no comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
     "mbpp": "- Reference traces are plans read off the reference programs, one line a statement.\n",
-    "contests": "- Reference traces are plans read off the reference programs; flawed programs were not run.\n",
+    "contests": "- Reference traces are plans read off the reference programs, one line a statement.\n",
 }
 
 
 def data_card(report: dict) -> str:
     """The README of a built data set, with the front matter that `datasets.load_dataset(folder)` reads."""
-    seeds = report["settings"]["seeds"]
+    seeds, groups = report["settings"]["seeds"], report["groups"]
     domain = SeedSettings.model_validate(seeds).domain
     kinds = [
         f"| {kind} | {n} | {report['mean_total'][kind]:.3f} | {', '.join(known.hurts)} | {known.definition} |"
@@ -77,7 +77,7 @@ def data_card(report: dict) -> str:
         domain=domain,
         hub=HUB_NAME,
         licence=LICENCES[seeds["source"]],
-        seeds=json.dumps({k: v for k, v in seeds.items() if k != "folder"}),
+        seeds=json.dumps(seeds),
         note=NOTES.get(seeds["source"], ""),
         maker=MAKERS[report["settings"]["maker"]].format(model=report["settings"]["model"]),
         judge=JUDGES[report["settings"]["judge"]].format(model=report["settings"]["model"]),
@@ -86,5 +86,7 @@ def data_card(report: dict) -> str:
         revision=report["revision"],
         kinds="\n".join(kinds),
         outcomes="\n".join(outcomes),
-        **report["groups"],
+        sizes=", ".join(f"{n} {split}" for split, n in groups.items()),
+        test="the last seeds are test; of the others, " if "test" in groups else "",
+        test_file="\n  - split: test\n    path: test.parquet" if "test" in groups else "",
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tracelift_lib.group_building import behaviour
 from tracelift_lib.group_building.checks import reject_reason
@@ -31,11 +31,16 @@ Propose = Callable[[Problem, str, random.Random], Versions]  # of a problem and 
 
 
 class BuildSettings(BaseModel):
-    """What decides the result. `min_negatives`: groups with fewer distinct flawed traces are dropped (the paper: 4)."""
+    """What decides the result.
+
+    `min_negatives`: groups with fewer distinct flawed traces are dropped (the paper: 4). `test`: so many seeds, the
+    last ones, make groups for a split of their own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     seeds: SeedSettings
     min_negatives: int = 4
+    test: int = Field(0, ge=0)
     drop_leaked: bool = False
     maker: Literal["exact", "openai", "local"] = "exact"
     judge: Literal["programmatic", "ground_truth", "openai", "local"] = "programmatic"
@@ -53,7 +58,7 @@ def propose_exact(problem: Problem, reference: str, rng: random.Random) -> Versi
     make = flawed_texts if problem.domain == "math" else flawed_plans
     versions = {kind: make(problem, kind) for kind in kinds_of(problem.domain)}
     drawn = {kind: rng.sample(flaws, min(TRIES, len(flaws))) for kind, flaws in versions.items()}
-    return _that_show(problem, drawn) if behaviour.calls_in_tests(problem) else drawn
+    return _that_show(problem, drawn) if problem.domain == "code" else drawn
 
 
 def _that_show(problem: Problem, drawn: dict[str, list[Flaw]]) -> Versions:

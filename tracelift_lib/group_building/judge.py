@@ -1,7 +1,7 @@
 """The rubric judge: scores 0..10 for five dimensions and overall, mapped to labels and total (method.md section 3).
 
-Backends: the ground truth of the tiny world, or a language model (endpoint or local) through `llm.Asker`. `calibrate`
-shows how far a judge can be trusted: one that gives everything full marks cannot tell traces apart (method.md, 7).
+Backends: the ground truth of generated problems, or a language model (endpoint or local) through `llm.Asker`.
+`calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (method.md, 7).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Judge(Protocol):
 
 
 class GroundTruthJudge:
-    """The infallible judge of the tiny world."""
+    """The infallible judge of the tiny world, stories and programs."""
 
     def judge(self, problem: Problem, trace: str, repeat: int = 0) -> Judgement | Failure:
         try:

@@ -11,6 +11,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from tracelift_lib.code_problems import CALL_LINE
 from tracelift_lib.group_building.plan_words import BINARY, Unsupported, in_words, say
 from tracelift_lib.problems import Problem
 
@@ -24,7 +25,6 @@ UPDATE = {
     ast.FloorDiv: "Divide {0}, without remainder, by {1}",
     ast.Mod: "Replace {0} by its remainder when divided by {1}",
 }
-CALL_LINE = "\nThe function is called like this: "  # the task does not name the function; this line shows a call
 
 
 def statement(problem: Problem) -> str:
