@@ -1,0 +1,119 @@
+"""Planner training in several processes: `accelerate launch ... -m tracelift_lib.launch --preset tiny --arm tracelift`.
+
+Every process has the whole training loop, its own part of a step's completions and their rewards; torch.distributed puts
+their gradients together. Only the first goes through the store: it holds the lock, and writes weights, log and manifest.
+The others wait to be told in which folder a run is built, or that it is there already. All nodes see one file system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from tracelift_lib import store
+from tracelift_lib.pipeline import STAGES, Run
+from tracelift_lib.problems import InputError
+
+STAGE = "planner_training"
+PATIENCE = datetime.timedelta(hours=2)  # for the slowest process: another one's lock, a server that answers late
+CONFIGS = store.PROJECT / "presets" / "accelerate"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--preset-seed", type=int, help="another seed than the preset's")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="value in YAML")
+    parser.add_argument("--arm", nargs="+", required=True, help="one or more, trained one after the other")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="of the training runs, each for each arm")
+    options = parser.parse_args(arguments)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    try:
+        overrides = dict(_override(text) for text in options.override)
+        overrides.setdefault("planner_training.processes", state.num_processes)
+        run = Run(options.preset, options.preset_seed, overrides)
+        for arm in options.arm:
+            for seed in options.seed:
+                make_together(run, state, arm=arm, seed=seed)
+    except (InputError, store.MissingArtifact) as error:
+        print(error, file=sys.stderr)
+        return 2
+    state.destroy_process_group()
+    return 0
+
+
+def make_together(run: Run, state: PartialState, **instance: Any) -> None:
+    """The stage, made by all processes of the launch at once, or found."""
+    if not state.is_main_process:
+        folder = _told_by_the_first(None)
+        if folder:
+            STAGES[STAGE].build(run, Path(folder), **instance)
+        return
+    told: list[Path] = []
+
+    def tell(out: Path) -> None:
+        told.append(out)
+        _told_by_the_first(str(out))
+
+    run.on_build = tell
+    run.make(STAGE, **instance)
+    if not told:  # it was there
+        _told_by_the_first("")
+
+
+def _told_by_the_first(word: str | None) -> str | None:
+    return broadcast_object_list([word])[0]
+
+
+def train_in_processes(run: Run, instances: Sequence[dict[str, Any]], config: Path | None = None) -> list[store.Artifact]:
+    """The runs of planner training of a notebook, as many processes as its preset says, in launches of their own.
+
+    Args:
+        config: of accelerate (presets/accelerate); None: processes on this machine's CPUs.
+    Raises:
+        RuntimeError: a launch failed; holds the end of what it wrote.
+    """
+    processes = run.preset.planner_training.processes
+    where = ["--config_file", str(config)] if config else ["--cpu", "--num_processes", str(processes), "--num_machines",
+             "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    preset, preset_seed, overrides = run.arguments
+    for instance in instances:
+        if run.has(STAGE, **instance):
+            continue
+        command = [sys.executable, "-m", "accelerate.commands.launch", *where, "-m", "tracelift_lib.launch",
+                   "--preset", preset, "--arm", instance["arm"], "--seed", str(instance["seed"])]
+        command += ["--preset-seed", str(preset_seed)] * (preset_seed is not None)
+        for key, value in (overrides or {}).items():
+            command += ["--override", f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()}"]
+        _run(command)
+    return [run.need(STAGE, **instance) for instance in instances]
+
+
+def _run(command: list[str]) -> None:
+    paths = os.pathsep.join([str(store.PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. planner_training.parameters=full")
+    return key, yaml.safe_load(value.removesuffix("\n..."))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
