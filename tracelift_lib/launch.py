@@ -1,14 +1,16 @@
-"""Planner training in several processes: `accelerate launch ... -m tracelift_lib.launch --preset tiny --arm tracelift`.
+"""Planner training in several processes: `accelerate launch ... -m tracelift_lib.launch --preset tiny --run tracelift:0`.
 
-Every process has the whole training loop, its own part of a step's completions and their rewards; torch.distributed puts
-their gradients together. Only the first goes through the store: it holds the lock, and writes weights, log and manifest.
-The others wait to be told in which folder a run is built, or that it is there already. All nodes see one file system.
+Every process has the whole training loop, its own part of a step's completions and their rewards; torch.distributed
+puts their gradients together. Only the first goes through the store: it holds the lock, and writes weights, log and
+manifest. The others wait to be told in which folder a run is built, or that it is there already. All nodes must see one
+file system.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +28,8 @@ from tracelift_lib.pipeline import STAGES, Run
 from tracelift_lib.problems import InputError
 
 STAGE = "planner_training"
-PATIENCE = datetime.timedelta(hours=2)  # for the slowest process: another one's lock, a server that answers late
 CONFIGS = store.PROJECT / "presets" / "accelerate"
+PATIENCE = datetime.timedelta(hours=2)  # for the slowest process: another one's lock, a server that answers late
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,17 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", required=True)
     parser.add_argument("--preset-seed", type=int, help="another seed than the preset's")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="value in YAML")
-    parser.add_argument("--arm", nargs="+", required=True, help="one or more, trained one after the other")
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="of the training runs, each for each arm")
+    parser.add_argument("--run", nargs="+", required=True, metavar="ARM:SEED", help="trained one after the other")
     options = parser.parse_args(arguments)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
         overrides = dict(_override(text) for text in options.override)
         overrides.setdefault("planner_training.processes", state.num_processes)
         run = Run(options.preset, options.preset_seed, overrides)
-        for arm in options.arm:
-            for seed in options.seed:
-                make_together(run, state, arm=arm, seed=seed)
+        for arm, _, seed in (text.partition(":") for text in options.run):
+            make_together(run, state, arm=arm, seed=int(seed))
     except (InputError, store.MissingArtifact) as error:
         print(error, file=sys.stderr)
         return 2
@@ -76,26 +76,26 @@ def _told_by_the_first(word: str | None) -> str | None:
     return broadcast_object_list([word])[0]
 
 
-def train_in_processes(run: Run, instances: Sequence[dict[str, Any]], config: Path | None = None) -> list[store.Artifact]:
-    """The runs of planner training of a notebook, as many processes as its preset says, in launches of their own.
+def train_in_processes(
+    run: Run, instances: Sequence[dict[str, Any]], config: str = "cpu_2processes"
+) -> list[store.Artifact]:
+    """The runs of planner training of a notebook, in as many processes as its preset says, in a launch of their own.
 
     Args:
-        config: of accelerate (presets/accelerate); None: processes on this machine's CPUs.
+        config: name of a file in presets/accelerate.
     Raises:
-        RuntimeError: a launch failed; holds the end of what it wrote.
+        RuntimeError: the launch failed; holds the end of what it wrote.
     """
-    processes = run.preset.planner_training.processes
-    where = ["--config_file", str(config)] if config else ["--cpu", "--num_processes", str(processes), "--num_machines",
-             "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    where = ["--config_file", str(CONFIGS / f"{config}.yaml")]
+    where += ["--num_processes", str(run.preset.planner_training.processes)]
     preset, preset_seed, overrides = run.arguments
-    for instance in instances:
-        if run.has(STAGE, **instance):
-            continue
-        command = [sys.executable, "-m", "accelerate.commands.launch", *where, "-m", "tracelift_lib.launch",
-                   "--preset", preset, "--arm", instance["arm"], "--seed", str(instance["seed"])]
+    missing = [f"{i['arm']}:{i['seed']}" for i in instances if not run.has(STAGE, **i)]
+    if missing:
+        command = [sys.executable, "-m", "accelerate.commands.launch", *where, "-m", "tracelift_lib.launch"]
+        command += ["--preset", preset, "--run", *missing]
         command += ["--preset-seed", str(preset_seed)] * (preset_seed is not None)
         for key, value in (overrides or {}).items():
-            command += ["--override", f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()}"]
+            command += ["--override", f"{key}={json.dumps(value)}"]  # which is YAML too
         _run(command)
     return [run.need(STAGE, **instance) for instance in instances]
 
@@ -112,7 +112,7 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. planner_training.parameters=full")
-    return key, yaml.safe_load(value.removesuffix("\n..."))
+    return key, yaml.safe_load(value)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Where the memory of training goes: weights, gradients, optimizer, activations, by ZeRO stage and number of GPUs.
 
-Bytes throughout. Model states are counted (Rajbhandari et al. 2020, "ZeRO", section 3.1); activations are the tensors that
-autograd keeps, found by a forward pass on the `meta` device, which has shapes but no memory.
+Bytes throughout. Model states are counted (Rajbhandari et al. 2020, "ZeRO", section 3.1); activations are the tensors
+that autograd keeps, found by a forward pass on the `meta` device, which has shapes but no memory.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def saved_for_backward(model: PreTrainedModel, batch: int, length: int, completi
 def activations(config: PreTrainedConfig, batch: int, length: int, completion: int, checkpointing: bool) -> float:
     """Bytes of activations of `batch` sequences in 16 bits: kept whole, or with gradient checkpointing.
 
-    With checkpointing each layer keeps its input, and one layer at a time is computed again. Attention is counted as if its
-    matrix were kept, which kernels such as FlashAttention do not do: an upper bound for long sequences.
+    With checkpointing each layer keeps its input, and one layer at a time is computed again. Attention is counted as if
+    its matrix were kept, which kernels such as FlashAttention do not do: an upper bound for long sequences.
     """
     one, two = (_saved_by_layers(config, n, batch, length, completion) for n in (1, 2))
     layer, rest, layers = two - one, 2 * one - two, config.num_hidden_layers

@@ -55,7 +55,7 @@ def train_planner(
         InputError: fewer problems than a step takes.
     """
     set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
-    args = grpo_config(settings, seed, out / store.WORK / "trainer")  # before the model: ZeRO-3 spreads it while it loads
+    args = grpo_config(settings, seed, out / store.WORK / "trainer")  # first: ZeRO-3 then spreads a model as it loads
     trainer = GRPOTrainer(
         model=trainable_model(start, settings),
         processing_class=tokenizer,
