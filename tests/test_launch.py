@@ -1,5 +1,6 @@
 """Planner training in two real processes under `accelerate launch`, and the configurations for more of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -56,7 +57,8 @@ def test_two_processes_make_one_artifact_with_the_completions_of_both(trained):
         assert (rows.groupby("step").size() == t.problems_per_step * t.generations).all()
         assert (rows.groupby(["step", "problem_id"]).size() == t.generations).all()
         assert (rows.groupby("step")["problem_id"].nunique() == t.problems_per_step).all()
-        assert steps["step"].tolist() == [0, 1, 2, 3] and not steps[["loss", "seconds", "update_seconds"]].isna().any(axis=None)
+        assert steps["step"].tolist() == [0, 1, 2, 3]
+        assert not steps[["loss", "seconds", "update_seconds"]].isna().any(axis=None)
         assert steps["reward"].tolist() == pytest.approx(rows.groupby("step")["reward"].mean().tolist())
         assert steps["tokens"].tolist() == pytest.approx(rows.groupby("step")["tokens"].mean().tolist())
         weights = load_file(artifact.path / "model" / "model.safetensors")
@@ -108,12 +110,14 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
     saved = [p.name for p in (work / "trainer").glob("checkpoint-*")]
     assert len(saved) == 1, (tmp_path / "log").read_text()[-3000:]
     assert {p.name for p in (work / "trainer" / saved[0]).glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
-    before = {p: p.stat().st_mtime_ns for p in (work / "rollouts").rglob("00000*.json")}
-    assert any("rank-1" in str(p) for p in before)
-    kept = {p.relative_to(work): p.read_bytes() for p in before}
+    done = int(saved[0].removeprefix("checkpoint-"))
+    logs = [work / "rollouts" / rank / "000000.json" for rank in ("", "rank-1")]
+    first = [row for path in logs for row in json.loads(path.read_text())]
     launch.train_in_processes(run, [instance])
-    steps = pd.read_csv(run.need(launch.STAGE, **instance).path / "steps.csv")
-    assert steps["step"].tolist() == list(range(60)) and steps["loss"].notna().all() and kept
+    folder = run.need(launch.STAGE, **instance).path
+    steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
+    assert 5 <= done < 60 and steps["step"].tolist() == list(range(60)) and steps["loss"].notna().all()
+    assert rows[rows["step"] == 0]["problem_id"].tolist() == [row["problem_id"] for row in first]
 
 
 # --- refusals and keys --------------------------------------------------------------------------
@@ -183,11 +187,13 @@ def test_accelerate_reads_the_configuration(path, tmp_path):
         return
     stage, size = int(path.stem[4]), path.stem.partition("_")[2]
     assert arguments.use_deepspeed and arguments.zero_stage == stage and arguments.mixed_precision == "bf16"
-    assert (config.num_processes, config.num_machines) == {"1gpu": (1, 1), "2gpu": (2, 1), "8gpu": (8, 1), "2nodes": (16, 2)}[size]
+    of_size = {"1gpu": (1, 1), "2gpu": (2, 1), "8gpu": (8, 1), "2nodes": (16, 2)}
+    assert (config.num_processes, config.num_machines) == of_size[size]
     expected = grpo_config(load_preset("paper").planner_training, 0, tmp_path)
     assert float(arguments.gradient_clipping) == expected.max_grad_norm
     assert arguments.gradient_accumulation_steps == expected.gradient_accumulation_steps
     offload = "cpu" if size == "1gpu" else "none"
     assert arguments.offload_optimizer_device == offload
     assert arguments.offload_param_device == (offload if stage == 3 else "none")
-    assert arguments.zero3_init_flag == arguments.zero3_save_16bit_model == ("true" if stage == 3 else "false") or stage == 2
+    if stage == 3:
+        assert (arguments.zero3_init_flag, arguments.zero3_save_16bit_model) == ("true", "true")

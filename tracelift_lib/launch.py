@@ -1,4 +1,4 @@
-"""Planner training in several processes: `accelerate launch ... -m tracelift_lib.launch --preset tiny --run tracelift:0`.
+"""Planner training in several processes: `accelerate launch -m tracelift_lib.launch --preset tiny --run tracelift:0`.
 
 Every process has the whole training loop, its own part of a step's completions and their rewards; torch.distributed
 puts their gradients together. Only the first goes through the store: it holds the lock, and writes weights, log and
@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="value in YAML")
     parser.add_argument("--run", nargs="+", required=True, metavar="ARM:SEED", help="trained one after the other")
     options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # its own cpu:0, cpu:1 ... make torch.load of a checkpoint fail
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
         overrides = dict(_override(text) for text in options.override)
