@@ -119,10 +119,10 @@ display(sizes.style.hide(axis="index").format(precision=1, thousands=","))
 # `ds3_gather_for_generation`): for a moment each GPU holds them whole. So prefer stage 2 while it fits.
 
 # %%
-GPUS, STAGES = (1, 2, 8, 16), (0, 2, 3)
+SETUPS = [(1, 0), (2, 0), (2, 2), (2, 3), (8, 0), (8, 2), (8, 3), (16, 2), (16, 3)]  # GPUs, ZeRO stage
 rows = [
     {"model": name, "GPUs": n, "stage": stage, **{part: getattr(states, part) / GIB for part in vars(states)}}
-    for name, config in CONFIGS.items() for n in GPUS for stage in STAGES
+    for name, config in CONFIGS.items() for n, stage in SETUPS
     for states in [model_states(0, memory.parameter_count(config), MIXED, stage, n)]
 ]
 zero = pd.DataFrame(rows)
@@ -130,12 +130,12 @@ figure, axes = plt.subplots(1, 3, figsize=(2 * report.COLUMN_WIDTH, 2.7), sharey
 for axis, (name, part) in zip(axes, zero.groupby("model", sort=False)):
     bars = part.set_index(part["GPUs"].astype(str) + " · " + part["stage"].astype(str))
     bars[["weights", "gradients", "master", "moments"]].plot.bar(
-        stacked=True, ax=axis, width=0.8, legend=axis is axes[-1], color=sns.color_palette("colorblind"))
+        stacked=True, ax=axis, width=0.8, legend=axis is axes[0], color=sns.color_palette("colorblind"))
     axis.axhline(80e9 / GIB, color="0.3", ls="--", lw=0.8)
     axis.set(title=name, xlabel="GPUs · ZeRO stage", ylabel="model states on a GPU (GiB)")
     axis.grid(axis="x", visible=False)
-axes[0].text(11.4, 80e9 / GIB + 1.5, "a GPU of 80 GB", ha="right", fontsize="x-small", color="0.3")
-axes[-1].legend(fontsize="x-small")
+axes[0].text(8.4, 80e9 / GIB + 1.5, "a GPU of 80 GB", ha="right", fontsize="x-small", color="0.3")
+axes[0].legend(fontsize="x-small", loc="upper left", ncols=2)
 report.save_figure(run, figure, "memory_zero", zero, [], "counted; bf16 weights and gradients, Adam")
 
 # %% [markdown]
@@ -336,7 +336,7 @@ display(Markdown(f"Two processes minus one: {difference}. The interval (over pro
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 qwen = CONFIGS["Qwen2.5-7B"]
-for stage in STAGES:
+for stage in (0, 2, 3):
     states = model_states(0, memory.parameter_count(qwen), MIXED, stage, 4).total
     total = (states + memory.activations(qwen, 4, 1024, 512, checkpointing=True)) / 1e9
     print(f"exercise 1: stage {stage}: {total:.0f} GB, {'fits' if total < 80 else 'does not fit'}")

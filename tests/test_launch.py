@@ -90,7 +90,7 @@ def test_a_launch_that_finds_its_run_ends(trained, upstream, monkeypatch):
 def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
     """SIGINT to the launcher saves in all processes after the same step; the next launch takes the rest."""
     monkeypatch.setenv("TRACELIFT_HOME", str(upstream))
-    overrides = {**UPSTREAM, **TWO, "planner_training.steps": 60}
+    overrides = {**UPSTREAM, **TWO, "planner_training.steps": 40, "planner_training.collapse": None}
     run, commands = Run("check", overrides=overrides), []
     instance = {"arm": "exec_only", "seed": 0}
     with monkeypatch.context() as patch:
@@ -116,7 +116,7 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
     launch.train_in_processes(run, [instance])
     folder = run.need(launch.STAGE, **instance).path
     steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
-    assert 5 <= done < 60 and steps["step"].tolist() == list(range(60)) and steps["loss"].notna().all()
+    assert 5 <= done < 40 and steps["step"].tolist() == list(range(40)) and steps["loss"].notna().all()
     assert rows[rows["step"] == 0]["problem_id"].tolist() == [row["problem_id"] for row in first]
 
 
