@@ -196,4 +196,4 @@ def test_accelerate_reads_the_configuration(path, tmp_path):
     assert arguments.offload_optimizer_device == offload
     assert arguments.offload_param_device == (offload if stage == 3 else "none")
     if stage == 3:
-        assert (arguments.zero3_init_flag, arguments.zero3_save_16bit_model) == ("true", "true")
+        assert (arguments.zero3_init_flag, arguments.zero3_save_16bit_model) == (True, True)

@@ -221,7 +221,10 @@ def _records(folder: Path) -> Iterator[dict]:
 
 
 def _all_failures(of_ranks: pd.Series) -> str:
-    return json.dumps(sum(map(Counter, of_ranks), Counter()))
+    total: Counter[str] = Counter()
+    for kinds in of_ranks:
+        total.update(kinds)
+    return json.dumps(total)
 
 
 # How what the rewards of a step took is put together: processes work side by side, each has as many completions.
