@@ -332,9 +332,10 @@ def train_resumably(trainer: Trainer) -> list[dict]:
     stop button of JupyterLab) waits for the step in hand, saves, and then raises KeyboardInterrupt: nothing is lost.
     """
     folder = trainer.args.output_dir
-    for half in Path(folder).glob("checkpoint-*"):  # killed while it wrote: the state is what it writes last
-        if not (half / TRAINER_STATE_NAME).exists():
-            shutil.rmtree(half)
+    with trainer.args.main_process_first(local=False):
+        for half in Path(folder).glob("checkpoint-*"):  # killed while it wrote: the state is what it writes last
+            if not (half / TRAINER_STATE_NAME).exists():
+                shutil.rmtree(half)
     keeper = _Keeper()
     trainer.add_callback(keeper)
     with keeper.catching_interrupts():
@@ -363,13 +364,23 @@ class _Keeper(TrainerCallback):
             signal.signal(signal.SIGINT, before)
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.interrupted, due = _in_any_process(self.interrupted, time.monotonic() - self.saved_at > SAVE_SECONDS)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
-        elif time.monotonic() - self.saved_at > SAVE_SECONDS:
+        elif due:
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
         self.saved_at = time.monotonic()
+
+
+def _in_any_process(*flags: bool) -> list[bool]:
+    """Which flags are up in at least one process of a launch: all must save, and stop, after the same step."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(flags)
+    of_each: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_each, flags)
+    return [any(states) for states in zip(*of_each)]
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> Dataset:

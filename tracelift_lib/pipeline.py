@@ -10,6 +10,7 @@ A notebook opens a `Run`, makes its own stages and asks for those of earlier not
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib import gpu_budget, models, store, tinycode, tinyworld
+from tracelift_lib.backends import derived_seed
 from tracelift_lib.evaluation import evaluate_planner, score_groups
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
@@ -32,14 +34,14 @@ from tracelift_lib.group_building.seeds import SeedSettings
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
 from tracelift_lib.parallel import side_by_side
 from tracelift_lib.presets import Preset, PublicSeeds, ReleasedGroups, load_preset, variant
-from tracelift_lib.problems import PROJECT, Problem, data_folder, load_gsm8k, read_jsonl
+from tracelift_lib.problems import PROJECT, InputError, Problem, data_folder, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.reward_model import ReasoningRewardModel, Scorer, TraceScorer
 from tracelift_lib.rewards import NEEDS, compares
 from tracelift_lib.rm_server import RemoteScorer
 from tracelift_lib.rm_training import train_reward_model
-from tracelift_lib.training import load_policy, train_planner
+from tracelift_lib.training import load_policy, rank_folder, train_planner
 
 SCORING_LENGTH = 3072  # tokens; method.md section 5
 
@@ -52,6 +54,7 @@ class Run:
         self.preset: Preset = load_preset(*self.arguments)
         self.variant = variant(*self.arguments)
         self.folder = store.home() / "runs" / self.preset.name
+        self.on_build: Callable[[Path], None] = lambda out: None  # called before a stage is built in its folder
         if self.preset.threads:
             torch.set_num_threads(self.preset.threads)
         if torch.cuda.is_available() and self.preset.planner_training and self.has("planner"):
@@ -163,9 +166,12 @@ class Run:
             )
         description = {"stage": name, "version": stage.version, "preset": self.preset.name,
                        "seed": self.preset.seed, "config": config}
-        return store.make(
-            folder, upstream, lambda out: stage.build(self, out, **instance), description, self.preset.min_free_gb
-        )
+
+        def begin(out: Path) -> None:
+            self.on_build(out)
+            stage.build(self, out, **instance)
+
+        return store.make(folder, upstream, begin, description, self.preset.min_free_gb)
 
 
 def _make_in_worker(arguments: tuple, stage: str, instance: dict[str, Any]) -> None:
@@ -433,9 +439,10 @@ def _build_baseline(run: Run, out: Path) -> None:
 
 
 def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
+    """One run; in a launch of several processes every one of them comes here (launch.py)."""
     if torch.cuda.is_available():
         run.check_gpu()
-    preset, needs = run.preset, NEEDS[arm]
+    preset, needs, rank = run.preset, NEEDS[arm], launched_as(run.preset.planner_training.processes)
     problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
     engine = RewardEngine(
         arm=arm, k=preset.execution.k, executor=run.executor(),
@@ -444,8 +451,9 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
         judge=truth_judge if "j" in needs else None,
         problems={p.problem_id: p for p in problems},
         baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
-        seed=seed, max_failure_rate=preset.execution.max_failure_rate,
-        log_folder=out / store.WORK / "rollouts",
+        seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
+        max_failure_rate=preset.execution.max_failure_rate,
+        log_folder=out / store.WORK / "rollouts" / (rank_folder(rank) if rank else ""),
     )
     start = run.need("planner").path
     train_planner(
@@ -457,6 +465,21 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
 NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
 
 
+def launched_as(processes: int) -> int:
+    """Rank of this process among the `processes` that a launcher has started.
+
+    Raises:
+        InputError: they are not as many.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != processes:
+        raise InputError(
+            f"planner_training.processes is {processes}, but {started} run: start them with "
+            f"`accelerate launch --num_processes {processes} -m tracelift_lib.launch` (notebook 06)"
+        )
+    return int(os.environ.get("RANK", 0))
+
+
 def _training_config(preset: Preset) -> dict[str, Any]:
     """All that decides one training run; not the preset's other arms and seeds, nor what would have stopped it.
 
@@ -464,8 +487,7 @@ def _training_config(preset: Preset) -> dict[str, Any]:
     """
     training = preset.planner_training.model_dump(mode="json", exclude=NO_PART_IN_RESULT, exclude_defaults=True)
     sections = _section("prompt_style", "limits")(preset)
-    config = {**sections, **_execution(preset), **_scorer_config(preset), "planner_training": training}
-    return config
+    return {**sections, **_execution(preset), **_scorer_config(preset), "planner_training": training}
 
 
 def _needs_of_arm(preset: Preset, instance: dict[str, Any]) -> Needs:

@@ -282,6 +282,14 @@ class PlannerTraining(Section):
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
     backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner_backend.py")
     collapse: Collapse | None = Field(Collapse(), description="null: only a loss that is no number stops a run")
+    processes: Positive = Field(1, description="that share the completions of a step; more than one: launch.py")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> PlannerTraining:
+        if self.problems_per_step % self.processes:
+            raise ValueError(f"problems_per_step = {self.problems_per_step} must be a multiple of processes = "
+                             f"{self.processes}: a group stays in one process")
+        return self
 
     @model_validator(mode="after")
     def _unsloth_adapts(self) -> PlannerTraining:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer  # in annotations; unsloth puts its own into `trl`
 
@@ -56,12 +59,13 @@ def train_planner(
     set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
     data = prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed)
     adapted = load_with_unsloth(start, settings, seed, data["prompt"], tokenizer)
+    args = grpo_config(settings, seed, out / store.WORK / "trainer")  # ZeRO-3 then spreads a model as it loads
     trainer = trl.GRPOTrainer(
         model=adapted or trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
         train_dataset=data,
-        args=grpo_config(settings, seed, out / store.WORK / "trainer"),
+        args=args,
         peft_config=None if adapted else lora_config(settings),
         callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
     )
@@ -70,10 +74,10 @@ def train_planner(
         with explaining_collapse(trainer, out):
             train_resumably(trainer)
     except TrainingCollapsed:
-        _write_log(engine.log_folder, trainer.state.log_history, out)
+        _write_log(trainer, out)
         raise
     save_trained(trainer, out / SAVED[settings.parameters])
-    _write_log(engine.log_folder, trainer.state.log_history, out)
+    _write_log(trainer, out)
 
 
 def prompts_of_all_steps(
@@ -106,7 +110,8 @@ def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
     In bfloat16 a step at a learning rate such as 5e-6 is smaller than the distance to the next number, and is lost.
     """
     model = load_model(start)
-    return model.float() if settings.parameters == "full" else model
+    whole = settings.parameters == "full" and not is_deepspeed_zero3_enabled()  # DeepSpeed has its own float32 copy
+    return model.float() if whole else model
 
 
 def lora_config(settings: PlannerTraining) -> LoraConfig | None:
@@ -133,7 +138,7 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
     return trl.GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
-        per_device_train_batch_size=settings.problems_per_step * settings.generations,
+        per_device_train_batch_size=settings.problems_per_step * settings.generations // settings.processes,
         gradient_accumulation_steps=1,
         num_generations=settings.generations,
         shuffle_dataset=False,  # `problem_order` has done it
@@ -179,7 +184,7 @@ class _Clock(TrainerCallback):
 
 
 def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rollouts, steps): every logged completion with its reward parts; a row a step.
+    """(rollouts, steps): every logged completion with its reward parts, of all processes; a row a step.
 
     Columns of `steps`: means of reward, its parts and `baseline_success`; `format_errors`, share of completions
     without a trace; `zero_variance`, share of groups whose rewards are all equal; what the rewards took
@@ -187,17 +192,19 @@ def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.Dat
     `generation_seconds` is all before the rewards, with the reference policy's log-probabilities if beta > 0,
     `update_seconds` all after them: loss, gradient, optimizer.
     """
-    rollouts = pd.DataFrame([row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())])
+    ranks = [folder, *sorted(folder.glob(rank_folder("*")))]
+    rollouts = pd.DataFrame([row for rank in ranks for row in _records(rank)])
+    rollouts = rollouts.sort_values("step", kind="stable", ignore_index=True)
     rollouts["reward"] = rollouts["reward"].astype(float)  # None, a failed reward, is NaN here
     means = [name for name in ("reward", *PARTS, BASELINE) if name in rollouts]
     steps = rollouts.groupby("step")[means].mean().reset_index()
     steps[FORMAT_ERRORS] = rollouts["trace"].isna().groupby(rollouts["step"]).mean().to_numpy()
     spread = rollouts.groupby(["step", "problem_id"])["reward"].std()
     steps["zero_variance"] = (spread < 1e-9).groupby("step").mean().to_numpy()
-    figures = pd.DataFrame([json.loads(path.read_text()) for path in sorted((folder / STEPS).glob("*.json"))])
+    figures = pd.DataFrame([row for rank in ranks for row in _records(rank / STEPS)])
     if len(figures):
-        figures["failures"] = [json.dumps(kinds) for kinds in figures["failures"]]
-        steps = steps.merge(figures, on="step", how="left")
+        figures = figures.groupby("step").agg({name: OF_RANKS[name] for name in figures if name in OF_RANKS})
+        steps = steps.merge(figures.reset_index(), on="step", how="left")
     own = pd.DataFrame([row for row in history if "loss" in row and "step" in row])
     if len(own):
         own = own.assign(step=own["step"] - 1).rename(columns=TRL_FIGURES)  # TRL counts steps when they are done
@@ -205,10 +212,38 @@ def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.Dat
     return rollouts, steps
 
 
-def _write_log(folder: Path, history: list[dict], out: Path) -> None:
-    """`out/rollouts.parquet` and `out/steps.csv`, if any step has been logged."""
-    if any(folder.glob("*.json")):
-        rollouts, steps = collect_log(folder, history)
+def rank_folder(rank: int | str) -> str:
+    """Name of the folder, within the log, of a process other than the first."""
+    return f"rank-{rank}"
+
+
+def _records(folder: Path) -> Iterator[dict]:
+    """The rows of a process's log, step by step."""
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        yield from content if isinstance(content, list) else [content]
+
+
+def _all_failures(of_ranks: pd.Series) -> str:
+    total: Counter[str] = Counter()
+    for kinds in of_ranks:
+        total.update(kinds)
+    return json.dumps(total)
+
+
+# How what the rewards of a step took is put together: processes work side by side, each has as many completions.
+OF_RANKS = {
+    "seconds": "max", "executor_seconds": "max", "verifier_seconds": "sum", "rm_seconds": "max",
+    "repeated_traces": "mean", "baseline": "first", "failures": _all_failures,
+}
+
+
+def _write_log(trainer: GRPOTrainer, out: Path) -> None:
+    """`out/rollouts.parquet` and `out/steps.csv`, from the first process, if any step has been logged."""
+    trainer.accelerator.wait_for_everyone()
+    folder = out / store.WORK / "rollouts"
+    if trainer.accelerator.is_main_process and any(folder.glob("*.json")):
+        rollouts, steps = collect_log(folder, trainer.state.log_history)
         rollouts.to_parquet(out / "rollouts.parquet", index=False)
         steps.to_csv(out / "steps.csv", index=False)
 
