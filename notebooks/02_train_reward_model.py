@@ -16,8 +16,9 @@
 # The Reasoning Reward Model (RM, paper section 5) reads a problem and a trace and says how good the reasoning is:
 # $q(x, z) \in [0, 1]$. It never sees the executor. It is trained on the groups of notebook 01 with three losses at once.
 #
-# **After this notebook you can** write down the RM's heads and losses, say what each loss is for, and read a ranking result
-# with its interval and by kind of flaw.
+# **After this notebook you can** write down the RM's heads and losses, say what each loss is for, read a ranking result
+# with its interval, by kind of flaw and by dimension, say whether a score is calibrated, load a checkpoint of the
+# released layout, and put the RM behind a server.
 #
 # **Time:** with `tiny`, about eight minutes the first time.
 
@@ -27,8 +28,10 @@ SEED = None
 OVERRIDES = {}
 
 # %%
+import json
 import os
 
+import httpx
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -36,16 +39,24 @@ import seaborn as sns
 import torch
 from IPython.display import Markdown, display
 
+from safetensors import safe_open
+
 from tracelift_lib import report
-from tracelift_lib.evaluation import mean_interval, ranking
-from tracelift_lib.groups import kinds
+from tracelift_lib.evaluation import calibration_curve, mean_interval, metrics_by_dimension, metrics_by_kind
+from tracelift_lib.evaluation import pair_wins, ranking, reward_model_metrics
+from tracelift_lib.group_building.kinds import kinds_of
 from tracelift_lib.pipeline import Run
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import Scores, reward_model_loss
+from tracelift_lib.rm_server import RemoteScorer, serving
 
+# %%
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
+settings, public = run.preset.reward_model, run.preset.groups.seeds
 print(run.need("groups").cost())
+if public:  # of generated problems notebook 00 makes the backbone
+    run.make(settings.backbone)
 
 # %% [markdown]
 # ## What the RM reads
@@ -54,6 +65,7 @@ print(run.need("groups").cost())
 
 # %%
 group = run.groups("train")[0]
+reference = group.positive_pool[0].reasoning
 print(reward_model_text(group.as_problem(), group.negative_bank[0].reasoning))
 
 # %% [markdown]
@@ -87,7 +99,9 @@ print("q of the three traces:", q.numpy().round(3))
 #   + 0.7\,\underbrace{\operatorname{mean}_{z^-}\big[-\log \sigma(q(z^+) - q(z^-))\big]}_{\text{the reference above its flawed versions}}$$
 #
 # The first two teach the scale of the rubric. The third looks at traces of *one* problem, so it cannot be satisfied by
-# judging how hard the problem looks. Written out, and compared with the library:
+# judging how hard the problem looks. Cross-entropy treats the labels as five names; with `dimension_loss: mse` the
+# squared distance between expected and gold label takes its place, which knows that 3 is nearer to 4 than 0 is. Written
+# out, and compared with the library:
 
 # %%
 gold_labels = torch.tensor([[4, 4, 4, 4, 4], [4, 2, 4, 4, 1], [3, 4, 4, 2, 1]])
@@ -102,13 +116,41 @@ library = reward_model_loss(Scores(logits, total, q), gold_labels, gold_total, g
 assert torch.isclose(loss, library["loss"])
 print({name: round(float(value), 4) for name, value in library.items()})
 
+mse = ((expected - gold_labels) ** 2).mean(0).sum()
+assert torch.isclose(mse, reward_model_loss(Scores(logits, total, q), gold_labels, gold_total, 3, "mse")["dimensions"])
+
+# %% [markdown]
+# ### Bad, or worse?
+#
+# The ranking above says nothing about two flawed traces. A fourth term, with weight 0 in the paper's setting, orders them
+# too: the mean of $-\log \sigma(q(z_a) - q(z_b))$ over those pairs of a group's negatives where the gold total of $z_a$ is
+# higher by at least 0.15. Closer pairs do not count, as the judge's order of them is hardly more than noise. A policy in
+# training writes mostly imperfect traces, so this order is what it would be paid by. `reward_model.negatives_weight`
+# sets the weight. On a group of one reference and four negatives:
+
+# %%
+scores = Scores(torch.zeros(5, 5, 5), torch.zeros(5), torch.tensor([0.9, 0.6, 0.4, 0.7, 0.3]))
+totals = torch.tensor([1.0, 0.8, 0.5, 0.45, 0.65])
+costs = []
+for a in range(1, 5):                      # the reference, 0, is not among them
+    for b in range(1, 5):
+        if totals[a] - totals[b] >= 0.15 - 1e-6:
+            costs.append(-torch.log(torch.sigmoid(scores.q[a] - scores.q[b])))
+            print(f"negative {a} (gold {totals[a]:.2f}) above {b} ({totals[b]:.2f}): cost {costs[-1]:.3f}")
+by_hand = torch.stack(costs).mean()
+library = reward_model_loss(scores, torch.zeros(5, 5, dtype=int), totals, group_size=5, negatives_weight=0.3)
+assert torch.isclose(by_hand, library["negatives"])
+paper_loss = library["dimensions"] + 0.5 * library["total"] + 0.7 * library["ranking"]
+assert torch.isclose(library["loss"], paper_loss + 0.3 * by_hand)
+print(f"neg-neg term: {by_hand:.3f}")
+
 # %% [markdown]
 # ## Help for a small backbone
 #
 # A large language model brings along the ability to *compare*: to notice that a number is not the one it would have
-# expected. Our backbone has three layers and has only ever seen correct traces; nothing ever asked it to compare, and the
-# label of a whole trace does not say where to look. Two additions help at this size. Both are ours, and both are off in
-# preset `paper`:
+# expected. The backbone of the tiny presets has three layers and has only ever seen correct traces; nothing ever asked it
+# to compare, and the label of a whole trace does not say where to look. Two additions help at that size. Both are ours,
+# and both are off in preset `paper` (`reward_model.new_layers`, `reward_model.departure_weight`):
 #
 # - two new layers between the backbone and the heads. What the backbone expects at a token stands in its last layer, one
 #   token earlier; only a layer above can compare the two, and only one above that can gather what was found;
@@ -119,22 +161,24 @@ print({name: round(float(value), 4) for name, value in library.items()})
 # The auxiliary head is dropped after training: what is saved has the layout of the released checkpoints.
 
 # %%
+print(f"here: {settings.new_layers} new layers, departure weight {settings.departure_weight}\n")
 for flawed in group.negative_bank[:3]:
-    shared = os.path.commonprefix([group.reference_solution, flawed.reasoning])
+    shared = os.path.commonprefix([reference, flawed.reasoning])
     print(f"{flawed.negative_kind}:\n{shared}[departs here]{flawed.reasoning[len(shared):]}\n")
 
 # %% [markdown]
 # ## Training
 #
 # A step sees whole groups: one reference and four sampled flawed traces each, whose problem is read once for all five.
-# The backbone at this size is the base model that the pipeline trained; in preset `paper` it is Qwen2.5-7B-Instruct with
-# LoRA. Ten times on the way, the ranking on dev groups is measured.
+# The backbone of the tiny presets is the base model that the pipeline trained; in preset `paper` it is
+# Qwen2.5-7B-Instruct with LoRA. The order of all steps is fixed beforehand, so a run that was killed goes on to the same
+# weights. Ten times on the way, the ranking on dev groups is measured.
 
 # %%
 files = run.make("reward_model")
 history = pd.DataFrame(files.json("log.json"))
 log, curve = history.dropna(subset="loss"), history.dropna(subset="dev_pair_accuracy")
-by_kind = [f"dev_{kind}" for kind in kinds(group.domain) if f"dev_{kind}" in curve]
+by_kind = [column for kind in kinds_of(group.domain) if (column := f"dev_{kind}") in curve]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(2 * report.COLUMN_WIDTH, 2.8), width_ratios=(2, 3))
 sns.lineplot(log, x="step", y="loss", ax=left)
@@ -143,7 +187,7 @@ for kind in by_kind:
     right.plot(curve["step"], curve[kind], marker=".", linewidth=1, label=kind.removeprefix("dev_"))
 right.plot(curve["step"], curve["dev_pair_accuracy"], color="black", linewidth=2, label="all pairs")
 right.axhline(0.5, color="0.6", linestyle=":", label="chance")
-right.set(title="pair accuracy on dev groups", xlabel="step", ylim=(0.4, 1.02))
+right.set(title="pair accuracy on dev groups", xlabel="step", ylim=(0, 1.02))
 right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 data = log[["step", "loss"]].merge(curve[["step", "dev_pair_accuracy", *by_kind]], on="step", how="outer")
 report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.groups('train'))} train groups")
@@ -155,7 +199,7 @@ report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.group
 # %% [markdown]
 # ## Does it rank held-out traces?
 #
-# Two numbers on groups of problems that no model has seen: **pair accuracy**, how often the reference scores above a
+# Two numbers on groups of problems that the RM has not seen: **pair accuracy**, how often the reference scores above a
 # flawed trace, and **group accuracy**, how often it scores above all of them. Intervals are bootstraps over problems,
 # because the pairs of one problem are not independent.
 
@@ -212,12 +256,19 @@ baselines.round(3)
 # %% [markdown]
 # ## By kind of flaw
 #
-# One number hides which flaws are hard to see. Below, the share of flawed traces of each kind that score below their
-# reference.
+# One number hides which flaws are hard to see. For each kind: how many of its traces score below their reference, how far
+# $q$ is from the gold total (MAE, RMSE), and in which direction (bias: mean of $q$ − gold). A kind with a large positive
+# bias is one that the RM takes for better than it is. A tie is no win here.
+
+# %%
+errors_by_kind = metrics_by_kind(test)
+report.save_table(run, errors_by_kind, "rm_errors_by_kind", [scores_file, files], n=f"{len(test)} held-out traces")
+errors_by_kind.round(3)
 
 # %%
 merged = flawed.merge(references.rename("q_reference"), left_on="problem_id", right_index=True)
 merged["ranked_right"] = (merged["q"] < merged["q_reference"]).astype(float)
+assert merged["ranked_right"].mean() == pair_wins(test)["win"].mean()
 by_kind = pd.DataFrame(
     {"kind": kind, "traces": len(rows),
      **dict(zip(("accuracy", "low", "high"), mean_interval(rows["ranked_right"], resamples, run.preset.seed)))}
@@ -229,44 +280,177 @@ figure, axis = plt.subplots()
 spread = [by_kind["accuracy"] - by_kind["low"], by_kind["high"] - by_kind["accuracy"]]
 axis.errorbar(by_kind["accuracy"], by_kind["kind"], xerr=spread, fmt="o", capsize=2)
 axis.axvline(0.5, color="0.6", linestyle=":", label="chance")
-axis.set(xlabel="share below the reference (95 %)", xlim=(0.4, 1.02), title="RM by kind of flaw")
+axis.set(xlabel="share below the reference (95 %)", xlim=(0, 1.02), title="RM by kind of flaw")
 axis.legend(loc="upper left")
 report.save_figure(run, figure, "rm_by_kind", by_kind, [scores_file, files], n=f"{len(references)} held-out groups")
+
+# %% [markdown]
+# ## By dimension
+#
+# The five heads can say *what* is wrong, if each has learned its own dimension. For each one: how often the nearest label
+# is the gold one, and the error of the expected label on its scale from 0 to 4. The last column is the error of an RM
+# that always gives the mean label of the test traces: a head must do better to have learned anything.
+
+# %%
+by_dimension = metrics_by_dimension(test)
+by_dimension["rmse_of_the_mean"] = [test[f"gold_{name}"].std(ddof=0) for name in by_dimension["dimension"]]
+overall = reward_model_metrics(test)
+assert np.isclose(overall["rmse"], held_out.set_index("metric")["value"]["total RMSE"])
+report.save_table(run, by_dimension, "rm_by_dimension", [scores_file, files], n=f"{len(test)} held-out traces")
+by_dimension.round(3)
 
 # %% [markdown]
 # ## Is the score calibrated?
 #
 # Ranking is not enough: the reward multiplies $q$ with the uplift, so its scale matters. If traces with $q \approx 0.6$
-# have a mean true total of 0.6, the point lies on the diagonal.
+# have a mean gold total of 0.6, the point lies on the diagonal. (What is gold is said in notebook 01: the ground truth for
+# generated problems, otherwise what a judge or the definition of the kind says.)
 
 # %%
-bins = pd.cut(test["q"], np.linspace(0, 1, 11))
-curve = test.groupby(bins, observed=True).agg(q=("q", "mean"), gold=("gold_total", "mean"), traces=("q", "size"))
+curve = calibration_curve(test)
 figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 3))
 axis.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-axis.scatter(curve["q"], curve["gold"], s=10 + 100 * curve["traces"] / curve["traces"].max(), alpha=0.8)
-axis.set(xlabel="RM score q (mean in bin)", ylabel="true total (mean in bin)", xlim=(0, 1.02), ylim=(0, 1.02),
+axis.scatter(curve["q"], curve["gold_total"], s=10 + 100 * curve["traces"] / curve["traces"].max(), alpha=0.8)
+axis.set(xlabel="RM score q (mean in bin)", ylabel="gold total (mean in bin)", xlim=(0, 1.02), ylim=(0, 1.02),
          title="Calibration (area: traces in bin)")
-report.save_figure(run, figure, "rm_calibration", curve.reset_index(drop=True), [scores_file, files],
+report.save_figure(run, figure, "rm_calibration", curve, [scores_file, files],
                    n=f"{len(test)} held-out traces")
+
+# %% [markdown]
+# ## The checkpoint
+#
+# What training leaves has the layout of the checkpoints that the authors released (`ScottHan/TraceLift`): the backbone's own
+# config with four `rm_*` keys, and weights named `model.*`, `dimension_heads.N.*`, `total_head.*`. So
+# `ReasoningRewardModel.from_pretrained` loads either, a folder or a name on the hub, whole or as a LoRA adapter (we could
+# not download the released ones; a test builds a checkpoint of that layout and compares every head with an independent
+# computation).
+
+# %%
+checkpoint = files.path / "model"
+config = json.loads((checkpoint / "config.json").read_text())
+print({key: value for key, value in config.items() if key.startswith("rm_")})
+shapes = {}
+for path in sorted(checkpoint.glob("model*.safetensors")):
+    with safe_open(path, "pt") as weights_file:
+        shapes |= {name: list(weights_file.get_slice(name).get_shape()) for name in weights_file.keys()}
+heads = {name: shape for name, shape in shapes.items() if not name.startswith("model.")}
+print(f"{len(shapes) - len(heads)} tensors under model.*, and:", *heads.items(), sep="\n  ")
+
+# %% [markdown]
+# Loaded again, and $q$ of one trace computed by hand from the hidden state of its last token:
+
+# %%
+scorer = run.reward_model()                # ReasoningRewardModel.from_pretrained(checkpoint), with its tokenizer
+model = scorer.model.eval()
+text = reward_model_text(group.as_problem(), reference)
+encoded = scorer.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+with torch.inference_mode():
+    last = model.model(input_ids=encoded["input_ids"]).last_hidden_state[0, -1].float()
+    of_label = torch.arange(5.0, device=model.device)
+    labels = torch.stack([head(last).softmax(-1) @ of_label for head in model.dimension_heads])
+    by_hand = (0.2 * labels / 4).sum() / 2 + torch.sigmoid(model.total_head(last)).squeeze() / 2
+    library = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).q
+assert torch.isclose(by_hand, library[0], atol=1e-5)
+said = ", ".join(f"{name} {label:.2f}" for name, label in zip(config["rm_dimension_names"], labels))
+print(f"q = {by_hand:.4f}; expected labels: {said}")
+
+# %% [markdown]
+# ## Serving
+#
+# Training a planner asks for the score of every trace that it writes, so the RM can run as a service, on a GPU of its own.
+# `POST /score` has the request and the answer of the public implementation, so either side can be swapped:
+#
+# ```sh
+# python -m tracelift_lib.rm_server --model FOLDER_OR_HUB_NAME --port 8100
+# ```
+#
+# and in a preset `execution: {scorer: {url: "http://localhost:8100", model: my-rm}}`. Here the server runs in this process:
+
+# %%
+some = run.groups("test")[:4]
+pairs = [(g.as_problem(), c.reasoning) for g in some for c in [*g.positive_pool, *g.negative_bank]]
+problems, traces = [p for p, _ in pairs], [z for _, z in pairs]
+with serving(scorer) as url:
+    item = {"problem": problems[0].problem, "reasoning": traces[0], "task_name": problems[0].domain,
+            "task_type": problems[0].task_type}
+    answer = httpx.post(f"{url}/score", json={"items": [item]}, trust_env=False, timeout=60)
+    print(json.dumps(answer.json(), indent=1))
+    remote, _ = RemoteScorer(url, scorer.max_length).score(problems, traces)
+    refused = httpx.post(f"{url}/score", json={"items": [item | {"task_name": "poetry"}]}, trust_env=False, timeout=60)
+    print(refused.status_code, refused.json()["error"])
+local, _ = scorer.score(problems, traces)
+assert np.abs(remote - local).max() < 1e-4
+print(f"{len(traces)} traces: the largest difference between served and local scores is below 1e-4")
+
+# %% [markdown]
+# Scoring in batches, sorted by length and reading what traces of a problem share once, gives the same scores faster:
+# 6.9 times the traces per second of scoring one by one with two threads, 3.9 to 4.7 times with one (`make bench`, row
+# `rm_scoring`; README). A call that fails, or a score that cannot be right, is never turned into a score: the client
+# raises an error, and in training the reward of these traces is None, counted by kind, which leaves them out.
+
+# %% [markdown]
+# ## Natural errors
+#
+# All flaws above were *made by us*, by the same seven makers as in training. Whether the RM also sees the errors that models
+# make on their own is a different question, which the paper does not test.
 
 # %% [markdown]
 # ## What we saw
 #
-# - Three losses train one score: labels, total, and the ranking inside a group.
-# - The table above has the held-out ranking with its interval, the figures show where it is weak and how well its scale
-#   can be trusted. In math, flaws that change the *number* of steps are seen at once. Flaws that need a comparison come
+# - Three losses train one score: labels, total, and the ranking inside a group; a fourth can order the flawed traces.
+# - The tables above have the held-out ranking with its interval, the errors by kind and by dimension; the figures show
+#   where the RM is weak and how well its scale can be trusted.
+# - In the tiny world's math, flaws that change the *number* of steps are seen at once. Flaws that need a comparison come
 #   later, and each comparison on its own: first whether the sign fits the event, then whether a line goes on from the
 #   result before it, later whether a sum is right, and hardly at all, in the time that `tiny` takes, whether a number is
 #   the one that the story names. The row of the backbone's likelihood says that all of this was known to the backbone to
 #   begin with: knowing what should stand there, and bringing a departure from it to the last token, are two skills.
-# - These flaws were *made by us*, by the same seven makers as in training. Whether the RM also sees flaws that models
-#   make on their own is a different question, and the paper does not test it.
 #
 # **Try it yourself.** `OVERRIDES = {"reward_model.departure_weight": 0.0}` leaves the paper's losses alone;
-# `{"reward_model.epochs": 9}` trains three times as long; `{"reward_model.dimension_loss": "mse"}` changes how labels are
-# learned. Compare ranking and calibration.
+# `{"reward_model.epochs": 9}` trains longer; `{"reward_model.dimension_loss": "mse"}` changes how labels are learned.
+# Compare ranking and calibration.
 #
+# ## Exercises
+#
+# 1. *A bounded loss.* $q$ lies in [0, 1]. What is the smallest value that the ranking term can take, and how large is its
+#    gradient by $q(z^+) - q(z^-)$ there? Why does it matter that the ranking is not the only loss?
+# 2. *Ties.* An RM gives every trace the same $q$. What pair accuracy does it get if ties count half, as in the first
+#    table, and if they are no win, as in the table by kind? Which one should a paper report?
+# 3. *Which head does the work?* Score the test traces by the derived part alone, $\sum_i w_i \mathbb E[\text{label}_i] / 4$,
+#    and by the total head alone. Which ranks better? Is their mean better than both?
+#
+# Solutions carry the tag `solution` and are folded.
+
+# %% [markdown] tags=["solution"]
+# <details><summary><b>Solutions</b></summary>
+#
+# **1.** The difference is at most 1, so the term is at least $-\log \sigma(1) = 0.313$, never 0, and its gradient there
+# is $-(1 - \sigma(1)) = -0.27$: the ranking goes on pushing references to 1 and flawed traces to 0, however well they are
+# ordered. Alone it would destroy the scale, and $q$ is multiplied with the uplift; labels and total hold the scale.
+#
+# **2.** One half, and 0. Half is right for comparing with chance; no win is right if the score is to be used, as a tie
+# gives no preference. Exact ties hardly occur with real-valued heads, so for the RM the convention changes nothing; a judge
+# that answers in whole numbers has many, and there a report must say which it takes.
+#
+# **3.** The cell below takes the expected labels from the stored scores, and the total head from $q$: total $= 2q -$ derived.
+# The two parts make different errors, so their mean is usually at least as good as the weaker one; whether it beats both
+# depends on the training.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+gap = torch.tensor(1.0, requires_grad=True)
+(-torch.nn.functional.logsigmoid(gap)).backward()
+print(f"exercise 1: at least {-torch.nn.functional.logsigmoid(torch.tensor(1.0)):.3f}, gradient {gap.grad:.3f}")
+same = test.assign(q=0.5)
+print(f"exercise 2: ties half {ranking(np.array([0.5]), [np.array([0.5])])[0][0]}, no win {pair_wins(same)['win'].mean()}")
+names_of = [column for column in test if column.startswith("expected_")]
+parts = test.assign(derived=test[names_of].mean(axis=1) / 4)
+parts = parts.assign(total_head=2 * parts["q"] - parts["derived"])
+for part in ("derived", "total_head", "q"):
+    print(f"exercise 3: {part:10} pair accuracy {pair_wins(parts.assign(q=parts[part]))['win'].mean():.3f}")
+
+# %% [markdown]
 # **Next:** [03_executor_uplift](03_executor_uplift.ipynb).
 
 # %%

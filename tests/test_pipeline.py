@@ -461,7 +461,7 @@ class FakeScorer:
 
 def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch):
     """Columns of a dimension must speak of the same dimension: the expected label of dimension i is i here."""
-    monkeypatch.setattr(real, "scorer", lambda: FakeScorer(), raising=False)
+    monkeypatch.setattr(real, "reward_model", lambda: FakeScorer(), raising=False)
     pipeline._build_rm_scores(real, tmp_path)
     table = pd.read_parquet(tmp_path / "scores.parquet")
     groups = [(s, g) for s in ("dev", "test") for g in real.groups(s)]
