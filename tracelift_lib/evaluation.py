@@ -30,8 +30,9 @@ def evaluate_planner(
 ) -> pd.DataFrame:
     """One row a sampled trace: problem_id, sample, trace, success, faithful, quality, tokens.
 
-    There is no column faithful where the true steps of the problems are not known. `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
-    a well-formed trace is no success, is not faithful and has quality 0.
+    `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
+    a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems are not
+    known, there is no column faithful.
     """
     prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
     completions = planner.sample(prompts, traces, seed, progress="planner")
