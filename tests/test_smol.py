@@ -15,11 +15,12 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelift_lib import models, pipeline, problems, run_notebooks, store
+from tracelift_lib.generation import mean_log_likelihood
 from tracelift_lib.group_building import seeds
 from tracelift_lib.pipeline import WARM_START, Run
 from tracelift_lib.presets import HubModel, ReferenceStart, WheelModel, load_preset, preset_names, variant
 from tracelift_lib.problems import InputError, load_gsm8k
-from tracelift_lib.prompts import as_chat, extract_trace, planner_prompt
+from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 
 FILE = "Tiny.Q4_1.gguf"
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -411,8 +412,12 @@ def test_the_warm_start_learns_reference_traces(converted, tmp_path):
     )]
     source = ReferenceStart(source="reference_traces", steps=60, batch_size=4, learning_rate=1e-2)
     models.reference_start(source, converted[0], train, "short", 0, tmp_path)
-    tokenizer, model = models.load_tokenizer(tmp_path), models.load_model(tmp_path)
-    text = as_chat(planner_prompt(train[0], "short"), tokenizer)
-    prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-    written = model.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1]:]
-    assert extract_trace(tokenizer.decode(written, skip_special_tokens=True)) == "abab"
+    text = as_chat(planner_prompt(train[0], "short"), models.load_tokenizer(tmp_path))
+
+    def likelihood(folder, trace):
+        model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
+        return mean_log_likelihood(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0]
+
+    learned = likelihood(tmp_path, "abab")
+    assert learned > -0.3 > likelihood(converted[0], "abab")
+    assert learned > likelihood(tmp_path, "The result is 1.") + 1
