@@ -3,19 +3,24 @@
 import gzip
 import hashlib
 import json
+import re
 import zipfile
 
 import gguf
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelift_lib import models, pipeline, problems, run_notebooks, store
-from tracelift_lib.pipeline import Run
-from tracelift_lib.presets import HubModel, WheelModel, load_preset, preset_names, variant
+from tracelift_lib.generation import mean_log_likelihood
+from tracelift_lib.group_building import seeds
+from tracelift_lib.pipeline import WARM_START, Run
+from tracelift_lib.presets import HubModel, ReferenceStart, WheelModel, load_preset, preset_names, variant
 from tracelift_lib.problems import InputError, load_gsm8k
+from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 
 FILE = "Tiny.Q4_1.gguf"
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -28,7 +33,10 @@ def test_the_presets_for_pretrained_models_are_valid():
     assert {"check", "tiny", "smol", "colab", "paper"} <= set(preset_names())
     smol, paper = load_preset("smol"), load_preset("paper")
     assert smol.execution.problems >= 100 and smol.problems.sizes["test"] >= smol.execution.problems
-    assert set(smol.leaves_out) >= {"00", "01", "02", "05", "07", "12"} and "03" not in smol.leaves_out
+    assert set(smol.leaves_out) == {"00"}
+    short = load_preset("smol_short")
+    assert short.executor == smol.executor and short.planner.source == "reference_traces"
+    assert short.planner_training.arms == ["exec_only", "tracelift"]
     t, e = paper.planner_training, paper.execution
     assert (t.steps, t.generations, t.temperature, t.max_completion, len(t.seeds)) == (600, 4, 0.7, 512, 3)
     assert (e.k, e.temperature, e.max_new_tokens) == (3, 0.5, 256)
@@ -124,6 +132,51 @@ def test_where_the_data_lie_changes_neither_keys_nor_output_folder(data, monkeyp
     monkeypatch.delenv("TRACELIFT_DATA")
     assert Run("smol").need("problems").path == here
     assert variant("smol", None, {}) == "smol" and str(data) not in (here / "manifest.json").read_text()
+
+
+def test_rl_problems_are_of_gsm8k_train_but_not_those_of_the_warm_start(data, monkeypatch):
+    monkeypatch.setenv("TRACELIFT_DATA", str(data))
+    (data / "gsm8k" / "train.jsonl.gz").unlink()
+    records = [{"question": f"{n} + 2?", "answer": f"{n}+2=<<{n}+2={n + 2}>>{n + 2}\n#### {n + 2}"} for n in range(30)]
+    (data / "gsm8k" / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    run = Run("smol", overrides={"problems.sizes": {"rl": 8, "test": 5, "train": 20}})
+    run.make("problems")
+    texts = {split: {p.problem for p in run.problems(split)} for split in ("train", "rl", "test")}
+    assert {split: len(t) for split, t in texts.items()} == {"train": 20, "rl": 8, "test": 5}
+    assert not texts["rl"] & texts["train"] and texts["rl"] < {r["question"] for r in records}
+    assert all(text.endswith("+ 1?") for text in texts["test"])
+
+
+# --- gsm_symbolic -----------------------------------------------------------------------------
+
+
+def last_number(text: str) -> float:
+    return float(re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))[-1])
+
+
+def test_gsm_symbolic_splits_share_nothing_and_their_answers_are_those_of_the_solutions():
+    sizes = {"test": 60, "train": 120, "rl": 60}
+    splits = seeds.symbolic_splits(sizes, seed=3)
+    assert {split: len(problems) for split, problems in splits.items()} == sizes
+    everything = [p for problems in splits.values() for p in problems]
+    assert len({p.problem for p in everything}) == len({p.problem_id for p in everything}) == 240
+    assert all(float(p.answer) == float(p.metadata["stated"].replace(",", "")) for p in everything)
+    assert np.mean([last_number(p.reference_solution) == float(p.answer) for p in everything]) > 0.9
+    assert {p.problem_id.split("-")[2] for p in splits["test"]} == {"test"}
+    assert not any(p.problem_id.split("-")[2] == "test" for split in ("train", "rl") for p in splits[split])
+    assert seeds.symbolic_splits(sizes, seed=3) == splits
+
+
+def test_gsm_symbolic_leaves_out_copies_and_solutions_that_contradict_the_answer(monkeypatch):
+    def stream(settings, split):
+        for text, answer, stated in [("a", "1", "1"), ("A.", "1", "1"), ("b", "2", "3"), ("c", "1000", "1,000")]:
+            yield problems.Problem(
+                problem_id=f"{split}-{text}", source="gsm_symbolic", domain="math", task_type="t", problem=text,
+                reference_solution="", answer=answer, metadata={"stated": stated},
+            )
+
+    monkeypatch.setattr(seeds, "_gsm_symbolic", stream)
+    assert [p.problem for p in seeds.symbolic_splits({"train": 2}, 0)["train"]] == ["a", "c"]
 
 
 # --- a model out of a wheel -------------------------------------------------------------------
@@ -314,3 +367,57 @@ def test_an_interrupted_uplift_goes_on_and_gives_the_same(smol_run, monkeypatch,
     for stage in ("problems", "executor"):
         again.make(stage)
     pd.testing.assert_frame_equal(verdicts(again.make("uplift")), rows)
+
+
+# --- the whole path ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole_run(data, converted, monkeypatch):
+    """Preset smol_short with the tiny converted model and problems of gsm_symbolic, cut to what its size can do."""
+    monkeypatch.delenv("TRACELIFT_DATA", raising=False)
+    monkeypatch.setattr(store, "_check_space", lambda *_: None)
+    return Run("smol_short", overrides={
+        "problems": {"source": "gsm_symbolic", "sizes": {"train": 12, "rl": 4, "test": 4}},
+        "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
+        "groups.seeds": {"source": "gsm_symbolic"}, "groups.sizes": {"train": 24, "test": 6},
+        "groups.min_negatives": 2, "planner.steps": 4, "planner_training.steps": 1,
+        "planner_training.max_completion": 8, "planner_training.generations": 2, "execution.max_new_tokens": 4,
+    })
+
+
+def test_the_whole_path_with_a_tiny_model_in_smollm2s_layout(whole_run):
+    run = whole_run
+    for stage in ("problems", "executor", "planner", "groups", "reward_model", "rm_scores", "baseline"):
+        run.make(stage)
+    start, executor = (AutoModelForCausalLM.from_pretrained(run.need(s).path) for s in ("planner", "executor"))
+    moved = [not torch.equal(a, b) for a, b in zip(start.parameters(), executor.parameters())]
+    assert all(moved)  # the whole model learned
+    log = [row["loss"] for row in run.need("planner").json("log.json") if "loss" in row]
+    assert len(log) == 4 and all(np.isfinite(log))
+    scores = pd.read_parquet(run.need("rm_scores").path / "scores.parquet")
+    assert set(scores["split"]) == {"dev", "test"} and scores["q"].between(0, 1).all()
+    for policy in run.policies():
+        run.make("planner_training", **policy)
+    for policy in (WARM_START, *run.policies()):
+        rows = pd.read_parquet(run.make("evaluation", **policy).path / "rows.parquet")
+        assert len(rows) == 4 and {"success", "quality", "tokens"} <= set(rows) and "faithful" not in rows
+
+
+def test_the_warm_start_learns_reference_traces(converted, tmp_path):
+    """Another text than the problems' own reference traces would not come out of it."""
+    train = [problems.Problem(
+        problem_id="p", source="gsm8k", domain="math", task_type="t", problem="ab", answer="1",
+        reference_solution="abab",
+    )]
+    source = ReferenceStart(source="reference_traces", steps=60, batch_size=4, learning_rate=1e-2)
+    models.reference_start(source, converted[0], train, "short", 0, tmp_path)
+    text = as_chat(planner_prompt(train[0], "short"), models.load_tokenizer(tmp_path))
+
+    def likelihood(folder, trace):
+        model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
+        return mean_log_likelihood(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0]
+
+    learned = likelihood(tmp_path, "abab")
+    assert learned > -0.3 > likelihood(converted[0], "abab")
+    assert learned > likelihood(tmp_path, "The result is 1.") + 1

@@ -10,7 +10,7 @@ from scipy import stats
 
 from tracelift_lib.executor import Executor
 from tracelift_lib.generation import Sampler
-from tracelift_lib.groups import Group, dimensions, is_faithful
+from tracelift_lib.groups import Group, dimensions, has_truth, is_faithful
 from tracelift_lib.problems import Problem
 from tracelift_lib.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
 from tracelift_lib.reward_model import TraceScorer
@@ -31,7 +31,8 @@ def evaluate_planner(
     """One row a sampled trace: problem_id, sample, trace, success, faithful, quality, tokens.
 
     `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
-    a well-formed trace is no success, is not faithful and has quality 0.
+    a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems are not
+    known, there is no column faithful.
     """
     prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
     completions = planner.sample(prompts, traces, seed, progress="planner")
@@ -44,11 +45,13 @@ def evaluate_planner(
     by_id = {p.problem_id: p for p in problems}
     asked = [by_id[i] for i in rows.loc[valid, "problem_id"]]
     written = rows.loc[valid, "trace"].tolist()
-    for column in ("success", "quality", "faithful"):
+    known = all(has_truth(p) for p in problems)
+    for column in ("success", "quality", *(["faithful"] if known else [])):
         rows[column] = 0.0
     rows.loc[valid, "success"] = executor.verdicts(asked, written, 1, seed + 1, progress="executor")[:, 0]
     rows.loc[valid, "quality"] = scorer.score(asked, written, progress="reward model")[0]
-    rows.loc[valid, "faithful"] = [float(is_faithful(p, z)) for p, z in zip(asked, written)]
+    if known:
+        rows.loc[valid, "faithful"] = [float(is_faithful(p, z)) for p, z in zip(asked, written)]
     rows["tokens"] = [len(ids) for ids in planner.tokenizer(rows["trace"].fillna("").tolist())["input_ids"]]
     return rows
 

@@ -184,6 +184,11 @@ def true_rubric(problem: Problem, trace: str) -> Rubric:
     return rubric_from_shares(shares, (sum(values) / len(values) + min(values)) / 2)
 
 
+def has_truth(problem: Problem) -> bool:
+    """True if every true step of the problem is known, as in the tiny world: faithfulness can be measured then only."""
+    return problem.source in ("tiny_world", "tiny_code")
+
+
 def is_faithful(problem: Problem, trace: str) -> bool:
     """True if `trace` makes exactly the steps of the ground truth; raises KeyError outside the tiny world."""
     return (tinyworld if problem.domain == "math" else tinycode).is_faithful(problem, trace)

@@ -16,6 +16,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ from transformers.utils import logging as transformers_logging
 from tracelift_lib import store, tinycode
 from tracelift_lib.groups import perturb
 from tracelift_lib.hub import HUB_ERRORS, explain
-from tracelift_lib.presets import HubModel, Qwen2Shape, TrainedModel, WarmStart, WheelModel
+from tracelift_lib.presets import HubModel, Qwen2Shape, ReferenceStart, TrainedModel, WarmStart, WheelModel
 from tracelift_lib.problems import InputError, Problem
 from tracelift_lib.prompts import (
     OPEN,
@@ -109,13 +110,31 @@ def warm_start(
     The habit of an example is drawn independently of its problem, so the planner can do it right but does
     not always: reinforcement learning has something to select.
     """
-    tokenizer, model = load_tokenizer(start), load_model(start)
     rng = random.Random(seed)
     habits = rng.choices(list(source.habits), list(source.habits.values()), k=source.steps * source.batch_size)
-    pairs = [
-        (as_chat(planner_prompt(p, style), tokenizer), wrap_trace(habitual_trace(p, habit, rng)))
-        for habit, p in zip(habits, _endless(problems, rng))
-    ]
+    examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, _endless(problems, rng))]
+    _learn_to_plan(source, start, examples, style, seed, out)
+
+
+def reference_start(
+    source: ReferenceStart, start: Path, problems: list[Problem], style: PromptStyle, seed: int, out: Path
+) -> None:
+    """Fine-tune all weights of the model in `start` on the problems' reference traces; `out` becomes its folder.
+
+    A small pretrained model keeps neither to the planner's format nor to the problem; reinforcement learning would
+    have nothing but failures to compare.
+    """
+    drawn = islice(_endless(problems, random.Random(seed)), source.steps * source.batch_size)
+    _learn_to_plan(source, start, [(p, p.reference_solution) for p in drawn], style, seed, out)
+
+
+def _learn_to_plan(
+    source: WarmStart | ReferenceStart, start: Path, examples: list[tuple[Problem, str]], style: PromptStyle, seed: int,
+    out: Path,
+) -> None:
+    """Supervised training of the model in `start` on (problem, trace) examples, in this order."""
+    tokenizer, model = load_tokenizer(start), load_model(start)
+    pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(z)) for p, z in examples]
     log = supervised_training(
         model, tokenizer, pairs, steps=source.steps, batch_size=source.batch_size,
         learning_rate=source.learning_rate, seed=seed, work=out / store.WORK / "trainer",

@@ -30,10 +30,10 @@ from tracelift_lib.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.group_building.builder import build, guard_of
 from tracelift_lib.group_building.group_files import load_released
 from tracelift_lib.group_building.group_maker import BuildSettings
-from tracelift_lib.group_building.seeds import SeedSettings
+from tracelift_lib.group_building.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
 from tracelift_lib.parallel import side_by_side
-from tracelift_lib.presets import Preset, PublicSeeds, ReleasedGroups, load_preset, variant
+from tracelift_lib.presets import GSM8K, Preset, PublicSeeds, ReleasedGroups, load_preset, variant
 from tracelift_lib.problems import PROJECT, InputError, Problem, data_folder, load_gsm8k, read_jsonl
 from tracelift_lib.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.reward_engine import RewardEngine, truth_judge
@@ -253,14 +253,25 @@ def _build_problems(run: Run, out: Path) -> None:
     p = run.preset.problems
     if p.source in GENERATED:
         splits = GENERATED[p.source].generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+    elif p.source == "gsm_symbolic":
+        splits = symbolic_splits(p.sizes, run.preset.seed)
     else:
-        folder = Path(p.folder) if p.folder else None
-        splits = {}
-        for split, size in p.sizes.items():
-            problems = load_gsm8k(folder, split, p.revision)
-            splits[split] = random.Random(run.preset.seed).sample(problems, min(size, len(problems)))
+        splits = _gsm8k_splits(p, run.preset.seed)
     for split, problems in splits.items():
         write_jsonl(out / f"{split}.jsonl", [problem.model_dump() for problem in problems])
+
+
+def _gsm8k_splits(source: GSM8K, seed: int) -> dict[str, list[Problem]]:
+    """Problems of each split, drawn at random; `rl` has problems of GSM8K train that the split train has not."""
+    folder, splits = Path(source.folder) if source.folder else None, {}
+    for split in sorted(source.sizes, key=["train", "rl", "test"].index):
+        problems = load_gsm8k(folder, "test" if split == "test" else "train", source.revision)
+        if split == "rl":
+            taken = {p.problem for p in splits.get("train", [])}
+            problems = [p for p in problems if p.problem not in taken]
+        size = min(source.sizes[split], len(problems))
+        splits[split] = random.Random(seed).sample(problems, size)
+    return splits
 
 
 def _build_executor(run: Run, out: Path) -> None:
@@ -276,6 +287,9 @@ def _build_planner(run: Run, out: Path) -> None:
     if source.source == "executor":
         start = run.need("executor").path
         models.warm_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+    elif source.source == "reference_traces":
+        start = run.need("executor").path
+        models.reference_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
     else:
         models.fetch(source, out)
 
@@ -537,7 +551,9 @@ STAGES: dict[str, Stage] = {
     ),
     "planner": Stage(
         "00_start_here", _build_planner, _section("planner", "prompt_style"),
-        lambda preset, instance: [("problems", {}), ("executor", {})] if preset.planner.source == "executor" else [],
+        lambda preset, instance: (
+            [("problems", {}), ("executor", {})] if preset.planner.source in ("executor", "reference_traces") else []
+        ),
     ),
     "groups": Stage(
         "01_build_groups", _build_groups, _groups_config,

@@ -55,7 +55,16 @@ class GSM8K(Section):
     source: Literal["gsm8k"]
     folder: str | None = Field(None, description="folder with gsm8k/test.jsonl; null: $TRACELIFT_DATA, or the hub")
     revision: str = Field(description="revision of openai/gsm8k on the hub")
-    sizes: dict[Literal["train", "test"], Positive]
+    sizes: dict[Literal["train", "rl", "test"], Positive] = Field(
+        description="train: warm start; rl: other problems of GSM8K train, for GRPO"
+    )
+
+
+class GsmSymbolic(Section):
+    """GSM8K-like problems from the templates of reasoning-gym, as many as one likes, offline."""
+
+    source: Literal["gsm_symbolic"]
+    sizes: dict[Literal["train", "rl", "dev", "test"], Positive]
 
 
 class Qwen2Shape(Section):
@@ -92,6 +101,15 @@ class WarmStart(Section):
     habits: dict[Literal["full", "skipped_step", "bare_answer", "wrong_operation"], Share]
 
 
+class ReferenceStart(Section):
+    """A planner fine-tuned from the executor's own weights, all of them, on reference traces of the split train."""
+
+    source: Literal["reference_traces"]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
 class WheelModel(Section):
     """A GGUF model inside a wheel on PyPI, converted once to safetensors."""
 
@@ -112,7 +130,7 @@ class HubModel(Section):
 
 
 ModelSource = Annotated[TrainedModel | WheelModel | HubModel, Field(discriminator="source")]
-PlannerSource = Annotated[WarmStart | WheelModel | HubModel, Field(discriminator="source")]
+PlannerSource = Annotated[WarmStart | ReferenceStart | WheelModel | HubModel, Field(discriminator="source")]
 
 
 class PublicSeeds(Section):
@@ -316,7 +334,7 @@ class Preset(Section):
     leaves_out: dict[str, str] = Field({}, description="notebook number -> why this size has not got it")
     prompt_style: PromptStyle
     limits: PromptLimits = PromptLimits()
-    problems: Annotated[TinyWorld | GSM8K, Field(discriminator="source")]
+    problems: Annotated[TinyWorld | GSM8K | GsmSymbolic, Field(discriminator="source")]
     executor: ModelSource
     planner: PlannerSource | None = None
     groups: Groups | None = None

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 
 from tracelift_lib import tinycode, tinyworld
+from tracelift_lib.answers import expected_number
 from tracelift_lib.code_problems import MBPP_FIELDS, MBPP_IDS, mbpp_problem
 from tracelift_lib.group_building.plans import statement
 from tracelift_lib.hub import HUB_ERRORS, explain
@@ -118,6 +119,29 @@ def _gsm_symbolic(settings: SeedSettings, split: str) -> Iterator[Problem]:
             answer=str(item["answer"]),
             metadata={"stated": final},
         )
+
+
+def symbolic_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Problem]]:
+    """So many gsm_symbolic problems of each split: test from the seeds of test items, the others share out the rest.
+
+    No text is in two splits, nor twice in one. Problems whose worked solution ends in another number than reasoning-gym
+    states as their answer are left out.
+    """
+    settings = SeedSettings(source="gsm_symbolic", seed=seed)
+    streams = {kind: _gsm_symbolic(settings, kind) for kind in ("train", "test")}
+    seen: set[str] = set()
+    splits: dict[str, list[Problem]] = {}
+    for split, size in sorted(sizes.items()):
+        splits[split] = []
+        for problem in streams["test" if split == "test" else "train"]:
+            text = normalise(problem.problem)
+            agree = expected_number(problem.answer) == expected_number(problem.metadata["stated"])
+            if agree and text not in seen:
+                seen.add(text)
+                splits[split].append(problem)
+            if len(splits[split]) == size:
+                break
+    return splits
 
 
 def _gsm8k(settings: SeedSettings, split: str) -> Iterator[Problem]:
