@@ -189,7 +189,7 @@ def trace_of_solution(solution: str) -> list[str]:
     The notes are marks of the data set, not reasoning. The last line goes because `is_correct` was computed from it
     and the RM's training traces end before the answer: what is asked is whether the reasoning looks right.
     """
-    lines = [line.strip() for line in re.sub(r"<<[^<>]*>>", "", solution).strip().splitlines()]
+    lines = [line.strip() for line in re.sub(r"<<[^<>]*(>>|$)", "", solution).strip().splitlines()]
     if lines and re.match(r"(A:|####)", lines[-1]):
         lines.pop()
     return [line for line in lines if line]
