@@ -91,7 +91,6 @@ class Sampler:
         )
 
 
-@torch.inference_mode()
 def mean_log_likelihood(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -100,9 +99,22 @@ def mean_log_likelihood(
     batch_tokens: int,
 ) -> np.ndarray:
     """Mean log-probability of each completion's tokens given its prompt, in nats a token: shape (N,)."""
+    values = token_log_likelihoods(model, tokenizer, prompts, completions, batch_tokens)
+    return np.array([value.mean() for value in values])
+
+
+@torch.inference_mode()
+def token_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    batch_tokens: int,
+) -> list[np.ndarray]:
+    """Log-probability of each token of each completion given what stands before it, in nats."""
     before = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     after = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-    means = np.zeros(len(before))
+    values: list[np.ndarray] = [np.zeros(0)] * len(before)
     for batch in length_batches([len(b) + len(a) for b, a in zip(before, after)], batch_tokens):
         padded = tokenizer.pad({"input_ids": [before[i] + after[i] for i in batch]}, return_tensors="pt")
         padded = padded.to(model.device)
@@ -110,8 +122,8 @@ def mean_log_likelihood(
         log_probabilities = model(**padded, position_ids=positions).logits[:, :-1].float().log_softmax(-1)
         chosen = log_probabilities.gather(-1, padded["input_ids"][:, 1:, None]).squeeze(-1)
         for row, i in enumerate(batch):  # padding stands on the left, so the completion is at the end
-            means[i] = chosen[row, -len(after[i]) :].mean().item()
-    return means
+            values[i] = chosen[row, -len(after[i]) :].double().cpu().numpy()
+    return values
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from tracelift_lib.group_building.group_files import load_released
 from tracelift_lib.group_building.group_maker import BuildSettings
 from tracelift_lib.group_building.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups import Candidate, Group, build_group, dimensions, load_groups, split_train_dev
+from tracelift_lib.natural_errors import load_natural, sample_problems, score_traces
 from tracelift_lib.parallel import side_by_side
 from tracelift_lib.presets import GSM8K, Preset, PublicSeeds, ReleasedGroups, load_preset, variant
 from tracelift_lib.problems import PROJECT, InputError, Problem, data_folder, load_gsm8k, read_jsonl
@@ -389,6 +390,46 @@ def _build_rm_scores(run: Run, out: Path) -> None:
     pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
 
 
+NATURAL_CHUNK = 32  # traces scored between two saves
+
+
+def _build_natural_errors(run: Run, out: Path) -> None:
+    """scores.parquet: every prefix of the sampled natural traces under each score (natural_errors.score_traces)."""
+    settings, seed = run.preset.natural_errors, run.preset.seed
+    traces = [
+        t for name, problems in settings.sets.items()
+        for t in sample_problems(load_natural(name, data_folder()), problems, seed)
+    ]
+    backbone = run.need(_backbone_stage(run.preset)).path
+    model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
+    scorer = run.reward_model() if run.preset.reward_model else None
+    parts = []
+    with tqdm(total=len(traces), desc="natural errors: traces") as bar:
+        for start in range(0, len(traces), NATURAL_CHUNK):
+            chunk = traces[start : start + NATURAL_CHUNK]
+            part = out / store.WORK / f"traces-{start:05d}.parquet"
+            if not part.exists():
+                rows = score_traces(chunk, model, tokenizer, scorer, run.preset.prompt_style, settings.batch_tokens,
+                                    100_003 * seed + start)
+                part.parent.mkdir(exist_ok=True)
+                rows.to_parquet(part.with_suffix(".tmp"), index=False)
+                part.with_suffix(".tmp").rename(part)
+            parts.append(pd.read_parquet(part))
+            bar.update(len(chunk))
+    pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
+
+
+def _backbone_stage(preset: Preset) -> str:
+    """The model under the RM; without an RM, the executor."""
+    return preset.reward_model.backbone if preset.reward_model else "executor"
+
+
+def _natural_config(preset: Preset) -> dict[str, Any]:
+    """What decides the scores; how many resamples a table takes later does not."""
+    sets = preset.natural_errors.sets if preset.natural_errors else {}
+    return {"sets": sets, **_section("prompt_style")(preset)}
+
+
 BASELINE_CHUNK = 256
 UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run loses at most one chunk
 
@@ -566,6 +607,12 @@ STAGES: dict[str, Stage] = {
     "rm_scores": Stage(
         "02_train_reward_model", _build_rm_scores, _section("prompt_style"),
         lambda preset, instance: [("groups", {}), ("reward_model", {}), (preset.reward_model.backbone, {})],
+    ),
+    "natural_errors": Stage(
+        "02_train_reward_model", _build_natural_errors, _natural_config,
+        lambda preset, instance: [
+            (name, {}) for name in (_backbone_stage(preset), *(["reward_model"] if preset.reward_model else []))
+        ],
     ),
     "uplift": Stage(
         "03_executor_uplift", _build_uplift,

@@ -322,6 +322,16 @@ class Evaluation(Section):
     bootstrap: Positive = Field(description="resamples of the paired bootstrap")
 
 
+class NaturalErrors(Section):
+    """Natural errors of public sets (natural_errors.py); data from the folder $TRACELIFT_DATA, or from the hub."""
+
+    sets: dict[Literal["gsm8k_solutions", "processbench_gsm8k", "processbench_math", "prmbench"], Positive] = Field(
+        min_length=1, description="problems of each set, drawn at random"
+    )
+    batch_tokens: Positive = Field(2048, description="padded tokens of one batch of the language model")
+    bootstrap: Positive = Field(2000, description="resamples of the intervals")
+
+
 class Preset(Section):
     """Everything that decides what a run computes."""
 
@@ -342,6 +352,7 @@ class Preset(Section):
     execution: Execution
     planner_training: PlannerTraining | None = None
     evaluation: Evaluation | None = None
+    natural_errors: NaturalErrors | None = None
     simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
 
     @model_validator(mode="after")

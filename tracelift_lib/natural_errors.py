@@ -1,0 +1,516 @@
+"""Natural errors: traces that models really wrote, with somebody else's labels. The paper does not test on them.
+
+Four public sets. Their problems are test problems (of GSM8K and MATH), so nothing may be trained on them.
+
+| set | from | label |
+| --- | --- | --- |
+| gsm8k_solutions | openai/grade-school-math, example_model_solutions: four models a problem | answer right or not |
+| processbench_gsm8k, processbench_math | Qwen/ProcessBench | first wrong step, or none |
+| prmbench | hitsmy/PRMBench_Preview: a solution and a version with errors put in | all wrong steps |
+
+Every score reads the same text: `trace_of_solution` and `plain_step` say what is taken out of it, and why.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tracelift_lib.evaluation import CONFIDENCE
+from tracelift_lib.generation import token_log_likelihoods
+from tracelift_lib.problems import DATA_VARIABLE, InputError, Problem, read_jsonl
+from tracelift_lib.prompts import OPEN, PromptStyle, as_chat, planner_prompt
+from tracelift_lib.reward_model import TraceScorer
+
+HUB = {  # data set, revision, split
+    "processbench_gsm8k": ("Qwen/ProcessBench", "3bdcd5371ed567559a78f559c01c13a6deee7604", "gsm8k"),
+    "processbench_math": ("Qwen/ProcessBench", "3bdcd5371ed567559a78f559c01c13a6deee7604", "math"),
+    "prmbench": ("hitsmy/PRMBench_Preview", "5cc7683d0ae5797f84d7aeac0607966f277c39e1", "train"),
+}
+FILES = {  # in a local folder
+    "gsm8k_solutions": "gsm8k/example_model_solutions.jsonl",
+    "processbench_gsm8k": "processbench/gsm8k.json",
+    "processbench_math": "processbench/math.json",
+    "prmbench": "prmbench/*.jsonl",
+}
+SOLUTIONS_HOME = "https://github.com/openai/grade-school-math (grade_school_math/data/example_model_solutions.jsonl)"
+CONTROL = "multi_solutions"  # PRMBench's kind whose second solution is right too
+SCORES = {  # column -> name in tables; for all of them, higher means better reasoning
+    "q": "RM",
+    "log_likelihood": "LM log-likelihood, whole prefix",
+    "step_log_likelihood": "LM log-likelihood, last step",
+    "length": "length (shorter is better)",
+    "coin": "coin",
+}
+
+
+@dataclass(frozen=True)
+class NaturalTrace:
+    """One trace of a set. `errors` holds the labelled wrong steps (from 0): of ProcessBench only the first is known."""
+
+    set: str
+    item: str  # what belongs together: the two processes of a PRMBench row; else the trace itself
+    part: str  # the model that wrote it; `original` or `modified`
+    kind: str  # PRMBench's kind of error
+    problem: str
+    steps: tuple[str, ...]
+    errors: tuple[int, ...]
+    answer_right: bool | None  # None: not labelled
+
+
+class _Solution(BaseModel, strict=True):
+    is_correct: bool
+    solution: str
+
+
+class _ProcessRow(BaseModel, strict=True):
+    id: str
+    generator: str
+    problem: str
+    steps: list[str] = Field(min_length=1)
+    final_answer_correct: bool
+    label: int = Field(ge=-1)
+
+
+class _PrmRow(BaseModel, strict=True):
+    idx: str
+    classification: str
+    original_question: str
+    original_process: list[str] = Field(min_length=1)
+    modified_process: list[str] = Field(min_length=1)
+    error_steps: list[int] | None
+
+
+def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
+    """All traces of the set `name`, from a local folder (FILES, each also as .gz) or, without one, from the hub.
+
+    Raises:
+        InputError: no such file, the hub cannot be reached, or a record is not as expected; names file, row and field.
+    """
+    records = _folder_records(name, folder) if folder else _hub_records(name)
+    read = {"gsm8k_solutions": _solutions, "prmbench": _prm_pair}.get(name, _process)
+    traces: list[NaturalTrace] = []
+    for where, record in records:
+        try:
+            traces += read(name, record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InputError(f"{where}: field {field!r}: {first['msg']}; this is not a record of {name}") from None
+        except ValueError as error:
+            raise InputError(f"{where}: {error}; this is not a record of {name}") from None
+    return traces
+
+
+def _folder_records(name: str, folder: Path) -> Iterator[tuple[str, dict]]:
+    paths = sorted([*folder.glob(FILES[name]), *folder.glob(FILES[name] + ".gz")])
+    if not paths:
+        where = SOLUTIONS_HOME if name not in HUB else f"data set {HUB[name][0]} on the Hugging Face hub"
+        raise InputError(
+            f"{folder}: no {FILES[name]} (or .gz) for the set {name}; point {DATA_VARIABLE} to a folder that has it. "
+            f"It comes from {where}"
+        )
+    for path in paths:
+        if ".jsonl" in path.suffixes:
+            yield from ((f"{path}:{number}", record) for number, record in read_jsonl(path))
+        else:
+            yield from ((f"{path}: row {i}", record) for i, record in enumerate(_json_list(path)))
+
+
+def _json_list(path: Path) -> list[dict]:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            rows = json.load(file)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); was the file cut off?") from None
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: a JSON {type(rows).__name__}, but the file must hold a list of objects")
+    return rows
+
+
+def _hub_records(name: str) -> Iterator[tuple[str, dict]]:
+    if name not in HUB:
+        raise InputError(
+            f"the set {name} is not on the hub: get it from {SOLUTIONS_HOME} and set the environment variable "
+            f"{DATA_VARIABLE} to a folder that holds {FILES[name]} (or .gz)"
+        )
+    from datasets import load_dataset
+
+    path, revision, split = HUB[name]
+    try:
+        rows = load_dataset(path, split=split, revision=revision)
+    except OSError as error:
+        raise InputError(
+            f"could not get {path} from the Hugging Face hub ({error}). Try again with a network, or set the "
+            f"environment variable {DATA_VARIABLE} to a local folder that holds {FILES[name]} (or .gz)"
+        ) from None
+    yield from ((f"{path} {split} row {i}", row) for i, row in enumerate(rows))
+
+
+def _solutions(name: str, record: dict) -> list[NaturalTrace]:
+    """A trace a model; equal texts of one problem once (labels of equal texts differ where only the last line does)."""
+    question = record.get("question") if isinstance(record, dict) else None
+    if not isinstance(question, str):
+        raise ValueError("field 'question' must be a text")
+    models = {key: value for key, value in record.items() if key not in ("question", "ground_truth")}
+    if not models:
+        raise ValueError("no solutions: fields such as '6b_finetuning', each with 'solution' and 'is_correct'")
+    traces: dict[tuple[str, ...], NaturalTrace] = {}
+    for model, value in models.items():
+        try:
+            solution = _Solution.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"field {'.'.join(map(str, [model, *first['loc']]))!r}: {first['msg']}") from None
+        steps = tuple(trace_of_solution(solution.solution))
+        if steps:
+            item = f"{model}: {question}"
+            new = NaturalTrace(name, item, model, "", question, steps, (), solution.is_correct)
+            traces.setdefault(steps, new)
+    return list(traces.values())
+
+
+def trace_of_solution(solution: str) -> list[str]:
+    """The lines of a GSM8K model solution, without calculator notes `<<3*2=6>>` and without the last line `A: 6`.
+
+    The notes are marks of the data set, not reasoning. The last line goes because `is_correct` was computed from it
+    and the RM's training traces end before the answer: what is asked is whether the reasoning looks right.
+    """
+    lines = [line.strip() for line in re.sub(r"<<[^<>]*(>>|$)", "", solution).strip().splitlines()]
+    if lines and re.match(r"(A:|####)", lines[-1]):
+        lines.pop()
+    return [line for line in lines if line]
+
+
+def plain_step(step: str) -> str:
+    """A step without its number and without PRMBench's closing `# Answer` block.
+
+    Only one of the two processes of some PRMBench rows has them, and a score must not tell the two apart by that.
+    """
+    return re.sub(r"^\s*(Step\s*)?\d+[.:)]\s+", "", step.split("\n# Answer")[0]).strip() or step.strip()
+
+
+def _process(name: str, record: dict) -> list[NaturalTrace]:
+    row = _ProcessRow.model_validate(record)
+    if row.label >= len(row.steps):
+        raise ValueError(f"field 'label': {row.label}, but there are {len(row.steps)} steps (the first is 0)")
+    errors = () if row.label == -1 else (row.label,)
+    steps = tuple(map(plain_step, row.steps))
+    return [NaturalTrace(name, row.id, row.generator, "", row.problem, steps, errors, row.final_answer_correct)]
+
+
+def _prm_pair(name: str, record: dict) -> list[NaturalTrace]:
+    """Original and modified process, both as answers to the original question: then they differ in the process only.
+
+    (Under its own, changed question a few rows' modified process would be a right answer to another problem.)
+    `error_steps` counts from 1; what lies beyond the last step is left out.
+    """
+    row = _PrmRow.model_validate(record)
+    errors = tuple(sorted({e - 1 for e in row.error_steps or [] if 1 <= e <= len(row.modified_process)}))
+    item = f"{row.classification}: {row.idx.removeprefix(row.classification + '_')}"
+    return [
+        NaturalTrace(name, item, part, row.classification, row.original_question,
+                     tuple(map(plain_step, steps)), wrong, None)
+        for part, steps, wrong in (
+            ("original", row.original_process, ()), ("modified", row.modified_process, errors)
+        )
+    ]
+
+
+def sample_problems(traces: Sequence[NaturalTrace], problems: int, seed: int) -> list[NaturalTrace]:
+    """The traces of `problems` problems drawn at random; of gsm8k_solutions those with right and wrong solutions."""
+    answers: dict[str, set[bool | None]] = {}
+    for t in traces:
+        answers.setdefault(t.problem, set()).add(t.answer_right)
+    usable = [p for p, seen in answers.items() if traces[0].set != "gsm8k_solutions" or len(seen) == 2]
+    chosen = set(random.Random(seed).sample(usable, min(problems, len(usable))))
+    return [t for t in traces if t.problem in chosen]
+
+
+def prefixes(trace: NaturalTrace) -> list[tuple[str, ...]]:
+    """What is scored: every prefix of steps; of gsm8k_solutions, whose steps have no labels, the whole trace only."""
+    if trace.set == "gsm8k_solutions":
+        return [trace.steps]
+    return [trace.steps[: i + 1] for i in range(len(trace.steps))]
+
+
+def score_traces(
+    traces: Sequence[NaturalTrace], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    scorer: TraceScorer | None, style: PromptStyle, batch_tokens: int, seed: int,
+) -> pd.DataFrame:
+    """One row a prefix: the fields of the trace, `step` (the prefix's last, from 0), `steps` (of the whole trace), and
+    the SCORES; q only with a scorer.
+
+    A language model reads each different (problem, trace) once: all its prefixes' likelihoods come from that.
+    """
+    parts = [(t, prefix) for t in traces for prefix in prefixes(t)]
+    asked = [_as_problem(t.problem) for t, _ in parts]
+    unique = list(dict.fromkeys((t.problem, t.steps) for t in traces))
+    likelihood = dict(zip(unique, _prefix_likelihoods(unique, model, tokenizer, style, batch_tokens)))
+    rows = pd.DataFrame(
+        {"set": t.set, "item": t.item, "part": t.part, "kind": t.kind, "problem": t.problem, "step": len(prefix) - 1,
+         "steps": len(t.steps), "errors": list(t.errors), "answer_right": t.answer_right,
+         "log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][0],
+         "step_log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][1],
+         "length": -float(len("\n".join(prefix)))}
+        for t, prefix in parts
+    )
+    rows["answer_right"] = rows["answer_right"].astype("boolean")
+    if scorer:
+        rows["q"] = scorer.score(asked, ["\n".join(prefix) for _, prefix in parts])[0]
+    return rows.assign(coin=np.random.default_rng(seed).random(len(rows)))
+
+
+def _as_problem(text: str) -> Problem:
+    return Problem(problem_id="natural", source="natural", domain="math", task_type="math_word_problem",
+                   problem=text, reference_solution="", answer="")
+
+
+def _prefix_likelihoods(
+    traces: Sequence[tuple[str, tuple[str, ...]]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    style: PromptStyle, batch_tokens: int,
+) -> list[np.ndarray]:
+    """For each (problem, steps): shape (steps, 2), mean log-likelihood in nats a token of the prefix and of its last
+    step. A token belongs to the step in which it starts."""
+    texts = [f"{OPEN}\n" + "\n".join(steps) for _, steps in traces]
+    prompts = [as_chat(planner_prompt(_as_problem(p), style), tokenizer) for p, _ in traces]
+    values = token_log_likelihoods(model, tokenizer, prompts, texts, batch_tokens)
+    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    result = []
+    for (_, steps), logs, spans in zip(traces, values, offsets):
+        ends = len(OPEN) + 1 + np.cumsum([len(s) + 1 for s in steps])
+        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=len(steps) - 1)
+        sums = np.bincount(step_of, logs, minlength=len(steps))
+        counts = np.bincount(step_of, minlength=len(steps))
+        result.append(np.stack([sums.cumsum() / counts.cumsum(), sums / np.maximum(counts, 1)], axis=1))
+    return result
+
+
+def known_scores(rows: pd.DataFrame) -> list[str]:
+    """The SCORES that `rows` holds."""
+    return [name for name in SCORES if name in rows]
+
+
+def cluster_interval(
+    table: pd.DataFrame, statistic: Callable[[np.ndarray], float], resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """(value, low, high): a statistic of column sums, with its 95 % percentile bootstrap over the rows of `table`.
+
+    Args:
+        table: a row a problem (the cluster), columns of sums over its traces. statistic: sums -> number.
+    """
+    values, rng = table.to_numpy(float), np.random.default_rng(seed)
+    draws = [statistic(rng.multinomial(len(values), np.full(len(values), 1 / len(values))) @ values)
+             for _ in range(resamples)]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return statistic(values.sum(0)), float(low), float(high)
+
+
+def _share(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
+
+
+def rank_solutions(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Right against wrong solutions of one problem, a row a (score, metric): value, low, high, n (problems or pairs).
+
+    `pair accuracy` is the mean over problems of the share of (right, wrong) pairs in which the right one scores higher,
+    ties half, a problem's own AUC. `AUC within problem` is that over all pairs; problems with more pairs count more.
+    """
+    results = []
+    for score in known_scores(rows):
+        pairs = pd.DataFrame(_pairs_of(group, score) for _, group in rows.groupby("problem")).dropna()
+        means = pd.DataFrame({"sum": pairs["wins"] / pairs["pairs"], "n": 1})
+        for metric, table, n in (("pair accuracy", means, len(pairs)),
+                                 ("AUC within problem", pairs, int(pairs["pairs"].sum()))):
+            value, low, high = cluster_interval(table, _share, resamples, seed)
+            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "n": n})
+    return pd.DataFrame(results)
+
+
+def _pairs_of(group: pd.DataFrame, score: str) -> dict[str, float]:
+    right = group.loc[group["answer_right"].astype(bool), score].to_numpy()[:, None]
+    wrong = group.loc[~group["answer_right"].astype(bool), score].to_numpy()[None, :]
+    wins = ((right > wrong) + 0.5 * (right == wrong)).sum()
+    return {"wins": wins, "pairs": right.size * wrong.size or np.nan}
+
+
+def rank_pairs(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """PRMBench: the share of rows whose original process scores above the modified one (ties half), by kind.
+
+    The kind `multi_solutions` holds no error: there 0.5 is what a fair score gives. `all kinds` is without it.
+    """
+    last = rows[rows["step"] == rows["steps"] - 1]
+    results = []
+    for score in known_scores(rows):
+        table = last.pivot_table(index=["problem", "kind", "item"], columns="part", values=score).reset_index()
+        win = (table["original"] > table["modified"]) + 0.5 * (table["original"] == table["modified"])
+        table = table.assign(win=win, n=1)
+        errors = table[table["kind"] != CONTROL]
+        for kind, part in [("all kinds", errors), *table.groupby("kind")]:
+            value, low, high = cluster_interval(part.groupby("problem")[["win", "n"]].sum(), _share, resamples, seed)
+            results.append({"score": SCORES[score], "kind": kind, "value": value, "low": low, "high": high,
+                            "n": len(part)})
+    return pd.DataFrame(results)
+
+
+def first_below(scores: np.ndarray, threshold: float) -> int:
+    """The decision rule: the first step whose prefix scores below `threshold`; -1 if there is none."""
+    below = np.flatnonzero(scores < threshold)
+    return int(below[0]) if len(below) else -1
+
+
+def halves(problems: Sequence[str], seed: int) -> dict[str, int]:
+    """Each problem's half, 0 or 1: a threshold is chosen on one and judged on the other."""
+    unique = sorted(set(problems))
+    random.Random(seed).shuffle(unique)
+    return {p: i % 2 for i, p in enumerate(unique)}
+
+
+GRID = 101  # thresholds tried: quantiles of the scores of the half on which it is chosen
+
+
+def decide(
+    rows: pd.DataFrame, score: str, outcome: Callable[[pd.DataFrame, float], pd.DataFrame],
+    statistic: Callable[[np.ndarray], float], seed: int,
+) -> pd.DataFrame:
+    """`outcome` of every trace, each with the threshold that is best by `statistic` on the *other* half of problems.
+
+    Args:
+        outcome: (rows, threshold) -> a row a trace, with `problem` and columns to sum.
+    """
+    half = rows["problem"].map(halves(rows["problem"].tolist(), seed))
+    results = []
+    for judged in (0, 1):
+        chosen_on, reported = rows[half != judged], rows[half == judged]
+        if chosen_on.empty or reported.empty:
+            raise InputError("one problem only: a threshold cannot be chosen on other problems than it is judged on")
+        thresholds = [*np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf]
+        quality = [statistic(outcome(chosen_on, t).drop(columns="problem").to_numpy(float).sum(0)) for t in thresholds]
+        best = thresholds[int(np.argmax(np.nan_to_num(quality)))]
+        results.append(outcome(reported, best).assign(threshold=best))
+    return pd.concat(results, ignore_index=True)
+
+
+def harmonic_f1(sums: np.ndarray) -> float:
+    """ProcessBench's F1: harmonic mean of the accuracies on erroneous and on correct traces.
+
+    Args:
+        sums: found exactly, erroneous, left alone, correct.
+    """
+    wrong, right = (sums[0] / sums[1] if sums[1] else 0.0), (sums[2] / sums[3] if sums[3] else 0.0)
+    return float(2 * wrong * right / (wrong + right)) if wrong + right else 0.0
+
+
+def _first_error_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
+    """Of each trace: did the rule find its first error, or leave a correct trace alone."""
+    def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
+        rows = rows.sort_values(["item", "step"], kind="stable")
+        items = rows["item"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
+        found = np.array([first_below(s, threshold) for s in np.split(rows[score].to_numpy(), starts[1:])])
+        first = rows.iloc[starts]
+        label = np.array([e[0] if len(e) else -1 for e in first["errors"]])
+        wrong, hit = label >= 0, found == label
+        return pd.DataFrame({
+            "problem": first["problem"].to_numpy(), "hit_wrong": hit & wrong, "wrong": wrong,
+            "hit_right": hit & ~wrong, "right": ~wrong,
+            "flagged_lucky": (found >= 0) & wrong & first["answer_right"].to_numpy(bool),
+            "hit_lucky": hit & wrong & first["answer_right"].to_numpy(bool),
+            "lucky": wrong & first["answer_right"].to_numpy(bool),
+        })
+
+    return outcome
+
+
+def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """ProcessBench, a row a (score, metric): F1 and its two accuracies, and the right answers for wrong reasons alone.
+
+    `lucky`: final answer right, a step wrong. Exact: the first wrong step found; flagged: any step.
+    """
+    columns = {
+        "F1": (["hit_wrong", "wrong", "hit_right", "right"], harmonic_f1),
+        "accuracy on erroneous": (["hit_wrong", "wrong"], _share),
+        "accuracy on correct": (["hit_right", "right"], _share),
+        "right answer, wrong reason: exact": (["hit_lucky", "lucky"], _share),
+        "right answer, wrong reason: flagged": (["flagged_lucky", "lucky"], _share),
+    }
+    results = []
+    for score in known_scores(rows):
+        traces = decide(rows, score, _first_error_outcome(score), harmonic_f1, seed)
+        by_problem = traces.groupby("problem").sum()
+        for metric, (names, statistic) in columns.items():
+            table = by_problem[names]
+            value, low, high = cluster_interval(table, statistic, resamples, seed)
+            n = int(table.to_numpy()[:, 1].sum()) if metric != "F1" else len(traces)
+            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "n": n})
+    return pd.DataFrame(results)
+
+
+def step_f1(sums: np.ndarray) -> float:
+    """Mean of the F1 of finding wrong steps and of finding right ones, as PRMBench weighs them.
+
+    Args:
+        sums: wrong and flagged, wrong and not, right and flagged, right and not (counts of steps).
+    """
+    hit, miss, false, quiet = sums
+    parts = [2 * a / (2 * a + miss + false) if a + miss + false else 0.0 for a in (hit, quiet)]
+    return float(np.mean(parts))
+
+
+def _step_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
+    def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
+        flagged = rows[score].to_numpy() < threshold
+        wrong = np.array([step in errors for step, errors in zip(rows["step"], rows["errors"])])
+        return pd.DataFrame({
+            "problem": rows["problem"].to_numpy(), "hit": wrong & flagged, "miss": wrong & ~flagged,
+            "false": ~wrong & flagged, "quiet": ~wrong & ~flagged,
+        })
+
+    return outcome
+
+
+def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """PRMBench: is each step of the modified processes wrong? A row a score: `step_f1` with interval, n steps."""
+    rows = rows[(rows["part"] == "modified") & (rows["kind"] != CONTROL) & (rows["errors"].map(len) > 0)]
+    results = []
+    for score in known_scores(rows):
+        steps = decide(rows, score, _step_outcome(score), step_f1, seed)
+        table = steps.groupby("problem")[["hit", "miss", "false", "quiet"]].sum()
+        value, low, high = cluster_interval(table, step_f1, resamples, seed)
+        results.append({"score": SCORES[score], "metric": "step F1", "value": value, "low": low, "high": high,
+                        "n": len(steps)})
+    return pd.DataFrame(results)
+
+
+def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Table by name: `ranking` (gsm8k_solutions), `first_errors` (ProcessBench), `pairs`, `error_steps` (PRMBench).
+
+    Only of the sets that are in `rows`; a column `set` says which.
+    """
+    measures = {
+        "gsm8k_solutions": {"ranking": rank_solutions},
+        "processbench_gsm8k": {"first_errors": find_first_errors},
+        "processbench_math": {"first_errors": find_first_errors},
+        "prmbench": {"pairs": rank_pairs, "error_steps": find_error_steps},
+    }
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for name, part in rows.groupby("set"):
+        for table, measure in measures[name].items():
+            result = measure(part, resamples, seed)
+            result.insert(0, "set", name)
+            tables.setdefault(table, []).append(result)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
