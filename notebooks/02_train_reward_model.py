@@ -45,6 +45,7 @@ from tracelift_lib import report
 from tracelift_lib.evaluation import calibration_curve, mean_interval, metrics_by_dimension, metrics_by_kind
 from tracelift_lib.evaluation import pair_wins, ranking, reward_model_metrics
 from tracelift_lib.group_building.kinds import kinds_of
+from tracelift_lib.natural_errors import LUCKY, SCORES, MissingSet, all_results, headlines, in_words
 from tracelift_lib.pipeline import Run
 from tracelift_lib.prompts import reward_model_text
 from tracelift_lib.reward_model import Scores, reward_model_loss
@@ -392,7 +393,66 @@ print(f"{len(traces)} traces: the largest difference between served and local sc
 # ## Natural errors
 #
 # All flaws above were *made by us*, by the same seven makers as in training. Whether the RM also sees the errors that models
-# make on their own is a different question, which the paper does not test.
+# make on their own is a different question, which the paper does not test. Four public sets ask it, each with somebody
+# else's labels (`tracelift_lib/natural_errors.py`):
+#
+# - `gsm8k_solutions`: several models' solutions of one GSM8K problem, right and wrong. Without their last line, from which
+#   the label was computed: does a right one score higher?
+# - `processbench_gsm8k`, `processbench_math`: where is the first wrong step? The rule takes the first step whose *prefix*
+#   scores below a threshold. F1 is the harmonic mean of the accuracies on erroneous and on correct traces.
+# - `prmbench`: a solution and a version with errors put in. Which of the two is the original, and which steps are wrong?
+#
+# The same is done with the mean **log-likelihood** of the model under the RM (of the whole prefix, and of its last step),
+# with the length (shorter is better), and with a coin. Every score gets its own threshold, chosen on half of the problems
+# and judged on the other half, in turn. Intervals are bootstraps over problems. **Right answer, wrong reason** are
+# ProcessBench's traces whose final answer is right although a step is wrong: no check of answers finds those, so they stand
+# in a table of their own. The problems are test problems of GSM8K and MATH, and are never trained on.
+
+# %%
+natural, natural_file = run.preset.natural_errors, None
+if natural is None:
+    display(Markdown(
+        f"Preset {PRESET} has no such sets: its models know only the problems they were trained on. With a pretrained model "
+        "and `TRACELIFT_DATA` set to a folder that has the sets (or a network), "
+        '`OVERRIDES = {"natural_errors": {"sets": {"gsm8k_solutions": 100, "processbench_gsm8k": 100}}}` runs this.'))
+else:
+    try:
+        natural_file = run.make("natural_errors")
+    except MissingSet as missing:
+        display(Markdown(f"**Not run**, for want of a set: {missing}. Or name other sets in `natural_errors.sets`."))
+if natural_file:
+    natural_rows = pd.read_parquet(natural_file.path / "scores.parquet")
+    tables = all_results(natural_rows, natural.bootstrap, run.preset.seed)
+    counts = natural_rows.groupby("set").agg(problems=("problem", "nunique"), prefixes=("step", "size"))
+    n = ", ".join(f"{row.problems} problems of {row.Index}" for row in counts.itertuples())
+    if "first_errors" in tables:
+        lucky = tables["first_errors"]["metric"].str.startswith(LUCKY)
+        tables["right_answer_wrong_reason"] = tables["first_errors"][lucky]
+        tables["first_errors"] = tables["first_errors"][~lucky]
+    for name, table in tables.items():
+        display(Markdown(f"**{name.replace('_', ' ')}**"),
+                report.save_table(run, table, f"natural_{name}", [natural_file, files], n=n).round(3))
+
+# %%
+if natural_file:
+    headline = headlines(tables)
+    tasks = headline["task"].unique()
+    figure, axes = plt.subplots(1, len(tasks), figsize=(2 * report.COLUMN_WIDTH, 2.4), sharey=True, squeeze=False)
+    for axis, task in zip(axes[0], tasks):
+        part = headline[headline["task"] == task].iloc[::-1]
+        spread = np.maximum([part["value"] - part["low"], part["high"] - part["value"]], 0)
+        axis.errorbar(part["value"], part["score"], xerr=spread, fmt="o", capsize=2)
+        axis.axvline(part["chance"].iloc[0], color="0.6", linestyle=":")
+        axis.set(title=task.replace(": ", "\n"), xlim=(0, 1.02))
+        axis.title.set_fontsize(6)
+    report.save_figure(run, figure, "natural_errors", headline, [natural_file, files], n=n)
+    told = [f"- {sentence}" for sentence in in_words(headline)]
+    if "right_answer_wrong_reason" in tables:
+        unseen = tables["right_answer_wrong_reason"].pipe(lambda t: t[t["score"] == SCORES["q"]])
+        told += [f"- **{row.metric}**, {row.set}: RM {row.value:.2f} of {row.cases} traces." if row.cases else
+                 f"- **{row.metric}**, {row.set}: the sample has no such trace." for row in unseen.itertuples()]
+    display(Markdown("\n".join([f"On {n}:", "", *told, "", "Where a threshold is chosen on few problems, it, too, is "
+                                "noise that the intervals do not hold. Dotted: what a coin gets."])))
 
 # %% [markdown]
 # ## What we saw

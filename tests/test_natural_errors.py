@@ -1,14 +1,18 @@
-"""Natural errors: loaders, the decision rule, and metrics against cases counted by hand. No language model here."""
+"""Natural errors: loaders, the decision rule, metrics against cases counted by hand, and the stage with tiny models."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from common import DATA
 
+from tracelift_lib import models, pipeline, store
 from tracelift_lib import natural_errors as ne
+from tracelift_lib.pipeline import Run
 from tracelift_lib.problems import InputError
+from tracelift_lib.prompts import OPEN, as_chat, planner_prompt, reward_model_text
 
 
 def write(path, text):
@@ -46,8 +50,10 @@ def test_bad_solution_is_named_and_missing_files_say_where_from(tmp_path):
     write(tmp_path / "gsm8k/example_model_solutions.jsonl", json.dumps(record) + "\n")
     with pytest.raises(InputError, match=r"solutions\.jsonl:1.*6b\.is_correct"):
         ne.load_natural("gsm8k_solutions", tmp_path)
-    with pytest.raises(InputError, match="hitsmy/PRMBench_Preview"):
+    with pytest.raises(ne.MissingSet, match="hitsmy/PRMBench_Preview"):
         ne.load_natural("prmbench", tmp_path)
+    with pytest.raises(ne.MissingSet, match="TRACELIFT_DATA"):
+        ne.load_natural("gsm8k_solutions", None)
 
 
 def test_prm_errors_count_from_one_and_stay_inside(tmp_path):
@@ -63,7 +69,7 @@ def test_ranking_by_hand():
                          "length": [3.0, 1.0, 2.0, 5.0, 5.0]})
     table = ne.rank_solutions(rows, 50, 0).set_index("metric")
     assert table.loc["pair accuracy", "value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
-    assert table.loc["AUC within problem", "n"] == 3
+    assert table.loc["AUC within problem", "cases"] == 3
     assert table.loc["AUC within problem", "value"] == pytest.approx(1.5 / 3)
 
 
@@ -88,7 +94,7 @@ def test_first_errors_of_a_score_that_knows_them():
     table = ne.find_first_errors(process_rows(), 50, 0).set_index(["score", "metric"])
     assert table.loc[("RM", "F1"), "value"] == 1
     lucky = table.loc[("RM", "right answer, wrong reason: exact")]
-    assert (lucky["value"], lucky["n"]) == (1, 4)
+    assert (lucky["value"], lucky["cases"]) == (1, 4)
     assert table.loc[("length (shorter is better)", "F1"), "value"] < 1
 
 
@@ -99,6 +105,170 @@ def test_no_threshold_is_judged_on_the_problems_it_was_chosen_on():
     rows["q"] = rows["q"] + rows["problem"].map(half) * 10
     table = ne.find_first_errors(rows[["item", "problem", "step", "steps", "errors", "answer_right", "q"]], 20, 0)
     assert table.set_index("metric").loc["F1", "value"] < 0.5
+
+
+def prm_rows(*processes):
+    """Rows of (problem, kind, number, part, errors, scores of the prefixes)."""
+    return pd.DataFrame(
+        {"problem": problem, "kind": kind, "item": f"{kind}: {number}", "part": part, "errors": errors, "step": step,
+         "steps": len(scores), "q": q}
+        for problem, kind, number, part, errors, scores in processes for step, q in enumerate(scores)
+    )
+
+
+def test_original_against_modified_by_hand():
+    table = ne.rank_pairs(prm_rows(
+        ("a", "circular", 1, "original", [], [0.1, 0.8]), ("a", "circular", 1, "modified", [1], [0.9, 0.9, 0.3]),
+        ("a", "circular", 2, "original", [], [0.5]), ("a", "circular", 2, "modified", [0], [0.5]),
+        ("b", "deception", 1, "original", [], [0.9, 0.2]), ("b", "deception", 1, "modified", [0], [0.1, 0.4]),
+        ("b", ne.CONTROL, 1, "original", [], [0.9]), ("b", ne.CONTROL, 1, "modified", [], [0.1]),
+    ), 50, 0).set_index("kind")
+    assert table["value"].to_dict() == {"all kinds": 0.5, "circular": 0.75, "deception": 0, ne.CONTROL: 1}
+    assert table["cases"].to_dict() == {"all kinds": 3, "circular": 2, "deception": 1, ne.CONTROL: 1}
+
+
+def test_error_steps_by_hand():
+    """The best that a threshold can do flags one of two wrong steps, or both and a right one."""
+    wrong = [(p, "circular", 1, "modified", [1, 2], [0.9, 0.2, 0.6, 0.4]) for p in "ab"]
+    rest = [("a", "circular", 1, "original", [], [0.0] * 9), ("b", ne.CONTROL, 1, "modified", [0], [0.95] * 9)]
+    table = ne.find_error_steps(prm_rows(*wrong, *rest), 50, 0)
+    assert table["cases"].tolist() == [8]
+    assert table["value"].tolist() == pytest.approx([(2 / 3 + 4 / 5) / 2])
+
+
+def test_the_sentence_of_a_task_goes_by_intervals():
+    def row(score, value, low, high):
+        return {"set": "s", "score": score, "metric": "F1", "value": value, "low": low, "high": high, "cases": 7}
+
+    rows = [row("RM", 0.3, 0.25, 0.4), row("length", 0.6, 0.5, 0.7), row("coin", 0.2, 0.1, 0.24)]
+    headline = ne.headlines({"first_errors": pd.DataFrame([*rows, row("RM", 0.9, 0.9, 0.9) | {"metric": "other"}])})
+    assert headline["chance"].tolist() == [0.2] * 3
+    [said] = ne.in_words(headline)
+    assert "above chance (0.20)" in said and "worse than the best simple score, length" in said
+    [said] = ne.in_words(headline.assign(low=0.1, high=0.9))
+    assert "around chance" in said and "not told apart" in said
+
+
+SETS = {"gsm8k_solutions": 4, "processbench_gsm8k": 6, "prmbench": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The layout of the public sets, with a few records of each."""
+    folder = tmp_path_factory.mktemp("data")
+    question = "Mia has {} coins. She gets 2. How many coins does Mia have now?".format
+    solutions = [
+        {"question": question(n), "ground_truth": "t",
+         "6b": {"solution": f"gets 2: {n} + 2 = {n + 2}.\nA: {n + 2}", "is_correct": True},
+         "175b": {"solution": f"gets 2: {n} - 2 = <<{n}-2={n - 2}>>{n - 2}.\nA: {n - 2}", "is_correct": False}}
+        for n in range(3, 9)
+    ]
+    processes = [
+        process_row(id=f"g-{n}", problem=question(n), steps=[f"1. gets {n}.", f"gets 2: {n} + 2 = {n + 3}.", "So."],
+                    label=1 if n % 2 else -1, final_answer_correct=n % 3 == 0) for n in range(3, 9)
+    ]
+    pairs = [
+        {"idx": f"circular_{n}", "classification": "circular", "original_question": question(n),
+         "original_process": ["She gets 2.", f"{n} + 2 = {n + 2}."], "error_steps": [2],
+         "modified_process": ["She gets 2.", f"{n} + 2 = {n}.", "So it is."]} for n in range(3, 6)
+    ]
+    for name, rows in (("gsm8k_solutions", solutions), ("prmbench", pairs)):
+        path = folder / ne.FILES[name].replace("*", "x")
+        write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write(folder / ne.FILES["processbench_gsm8k"], json.dumps(processes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory, folder):
+    """Preset check with an executor and an RM really trained, a little, in a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv(ne.DATA_VARIABLE, str(folder))
+        patch.setattr(pipeline, "NATURAL_CHUNK", 8)
+        run = Run("check", overrides={"executor.steps": 2, "reward_model.epochs": 1, "groups.sizes.train": 8,
+                                      "natural_errors": {"sets": SETS}})
+        for stage in ("problems", "executor", "groups", "reward_model"):
+            run.make(stage)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def resumed(real):
+    """(rows, chunks scored) of the stage, interrupted in its second chunk and made again."""
+    chunks, score = [], ne.score_traces
+
+    def interrupted(traces, *rest):
+        chunks.append(len(traces))
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        return score(traces, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "score_traces", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            real.make("natural_errors")
+        artifact = real.make("natural_errors")
+    assert not (artifact.path / store.WORK).exists()
+    return pd.read_parquet(artifact.path / "scores.parquet"), chunks
+
+
+def test_an_interrupted_stage_goes_on_and_gives_the_same(real, resumed, folder):
+    rows, chunks = resumed
+    assert chunks == [8, 8, 8, 4]  # the first chunk was not scored again
+    assert rows.groupby("set").size().to_dict() == {"gsm8k_solutions": 8, "processbench_gsm8k": 18, "prmbench": 15}
+    traces = [t for name, n in SETS.items() for t in ne.sample_problems(ne.load_natural(name, folder), n, 0)]
+    executor = real.need("executor").path
+    again = ne.score_traces(traces, models.load_model(executor), models.load_tokenizer(executor), real.reward_model(),
+                            real.preset.prompt_style, 2048, 0)
+    for column in ("set", "item", "part", "step", "steps", "length"):
+        assert again[column].tolist() == rows[column].tolist()
+    assert again["answer_right"].equals(rows["answer_right"].astype("boolean"))
+    assert [list(e) for e in again["errors"]] == [list(e) for e in rows["errors"]]
+    for column in ("q", "log_likelihood", "step_log_likelihood"):
+        assert np.allclose(again[column], rows[column], atol=1e-5)
+    assert rows["coin"].is_unique
+
+
+@torch.inference_mode()
+def test_scores_are_those_of_one_prefix_at_a_time(real, resumed, folder):
+    rows = resumed[0]
+    rows = rows[(rows["set"] == "processbench_gsm8k") & (rows["item"] == "g-3")].sort_values("step")
+    trace = next(t for t in ne.load_natural("processbench_gsm8k", folder) if t.item == "g-3")
+    problem = ne._as_problem(trace.problem)
+    executor, scorer = real.need("executor").path, real.reward_model()
+    model, tokenizer = models.load_model(executor), models.load_tokenizer(executor)
+    prompt = tokenizer.encode(as_chat(planner_prompt(problem, real.preset.prompt_style), tokenizer),
+                              add_special_tokens=False)
+    assert len(rows) == 3
+    sums, counts = [0.0], [0]
+    for row in rows.itertuples():
+        text = f"{OPEN}\n" + "".join(f"{s}\n" for s in trace.steps[: row.step + 1])
+        text = text.removesuffix("\n") if row.step == 2 else text  # a line's end belongs to the line
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        logs = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        sums.append(sum(float(logs[len(prompt) + i - 1, token]) for i, token in enumerate(ids)))
+        counts.append(len(ids))
+        assert row.log_likelihood == pytest.approx(sums[-1] / counts[-1], abs=1e-4)
+        last_step = (sums[-1] - sums[-2]) / (counts[-1] - counts[-2])
+        assert row.step_log_likelihood == pytest.approx(last_step, abs=1e-4)
+        trace_text = "\n".join(trace.steps[: row.step + 1])
+        encoded = scorer.tokenizer(reward_model_text(problem, trace_text), add_special_tokens=False,
+                                   return_tensors="pt")
+        alone = scorer.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).q
+        assert row.q == pytest.approx(float(alone[0]), abs=1e-5)
+        assert row.length == -len(trace_text)
+
+
+def test_every_table_of_the_stage_has_every_score(resumed):
+    tables = ne.all_results(resumed[0], 20, 0)
+    assert set(tables) == {"ranking", "first_errors", "pairs", "error_steps"}
+    for table in tables.values():
+        assert set(table["score"]) == set(ne.SCORES.values())
+        assert table["value"].dropna().between(0, 1).all()
+        known = table.dropna()
+        assert ((known["low"] <= known["value"]) & (known["value"] <= known["high"])).all()
+    assert len(ne.in_words(ne.headlines(tables))) == 4
 
 
 @pytest.mark.skipif(not (DATA / "processbench").exists(), reason="no ../shared/data")

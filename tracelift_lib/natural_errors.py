@@ -53,6 +53,11 @@ SCORES = {  # column -> name in tables; for all of them, higher means better rea
     "length": "length (shorter is better)",
     "coin": "coin",
 }
+LUCKY = "right answer, wrong reason"
+
+
+class MissingSet(InputError):
+    """A set that is neither in the folder nor to be had from the hub."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
     """All traces of the set `name`, from a local folder (FILES, each also as .gz) or, without one, from the hub.
 
     Raises:
-        InputError: no such file, the hub cannot be reached, or a record is not as expected; names file, row and field.
+        MissingSet: no such file, or the hub cannot be reached.
+        InputError: a record is not as expected; names file, row and field.
     """
     records = _folder_records(name, folder) if folder else _hub_records(name)
     read = {"gsm8k_solutions": _solutions, "prmbench": _prm_pair}.get(name, _process)
@@ -117,7 +123,7 @@ def _folder_records(name: str, folder: Path) -> Iterator[tuple[str, dict]]:
     paths = sorted([*folder.glob(FILES[name]), *folder.glob(FILES[name] + ".gz")])
     if not paths:
         where = SOLUTIONS_HOME if name not in HUB else f"data set {HUB[name][0]} on the Hugging Face hub"
-        raise InputError(
+        raise MissingSet(
             f"{folder}: no {FILES[name]} (or .gz) for the set {name}; point {DATA_VARIABLE} to a folder that has it. "
             f"It comes from {where}"
         )
@@ -143,7 +149,7 @@ def _json_list(path: Path) -> list[dict]:
 
 def _hub_records(name: str) -> Iterator[tuple[str, dict]]:
     if name not in HUB:
-        raise InputError(
+        raise MissingSet(
             f"the set {name} is not on the hub: get it from {SOLUTIONS_HOME} and set the environment variable "
             f"{DATA_VARIABLE} to a folder that holds {FILES[name]} (or .gz)"
         )
@@ -153,7 +159,7 @@ def _hub_records(name: str) -> Iterator[tuple[str, dict]]:
     try:
         rows = load_dataset(path, split=split, revision=revision)
     except OSError as error:
-        raise InputError(
+        raise MissingSet(
             f"could not get {path} from the Hugging Face hub ({error}). Try again with a network, or set the "
             f"environment variable {DATA_VARIABLE} to a local folder that holds {FILES[name]} (or .gz)"
         ) from None
@@ -325,10 +331,11 @@ def _share(sums: np.ndarray) -> float:
 
 
 def rank_solutions(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """Right against wrong solutions of one problem, a row a (score, metric): value, low, high, n (problems or pairs).
+    """Right against wrong solutions of one problem, a row a (score, metric): value, low, high, cases.
 
     `pair accuracy` is the mean over problems of the share of (right, wrong) pairs in which the right one scores higher,
     ties half, a problem's own AUC. `AUC within problem` is that over all pairs; problems with more pairs count more.
+    Cases are problems and pairs.
     """
     results = []
     for score in known_scores(rows):
@@ -337,7 +344,8 @@ def rank_solutions(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFram
         for metric, table, n in (("pair accuracy", means, len(pairs)),
                                  ("AUC within problem", pairs, int(pairs["pairs"].sum()))):
             value, low, high = cluster_interval(table, _share, resamples, seed)
-            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "n": n})
+            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high,
+                            "cases": n})
     return pd.DataFrame(results)
 
 
@@ -352,6 +360,7 @@ def rank_pairs(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """PRMBench: the share of rows whose original process scores above the modified one (ties half), by kind.
 
     The kind `multi_solutions` holds no error: there 0.5 is what a fair score gives. `all kinds` is without it.
+    Cases are rows.
     """
     last = rows[rows["step"] == rows["steps"] - 1]
     results = []
@@ -361,9 +370,11 @@ def rank_pairs(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
         table = table.assign(win=win, n=1)
         errors = table[table["kind"] != CONTROL]
         for kind, part in [("all kinds", errors), *table.groupby("kind")]:
+            if part.empty:
+                continue
             value, low, high = cluster_interval(part.groupby("problem")[["win", "n"]].sum(), _share, resamples, seed)
             results.append({"score": SCORES[score], "kind": kind, "value": value, "low": low, "high": high,
-                            "n": len(part)})
+                            "cases": len(part)})
     return pd.DataFrame(results)
 
 
@@ -445,8 +456,8 @@ def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
         "F1": (["hit_wrong", "wrong", "hit_right", "right"], harmonic_f1),
         "accuracy on erroneous": (["hit_wrong", "wrong"], _share),
         "accuracy on correct": (["hit_right", "right"], _share),
-        "right answer, wrong reason: exact": (["hit_lucky", "lucky"], _share),
-        "right answer, wrong reason: flagged": (["flagged_lucky", "lucky"], _share),
+        f"{LUCKY}: exact": (["hit_lucky", "lucky"], _share),
+        f"{LUCKY}: flagged": (["flagged_lucky", "lucky"], _share),
     }
     results = []
     for score in known_scores(rows):
@@ -456,7 +467,8 @@ def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
             table = by_problem[names]
             value, low, high = cluster_interval(table, statistic, resamples, seed)
             n = int(table.to_numpy()[:, 1].sum()) if metric != "F1" else len(traces)
-            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "n": n})
+            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high,
+                            "cases": n})
     return pd.DataFrame(results)
 
 
@@ -484,7 +496,8 @@ def _step_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
 
 
 def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """PRMBench: is each step of the modified processes wrong? A row a score: `step_f1` with interval, n steps."""
+    """PRMBench: is each step of the modified processes wrong? A row a score: `step_f1` with interval; a case is a step.
+    """
     rows = rows[(rows["part"] == "modified") & (rows["kind"] != CONTROL) & (rows["errors"].map(len) > 0)]
     results = []
     for score in known_scores(rows):
@@ -492,7 +505,7 @@ def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFr
         table = steps.groupby("problem")[["hit", "miss", "false", "quiet"]].sum()
         value, low, high = cluster_interval(table, step_f1, resamples, seed)
         results.append({"score": SCORES[score], "metric": "step F1", "value": value, "low": low, "high": high,
-                        "n": len(steps)})
+                        "cases": len(steps)})
     return pd.DataFrame(results)
 
 
@@ -514,3 +527,46 @@ def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]
             result.insert(0, "set", name)
             tables.setdefault(table, []).append(result)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+
+
+HEADLINES = {  # table -> (column, its value that is the table's one number, what a coin gets)
+    "ranking": ("metric", "pair accuracy", 0.5),
+    "first_errors": ("metric", "F1", None),  # None: as measured, by the score `coin`
+    "pairs": ("kind", "all kinds", 0.5),
+    "error_steps": ("metric", "step F1", None),
+}
+
+
+def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One number a (set, score) of each table of `all_results`: task, score, value, low, high, cases, chance."""
+    parts = []
+    for name, (column, wanted, chance) in HEADLINES.items():
+        if name in tables:
+            part = tables[name][tables[name][column] == wanted]
+            coin = part[part["score"] == SCORES["coin"]].set_index("set")["value"]
+            parts.append(part.assign(
+                task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
+                chance=part["set"].map(coin) if chance is None else chance,
+            ))
+    return pd.concat(parts, ignore_index=True)[["task", "score", "value", "low", "high", "cases", "chance"]]
+
+
+def in_words(headline: pd.DataFrame) -> list[str]:
+    """A sentence a task of `headlines`: the first score (the RM, if there is one) against chance and the best other."""
+    sentences = []
+    for task, part in headline.groupby("task", sort=False):
+        own, others = part.iloc[0], part.iloc[1:]
+        best = others.loc[others["value"].idxmax()]
+        side = "above" if own["low"] > own["chance"] else "below" if own["high"] < own["chance"] else "around"
+        against = "not told apart by this sample from"
+        if own["low"] > best["high"] or own["high"] < best["low"]:
+            against = "better than" if own["value"] > best["value"] else "worse than"
+        sentences.append(
+            f"**{task}** ({own['cases']} cases): {own['score']} {_interval(own)}; its interval lies {side} chance "
+            f"({own['chance']:.2f}). It is {against} the best simple score, {best['score']}, {_interval(best)}."
+        )
+    return sentences
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
