@@ -191,7 +191,7 @@ colors = ["0.5" if c == "none" else "C2" if c == "reference" else "C3" for c in 
 axis.barh(table["condition"], table["success"], color=colors,
           xerr=[table["success"] - table["low"], table["high"] - table["success"]], error_kw={"lw": 1})
 axis.invert_yaxis()
-axis.set(xlabel="share of right answers, 95 % interval", xlim=(0, 1), title="What a trace does to the executor")
+axis.set(xlabel="right answers (95 % interval)", xlim=(0, 1), title="What a trace does to the executor")
 report.save_figure(run, figure, "executor_success_by_condition", table, [files, *model_files], n)
 
 # %%

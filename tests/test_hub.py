@@ -146,7 +146,9 @@ def mappings(value):
 def test_every_hub_reference_of_a_preset_has_a_revision():
     found = 0
     for path in PRESET_FOLDER.glob("*.yaml"):
-        for section in mappings(yaml.safe_load(path.read_text())):
+        preset = yaml.safe_load(path.read_text())
+        preset.get("groups", {}).pop("seeds", None)  # theirs are pinned in the loader, see the next test
+        for section in mappings(preset):
             if "model_id" in section or section.get("source") in ("hub", "gsm8k"):
                 found += 1
                 assert COMMIT.fullmatch(section.get("revision", "")), f"{path.name}: no commit pinned in {section}"
