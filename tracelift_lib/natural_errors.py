@@ -408,7 +408,8 @@ def decide(
     for judged in (0, 1):
         chosen_on, reported = rows[half != judged], rows[half == judged]
         if chosen_on.empty or reported.empty:
-            raise InputError("one problem only: a threshold cannot be chosen on other problems than it is judged on")
+            raise InputError("one problem only: a threshold cannot be chosen on other problems than it is judged on; "
+                             "raise the number of problems in natural_errors.sets")
         thresholds = [*np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf]
         quality = [statistic(outcome(chosen_on, t).drop(columns="problem").to_numpy(float).sum(0)) for t in thresholds]
         best = thresholds[int(np.argmax(np.nan_to_num(quality)))]
