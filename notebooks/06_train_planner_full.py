@@ -199,7 +199,7 @@ def gradient(divide, ranks):
         parts.append(torch.autograd.grad(losses()[rows].sum() / divide(mask[rows], ranks), theta)[0])
     return torch.stack(parts).mean(0)
 
-
+# %%
 own, shared = lambda part, n: part.sum(), lambda part, n: mask.sum() / n
 whole = gradient(shared, 1)
 forms = {"the rank's own tokens": own, "all tokens / ranks (dapo)": shared}
