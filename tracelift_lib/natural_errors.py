@@ -551,12 +551,14 @@ def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for name, (column, wanted, chance) in HEADLINES.items():
         if name in tables:
             part = tables[name][tables[name][column] == wanted]
-            coin = part[part["score"] == SCORES["coin"]].set_index("set")["value"]
+            coin = part[part["score"] == SCORES["coin"]].set_index("set")
             parts.append(part.assign(
                 task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
-                chance=part["set"].map(coin) if chance is None else chance,
+                **{column: part["set"].map(coin[of]) if chance is None else chance for column, of in
+                   (("chance", "value"), ("chance_low", "low"), ("chance_high", "high"))},
             ))
-    return pd.concat(parts, ignore_index=True)[["task", "score", "value", "low", "high", "cases", "chance"]]
+    columns = ["task", "score", "value", "low", "high", "cases", "chance", "chance_low", "chance_high"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def in_words(headline: pd.DataFrame) -> list[str]:
@@ -565,12 +567,14 @@ def in_words(headline: pd.DataFrame) -> list[str]:
     for task, part in headline.groupby("task", sort=False):
         own, others = part.iloc[0], part.iloc[1:]
         best = others.loc[others["value"].idxmax()]
-        side = "above" if own["low"] > own["chance"] else "below" if own["high"] < own["chance"] else "around"
+        side = "not told apart from"
+        if own["low"] > own["chance_high"] or own["high"] < own["chance_low"]:
+            side = "above" if own["value"] > own["chance"] else "below"
         against = "not told apart by this sample from"
         if own["low"] > best["high"] or own["high"] < best["low"]:
             against = "better than" if own["value"] > best["value"] else "worse than"
         sentences.append(
-            f"**{task}** ({own['cases']} cases): {own['score']} {_interval(own)}; its interval lies {side} chance "
+            f"**{task}** ({own['cases']} cases): {own['score']} {_interval(own)}, {side} chance "
             f"({own['chance']:.2f}). It is {against} the best simple score, {best['score']}, {_interval(best)}."
         )
     return sentences
