@@ -398,9 +398,10 @@ print(f"{len(traces)} traces: the largest difference between served and local sc
 #
 # - `gsm8k_solutions`: several models' solutions of one GSM8K problem, right and wrong. Without their last line, from which
 #   the label was computed: does a right one score higher?
-# - `processbench_gsm8k`, `processbench_math`: where is the first wrong step? The rule takes the first step whose *prefix*
+# - `processbench_gsm8k`, `processbench_math`, `prmbench`: where is the first wrong step? The rule takes the first step whose *prefix*
 #   scores below a threshold. F1 is the harmonic mean of the accuracies on erroneous and on correct traces.
-# - `prmbench`: a solution and a version with errors put in. Which of the two is the original, and which steps are wrong?
+# - `prmbench` has solutions, each with a version into which errors were put: which of the two is the original, and which
+#   steps are wrong?
 #
 # The same is done with the mean **log-likelihood** of the model under the RM (of the whole prefix, and of its last step),
 # with the length (shorter is better), and with a coin. Every score gets its own threshold, chosen on half of the problems
@@ -437,14 +438,15 @@ if natural_file:
 if natural_file:
     headline = headlines(tables)
     tasks = headline["task"].unique()
-    figure, axes = plt.subplots(1, len(tasks), figsize=(2 * report.COLUMN_WIDTH, 2.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(2 * report.COLUMN_WIDTH, 2.2), sharey=True, squeeze=False)
     for axis, task in zip(axes[0], tasks):
         part = headline[headline["task"] == task].iloc[::-1]
         spread = np.maximum([part["value"] - part["low"], part["high"] - part["value"]], 0)
         axis.errorbar(part["value"], part["score"], xerr=spread, fmt="o", capsize=2)
         axis.axvline(part["chance"].iloc[0], color="0.6", linestyle=":")
         axis.set(title=task.replace(": ", "\n"), xlim=(0, 1.02))
-        axis.title.set_fontsize(6)
+        axis.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        axis.title.set_fontsize(5)
     report.save_figure(run, figure, "natural_errors", headline, [natural_file, files], n=n)
     told = [f"- {sentence}" for sentence in in_words(headline)]
     if "right_answer_wrong_reason" in tables:

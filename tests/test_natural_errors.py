@@ -85,7 +85,7 @@ def process_rows(n=12):
     rows = []
     for i in range(n):
         errors = [] if i % 3 == 0 else [1]
-        rows += [{"item": f"i{i}", "problem": f"p{i}", "step": s, "steps": 3, "errors": errors,
+        rows += [{"item": f"i{i}", "part": "m", "kind": "", "problem": f"p{i}", "step": s, "steps": 3, "errors": errors,
                   "answer_right": i % 3 == 1, "q": float(not errors or s < 1), "length": -s - 1.0} for s in range(3)]
     return pd.DataFrame(rows)
 
@@ -98,12 +98,26 @@ def test_first_errors_of_a_score_that_knows_them():
     assert table.loc[("length (shorter is better)", "F1"), "value"] < 1
 
 
+def test_first_errors_of_pairs_by_hand():
+    """The two processes of a row are two traces; a modified one without labels is none; answers are not labelled."""
+    rows = prm_rows(*(
+        (p, kind, 1, part, errors, scores) for p in "ab" for kind, part, errors, scores in [
+            ("circular", "original", [], [0.9, 0.8]), ("circular", "modified", [1, 2], [0.9, 0.2, 0.1]),
+            ("deception", "original", [], [0.9, 0.3]), ("deception", "modified", [], [0.0]),
+            (ne.CONTROL, "modified", [], [0.7]),
+        ]
+    )).assign(answer_right=pd.array([pd.NA] * 18, "boolean"))
+    table = ne.find_first_errors(rows, 20, 0).set_index("metric")
+    assert table["value"].to_dict() == {"F1": 1, "accuracy on erroneous": 1, "accuracy on correct": 1}
+    assert table["cases"].tolist() == [8, 2, 6]
+
+
 def test_no_threshold_is_judged_on_the_problems_it_was_chosen_on():
     """Scores of one half lie at 10 times the other's scale: a threshold chosen on the same half would find all."""
     rows, half = process_rows(), None
     half = ne.halves(rows["problem"].tolist(), 0)
     rows["q"] = rows["q"] + rows["problem"].map(half) * 10
-    table = ne.find_first_errors(rows[["item", "problem", "step", "steps", "errors", "answer_right", "q"]], 20, 0)
+    table = ne.find_first_errors(rows.drop(columns="length"), 20, 0)
     assert table.set_index("metric").loc["F1", "value"] < 0.5
 
 
@@ -146,7 +160,7 @@ def test_the_sentence_of_a_task_goes_by_intervals():
     [said] = ne.in_words(headline)
     assert "above chance (0.20)" in said and "worse than the best simple score, length" in said
     [said] = ne.in_words(headline.assign(low=0.1, high=0.9))
-    assert "around chance" in said and "not told apart" in said
+    assert "not told apart from chance" in said and "not told apart" in said
 
 
 SETS = {"gsm8k_solutions": 4, "processbench_gsm8k": 6, "prmbench": 3}
@@ -268,7 +282,8 @@ def test_every_table_of_the_stage_has_every_score(resumed):
         assert table["value"].dropna().between(0, 1).all()
         known = table.dropna()
         assert ((known["low"] <= known["value"]) & (known["value"] <= known["high"])).all()
-    assert len(ne.in_words(ne.headlines(tables))) == 4
+    assert set(tables["first_errors"]["set"]) == {"processbench_gsm8k", "prmbench"}
+    assert len(ne.in_words(ne.headlines(tables))) == 5
 
 
 @pytest.mark.skipif(not (DATA / "processbench").exists(), reason="no ../shared/data")

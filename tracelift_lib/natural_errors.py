@@ -430,29 +430,33 @@ def harmonic_f1(sums: np.ndarray) -> float:
 def _first_error_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
     """Of each trace: did the rule find its first error, or leave a correct trace alone."""
     def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
-        rows = rows.sort_values(["item", "step"], kind="stable")
-        items = rows["item"].to_numpy()
+        rows = rows.sort_values(["item", "part", "step"], kind="stable")
+        items = (rows["item"] + "\n" + rows["part"]).to_numpy()
         starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
         found = np.array([first_below(s, threshold) for s in np.split(rows[score].to_numpy(), starts[1:])])
         first = rows.iloc[starts]
         label = np.array([e[0] if len(e) else -1 for e in first["errors"]])
         wrong, hit = label >= 0, found == label
+        lucky = wrong & first["answer_right"].fillna(False).to_numpy(bool)
         return pd.DataFrame({
             "problem": first["problem"].to_numpy(), "hit_wrong": hit & wrong, "wrong": wrong,
             "hit_right": hit & ~wrong, "right": ~wrong,
-            "flagged_lucky": (found >= 0) & wrong & first["answer_right"].to_numpy(bool),
-            "hit_lucky": hit & wrong & first["answer_right"].to_numpy(bool),
-            "lucky": wrong & first["answer_right"].to_numpy(bool),
+            "flagged_lucky": (found >= 0) & lucky,
+            "hit_lucky": hit & lucky, "lucky": lucky,
         })
 
     return outcome
 
 
 def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """ProcessBench, a row a (score, metric): F1 and its two accuracies, and the right answers for wrong reasons alone.
+    """A row a (score, metric): F1 and its two accuracies, and, where answers are labelled, LUCKY traces alone.
 
-    `lucky`: final answer right, a step wrong. Exact: the first wrong step found; flagged: any step.
+    LUCKY: final answer right, a step wrong. Exact: the first wrong step found; flagged: any step. Of PRMBench's
+    modified processes those count that have labels, or (CONTROL) no error.
     """
+    known = rows["errors"].map(len) > 0
+    rows = rows[known | (rows["part"] != "modified") | (rows["kind"] == CONTROL)]
+    labelled = rows["answer_right"].notna().any()
     columns = {
         "F1": (["hit_wrong", "wrong", "hit_right", "right"], harmonic_f1),
         "accuracy on erroneous": (["hit_wrong", "wrong"], _share),
@@ -465,6 +469,8 @@ def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
         traces = decide(rows, score, _first_error_outcome(score), harmonic_f1, seed)
         by_problem = traces.groupby("problem").sum()
         for metric, (names, statistic) in columns.items():
+            if metric.startswith(LUCKY) and not labelled:
+                continue
             table = by_problem[names]
             value, low, high = cluster_interval(table, statistic, resamples, seed)
             n = int(table.to_numpy()[:, 1].sum()) if metric != "F1" else len(traces)
@@ -511,7 +517,8 @@ def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFr
 
 
 def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Table by name: `ranking` (gsm8k_solutions), `first_errors` (ProcessBench), `pairs`, `error_steps` (PRMBench).
+    """Table by name: `ranking` (gsm8k_solutions), `first_errors` (ProcessBench, PRMBench), `pairs`, `error_steps`
+    (PRMBench).
 
     Only of the sets that are in `rows`; a column `set` says which.
     """
@@ -519,7 +526,7 @@ def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]
         "gsm8k_solutions": {"ranking": rank_solutions},
         "processbench_gsm8k": {"first_errors": find_first_errors},
         "processbench_math": {"first_errors": find_first_errors},
-        "prmbench": {"pairs": rank_pairs, "error_steps": find_error_steps},
+        "prmbench": {"first_errors": find_first_errors, "pairs": rank_pairs, "error_steps": find_error_steps},
     }
     tables: dict[str, list[pd.DataFrame]] = {}
     for name, part in rows.groupby("set"):
@@ -544,12 +551,14 @@ def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for name, (column, wanted, chance) in HEADLINES.items():
         if name in tables:
             part = tables[name][tables[name][column] == wanted]
-            coin = part[part["score"] == SCORES["coin"]].set_index("set")["value"]
+            coin = part[part["score"] == SCORES["coin"]].set_index("set")
             parts.append(part.assign(
                 task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
-                chance=part["set"].map(coin) if chance is None else chance,
+                **{column: part["set"].map(coin[of]) if chance is None else chance for column, of in
+                   (("chance", "value"), ("chance_low", "low"), ("chance_high", "high"))},
             ))
-    return pd.concat(parts, ignore_index=True)[["task", "score", "value", "low", "high", "cases", "chance"]]
+    columns = ["task", "score", "value", "low", "high", "cases", "chance", "chance_low", "chance_high"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def in_words(headline: pd.DataFrame) -> list[str]:
@@ -558,12 +567,14 @@ def in_words(headline: pd.DataFrame) -> list[str]:
     for task, part in headline.groupby("task", sort=False):
         own, others = part.iloc[0], part.iloc[1:]
         best = others.loc[others["value"].idxmax()]
-        side = "above" if own["low"] > own["chance"] else "below" if own["high"] < own["chance"] else "around"
+        side = "not told apart from"
+        if own["low"] > own["chance_high"] or own["high"] < own["chance_low"]:
+            side = "above" if own["value"] > own["chance"] else "below"
         against = "not told apart by this sample from"
         if own["low"] > best["high"] or own["high"] < best["low"]:
             against = "better than" if own["value"] > best["value"] else "worse than"
         sentences.append(
-            f"**{task}** ({own['cases']} cases): {own['score']} {_interval(own)}; its interval lies {side} chance "
+            f"**{task}** ({own['cases']} cases): {own['score']} {_interval(own)}, {side} chance "
             f"({own['chance']:.2f}). It is {against} the best simple score, {best['score']}, {_interval(best)}."
         )
     return sentences
