@@ -320,13 +320,14 @@ by_kind.pivot_table(index="kind", columns="outcome", values="proposals", fill_va
 # process a size (the floor is Python with its libraries):
 
 # %%
-memory = pd.read_csv(store.PROJECT / "paper_figures" / "group_memory.csv").rename(columns={"revision": "measured_at"})
+memory = pd.read_csv(store.PROJECT / "paper_figures" / "group_memory.csv")
+memory = memory.rename(columns={"seeds": "seed_problems", "revision": "measured_at"})
 figure, axis = plt.subplots()
-axis.plot(memory["seeds"], memory["peak_mb"], marker="o")
+axis.plot(memory["seed_problems"], memory["peak_mb"], marker="o")
 axis.set(xscale="log", xlabel="seeds", ylabel="peak resident memory (MB)", ylim=(0, 1.3 * memory["peak_mb"].max()),
          title="The builder's memory")
 for row in memory.itertuples():
-    axis.annotate(f"{row.groups:,} groups\n{row.seconds:.0f} s", (row.seeds, row.peak_mb), xytext=(0, -24),
+    axis.annotate(f"{row.groups:,} groups\n{row.seconds:.0f} s", (row.seed_problems, row.peak_mb), xytext=(0, -24),
                   textcoords="offset points", ha="center", fontsize=7, backgroundcolor="white")
 axis.margins(x=0.18)
 report.save_figure(run, figure, "group_memory", memory, [], n=f"{len(memory)} sizes, {memory['hardware'].iloc[0]}")

@@ -56,6 +56,11 @@ def test_the_table_is_returned_unchanged():
     assert report.save_table(run(), TABLE, "demo", [artifact()], "n") is TABLE and list(TABLE) == ["x", "y"]
 
 
+def test_a_column_that_the_provenance_would_overwrite_is_refused():
+    with pytest.raises(ValueError, match=r"'demo'.*\['n', 'seeds'\]"):
+        report.save_table(run(), TABLE.assign(seeds=1, n=2), "demo", [artifact()], "n")
+
+
 def test_a_figure_comes_as_png_pdf_and_data():
     figure, axis = plt.subplots()
     axis.plot(TABLE["x"], TABLE["y"])

@@ -72,8 +72,14 @@ def save_table(
     run: Run, table: pd.DataFrame, name: str,
     sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """Save `table` as CSV with the provenance as last columns (floats to 4 decimals); returns it unchanged."""
+    """Save `table` as CSV with the provenance as last columns (floats to 4 decimals); returns it unchanged.
+
+    Raises:
+        ValueError: a column of `table` has the name of one of those.
+    """
     facts = provenance(run, sources, n, seeds or [run.preset.seed])
+    if clash := sorted(set(table.columns) & set(facts)):
+        raise ValueError(f"table {name!r}: rename the columns {clash}, these names are those of the provenance")
     table.assign(**facts).to_csv(figures_folder(run) / f"{name}.csv", index=False, float_format="%.4f")
     return table
 
