@@ -1,6 +1,7 @@
 """What all tests share: repeatable hypothesis runs, one thread, no network, and a home outside the project."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network must fail, everywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # test_store forks
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 settings.register_profile(
     "project", deadline=None, derandomize=True, max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
