@@ -229,7 +229,7 @@ def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, t
 
     home = move_to(upstream, tmp_path / "parts", monkeypatch)
     kill_in_the_middle(arm, settings(**training), every, last)
-    kept = [p.name for p in home.glob("runs/check/planner_training/*/work/trainer/checkpoint-*")]
+    kept = [p.name for p in home.glob(f"runs/check/planner_training/*/{store.WORK}/trainer/checkpoint-*")]
     assert kept == ([f"checkpoint-{last // every * every}"] if last >= every else [])
     again = count_steps(monkeypatch)
     steps, rollouts, weights = results(train(arm, **training))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from tracelift_lib.memory import lora_count, meta_model
 from tracelift_lib.presets import Preset
 from tracelift_lib.problems import InputError
 
@@ -51,7 +52,7 @@ def estimate(preset: Preset, planner: Path, executor: Path | None) -> dict[str, 
     rows = t.problems_per_step * t.generations
     prompt, trace = (n / CHARACTERS for n in (preset.limits.problem, preset.limits.trace))
     length = prompt + t.max_completion
-    staying = {"planner": p_size * SMALL, "adapter with optimizer": adapter_size(p, t.lora_r) * LEARNING}
+    staying = {"planner": p_size * SMALL, "adapter with optimizer": lora_count(p, t.lora_r) * LEARNING}
     asking = 0.0
     if executor:
         x, x_size = _config_and_size(executor)
@@ -71,20 +72,9 @@ def estimate(preset: Preset, planner: Path, executor: Path | None) -> dict[str, 
     return {**staying, **phases, "CUDA and fragments": OVERHEAD, "total": total}
 
 
-def adapter_size(config: PreTrainedConfig, r: int) -> int:
-    """Parameters of a LoRA adapter of rank `r` on every linear layer but the head."""
-    return r * sum(sum(m.weight.shape) for name, m in _meta(config).named_modules()
-                   if isinstance(m, torch.nn.Linear) and "lm_head" not in name)
-
-
 def _config_and_size(folder: Path) -> tuple[PreTrainedConfig, int]:
     config = AutoConfig.from_pretrained(folder)
-    return config, sum(p.numel() for p in _meta(config).parameters())
-
-
-def _meta(config: PreTrainedConfig) -> torch.nn.Module:
-    with torch.device("meta"):  # shapes without memory
-        return AutoModelForCausalLM.from_config(config)
+    return config, sum(p.numel() for p in meta_model(config).parameters())
 
 
 def _kv_cache(c: PreTrainedConfig) -> float:

@@ -403,20 +403,30 @@ def _build_natural_errors(run: Run, out: Path) -> None:
     backbone = run.need(_backbone_stage(run.preset)).path
     model, tokenizer = models.load_model(backbone), models.load_tokenizer(backbone)
     scorer = run.reward_model() if run.preset.reward_model else None
+    _rows_by_chunk(
+        out, "traces", traces, NATURAL_CHUNK, "natural errors: traces",
+        lambda chunk, start: score_traces(
+            chunk, model, tokenizer, scorer, run.preset.prompt_style, settings.batch_tokens, 100_003 * seed + start
+        ),
+    ).to_parquet(out / "scores.parquet", index=False)
+
+
+def _rows_by_chunk(
+    out: Path, name: str, items: list, size: int, title: str, rows_of: Callable[[list, int], pd.DataFrame]
+) -> pd.DataFrame:
+    """`rows_of(chunk, index of its first item)` of all chunks; each is saved, so an interrupted stage goes on."""
     parts = []
-    with tqdm(total=len(traces), desc="natural errors: traces") as bar:
-        for start in range(0, len(traces), NATURAL_CHUNK):
-            chunk = traces[start : start + NATURAL_CHUNK]
-            part = out / store.WORK / f"traces-{start:05d}.parquet"
+    (out / store.WORK).mkdir(exist_ok=True)
+    with tqdm(total=len(items), desc=title) as bar:
+        for start in range(0, len(items), size):
+            chunk = items[start : start + size]
+            part = out / store.WORK / f"{name}-{start:05d}.parquet"
             if not part.exists():
-                rows = score_traces(chunk, model, tokenizer, scorer, run.preset.prompt_style, settings.batch_tokens,
-                                    100_003 * seed + start)
-                part.parent.mkdir(exist_ok=True)
-                rows.to_parquet(part.with_suffix(".tmp"), index=False)
+                rows_of(chunk, start).to_parquet(part.with_suffix(".tmp"), index=False)
                 part.with_suffix(".tmp").rename(part)
             parts.append(pd.read_parquet(part))
             bar.update(len(chunk))
-    pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _backbone_stage(preset: Preset) -> str:
@@ -439,23 +449,15 @@ def _build_uplift(run: Run, out: Path) -> None:
 
     Every chunk has its own seed and file, so a resumed run gives what an uninterrupted one does.
     """
-    e = run.preset.execution
+    e, seed = run.preset.execution, run.preset.seed
     problems = run.problems("test")[: e.problems]
     banks = {g.problem_id: g.negative_bank for g in run.groups("test")} if _own_groups(run.preset) else {}
     executor = run.executor()
     executor.self_test(problems[:4])
-    parts = []
-    with tqdm(total=len(problems), desc="executor: problems") as bar:
-        for start in range(0, len(problems), UPLIFT_CHUNK):
-            chunk = problems[start : start + UPLIFT_CHUNK]
-            part = out / store.WORK / f"problems-{start:05d}.parquet"
-            if not part.exists():
-                rows = _uplift_rows(executor, chunk, banks, e.baseline_samples, 100_003 * run.preset.seed + start)
-                rows.to_parquet(part.with_suffix(".tmp"), index=False)
-                part.with_suffix(".tmp").rename(part)
-            parts.append(pd.read_parquet(part))
-            bar.update(len(chunk))
-    pd.concat(parts, ignore_index=True).to_parquet(out / "verdicts.parquet", index=False)
+    _rows_by_chunk(
+        out, "problems", problems, UPLIFT_CHUNK, "executor: problems",
+        lambda chunk, start: _uplift_rows(executor, chunk, banks, e.baseline_samples, 100_003 * seed + start),
+    ).to_parquet(out / "verdicts.parquet", index=False)
 
 
 def _uplift_rows(

@@ -132,22 +132,7 @@ def make(
         try:
             build(folder)
             shutil.rmtree(folder / WORK, ignore_errors=True)
-            manifest = {
-                **description,
-                "upstream": made_from,
-                "files": {
-                    str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)}
-                    for p in _files(folder)
-                },
-                "seconds": round(time.monotonic() - start, 1),
-                "peak_memory_gb": round(_peak_memory_gb(), 2),
-                "hardware": hardware(),
-                "packages": versions(),
-                "python": platform.python_version(),
-                "revision": git_revision(),
-                "code_sha256": code_sha256(),
-                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            }
+            manifest = {**description, "upstream": made_from, **_facts(folder, time.monotonic() - start)}
             write_json(folder / MANIFEST, manifest)
         except Exception as error:  # writers of weights report a full disk in their own ways
             said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -155,6 +140,23 @@ def make(
                 raise OutOfSpace(_space_message(folder, "the disk filled up")) from error
             raise
     return Artifact(folder, manifest)
+
+
+def _facts(folder: Path, seconds: float) -> dict[str, Any]:
+    """What a manifest says of the finished folder, and of the run and the machine that made it."""
+    return {
+        "files": {
+            str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in _files(folder)
+        },
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": round(_peak_memory_gb(), 2),
+        "hardware": hardware(),
+        "packages": versions(),
+        "python": platform.python_version(),
+        "revision": git_revision(),
+        "code_sha256": code_sha256(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -59,13 +59,12 @@ def train_planner(
     set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
     data = prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed)
     adapted = load_with_unsloth(start, settings, seed, data["prompt"], tokenizer)
-    args = grpo_config(settings, seed, out / store.WORK / "trainer")  # ZeRO-3 then spreads a model as it loads
     trainer = trl.GRPOTrainer(
+        args=grpo_config(settings, seed, out / store.WORK / "trainer"),  # ZeRO-3 then spreads the model
         model=adapted or trainable_model(start, settings),
         processing_class=tokenizer,
         reward_funcs=[engine.reward],
         train_dataset=data,
-        args=args,
         peft_config=None if adapted else lora_config(settings),
         callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
     )
