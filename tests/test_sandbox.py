@@ -15,7 +15,7 @@ from hostile_programs import ATTACKS
 from tracelift_lib.sandbox import SAFE_TIERS, Limits, Worker, tier_fault
 from tracelift_lib.verify_code import AssertTests, CodeVerifier, StdioCase, StdioTests
 
-LIMITS = Limits(cpu_s=0.5, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
+LIMITS = Limits(cpu_s=1.0, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
 SHORT_WALL = 1.0
 NEXT = [  # uses what an attack may have spoilt: files, builtins, modules, processes
     ("import os, json\nopen('f', 'w').write(json.dumps(sorted(map(abs, [-2, 1]))))\n"
