@@ -24,8 +24,7 @@ from tracelift_lib.sandbox_worker import system_call_filter
 from tracelift_lib.verify_code import AssertTests, CodeVerifier, read_tests
 
 TIER = "bubblewrap"
-PORTION = 12  # problems between two turns
-MBPP_EVERY = 8  # every eighth problem of MBPP, all of HumanEval
+PORTION = 48  # problems between two turns
 SLOW = {"mbpp-0123"}  # its reference needs more than ten seconds
 FRESH = """
 import resource, sys
@@ -58,7 +57,7 @@ def _load() -> tuple[list[Job], str]:
     """The jobs, and what they are from. MBPP is in no wheel, so without a folder there is only HumanEval."""
     humaneval = _jobs(load_humaneval())
     try:
-        return humaneval + _jobs(load_mbpp())[::MBPP_EVERY], "HumanEval and MBPP"
+        return humaneval + _jobs(load_mbpp()), "HumanEval and MBPP"
     except InputError as error:
         print(f"bench sandbox: HumanEval only, MBPP is missing: {error}")
         return humaneval, "HumanEval only"

@@ -388,6 +388,11 @@ def test_arguments_are_overwritten_in_place(old, new):
     ("assert ().__class__", "", False),
     ("assert 1 < solve(1) < solve(2)", "", False),
     ("for x in [1]:\n    assert solve(x)", "", False),
+    ("print\nassert solve(3 * 19) == [3, 19] and True", "", False),  # `and`
+    ("print\nassert solve([2 * 9, 'a' + 'b', -2 ** 0]) == 6.0 / 5", "", True),
+    ("assert solve(9 ** 9 ** 9) == 1", "", False),
+    ("assert solve(1 / 0) == 1", "", False),
+    ("assert solve(1) * 2 == 4", "", False),  # a result may be a text of any length
     ("assert solve(*[1]) == 2", "", False),
     ("assert eval('1')", "", False),
 ])

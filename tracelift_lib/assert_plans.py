@@ -1,4 +1,4 @@
-"""Simple test code as data: calls with literal arguments, and comparisons of their results.
+"""Test code, read before it runs: simple tests become data, calls with literal arguments and comparisons of results.
 
 Most tests of HumanEval and MBPP are `assert f(2, [3]) == 5`. Such a test needs no judge (sandbox_calls.py): the calls
 are evaluated in the program's process, which sees their arguments only, and the comparisons here, on values of exact
@@ -10,13 +10,14 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import operator
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from tracelift_lib.sandbox_calls import Undecodable, bound_names, decode, encode
+from tracelift_lib.sandbox_calls import Undecodable, decode, encode
 
 MAX_RESULTS = 64 << 10  # bytes; larger results go to a judge, whose time is limited
 # What an assertion may call besides the function under test: cheap, and without effects.
@@ -29,6 +30,10 @@ NODES = (
     ast.BinOp, ast.Add, ast.Sub, ast.Name, ast.Call, ast.Subscript,
 )
 RESULTS = "_results"
+# Constant arithmetic, as in `assert f(3 * 19) == [3, 19]`, is done here, up to these sizes.
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+              ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+MAX_NUMBER, MAX_EXPONENT = 1 << 64, 64
 
 
 class NeedsJudge(Exception):
@@ -89,6 +94,42 @@ def plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
 
 
 @lru_cache(maxsize=4096)
+def foreign_names(code: str, setup: str) -> tuple[str, ...]:
+    """Names that the test code or its setup reads and nothing in them binds. From any thread.
+
+    Raises:
+        SystemError: other threads kept parsing at the same time.
+    """
+    for attempt in range(3):
+        try:
+            with _parsing:
+                trees = [ast.parse(setup), ast.parse(code)]
+            break
+        except SystemError:
+            if attempt == 2:
+                raise
+    read = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return tuple(sorted(read.difference(*map(bound_names, trees))))
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """Names that something in the code binds, in whatever scope."""
+    bound = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return bound
+
+
+@lru_cache(maxsize=4096)
 def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
     tree = ast.parse(code)
     statements, bound = _statements(tree, entry_point), bound_names(tree)
@@ -123,9 +164,13 @@ def _statements(tree: ast.Module, entry_point: str | None) -> list[ast.Assert] |
 
 
 def _inert(node: ast.stmt) -> bool:
-    constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    constant = isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or _is_builtin(node.value))
     metadata = isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["METADATA"]
     return constant or metadata or isinstance(node, ast.Pass)
+
+
+def _is_builtin(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and hasattr(builtins, node.id)
 
 
 class _Builder(ast.NodeTransformer):
@@ -134,18 +179,43 @@ class _Builder(ast.NodeTransformer):
     def __init__(self, name: str, hidden: set[str]):
         self.name, self.hidden, self.calls = name, hidden, []
 
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        node = self.generic_visit(node)
+        operation, sides = ARITHMETIC.get(type(node.op)), (node.left, node.right)
+        if operation is None or not all(isinstance(side, ast.Constant) for side in sides):
+            return node
+        left, right = (side.value for side in sides)
+        texts = type(left) is type(right) is str and isinstance(node.op, ast.Add)
+        numbers = all(type(value) in (int, float) and abs(value) <= MAX_NUMBER for value in (left, right))
+        if not texts and not (numbers and (not isinstance(node.op, ast.Pow) or abs(right) <= MAX_EXPONENT)):
+            return node
+        try:
+            return ast.Constant(operation(left, right))
+        except ArithmeticError:  # the test says what it says when it runs
+            return node
+
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if not (isinstance(node.func, ast.Name) and node.func.id == self.name):
             return self.generic_visit(node)
         try:
-            arguments = [encode(ast.literal_eval(a), _never) for a in node.args]
-            keywords = {k.arg: encode(ast.literal_eval(k.value), _never) for k in node.keywords if k.arg}
+            arguments = [encode(self._literal(a), _never) for a in node.args]
+            keywords = {k.arg: encode(self._literal(k.value), _never) for k in node.keywords if k.arg}
         except (ValueError, TypeError, Undecodable):
             raise NeedsJudge from None
         if len(keywords) < len(node.keywords):  # **something
             raise NeedsJudge
         self.calls.append([arguments, keywords])
         return ast.Subscript(ast.Name(RESULTS, ast.Load()), ast.Constant(len(self.calls) - 1), ast.Load())
+
+    def _literal(self, argument: ast.expr) -> Any:
+        try:
+            return ast.literal_eval(argument)
+        except ValueError:
+            before = len(self.calls)
+            folded = self.visit(argument)
+            if len(self.calls) > before:  # a call inside a call
+                raise NeedsJudge from None
+            return ast.literal_eval(folded)
 
     def allow(self, expression: ast.Expression) -> None:
         for node in ast.walk(expression):

@@ -138,11 +138,10 @@ class Worker:
     def _ask(self, what: str, limits: Limits, *requests: Sequence[int]) -> list[dict]:
         """All requests, then all replies."""
         self.control.settimeout(limits.wall_s + SLACK_SECONDS)
-        request, replies = {"do": what, "limits": asdict(limits)}, [{}]
+        replies: list[dict] = [{}]
         try:
             for number, fds in enumerate(requests):
-                again = {"again": True} if number else {}
-                socket.send_fds(self.control, [json.dumps(request | again).encode()], list(fds))
+                socket.send_fds(self.control, [_request(what, limits, number > 0)], list(fds))
             for _ in requests:
                 if "fault" not in replies[-1]:
                     replies.append(self._receive())
@@ -166,6 +165,11 @@ class Worker:
     def close(self) -> None:
         """End the worker and everything in it."""
         self._finalizer()
+
+
+@cache
+def _request(what: str, limits: Limits, again: bool) -> bytes:
+    return json.dumps({"do": what, "limits": asdict(limits)} | ({"again": True} if again else {})).encode()
 
 
 _live: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -268,9 +272,9 @@ def memory_file(content: bytes | None = None) -> int:
     if content is not None:
         import fcntl
 
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(content)
-        os.lseek(fd, 0, os.SEEK_SET)
+        written = 0
+        while written < len(content):  # pwrite leaves the offset at the start
+            written += os.pwrite(fd, memoryview(content)[written:], written)
         fcntl.fcntl(fd, F_ADD_SEALS, SEAL_ALL)
     return fd
 

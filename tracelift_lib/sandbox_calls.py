@@ -15,10 +15,7 @@ import socket
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import ast
+from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes of JSON, either way
 MAX_DEPTH = 150  # containers in containers
@@ -370,37 +367,11 @@ def _merged(old: Any, new: Any) -> Any:
     return new
 
 
-def free_names(code: str) -> set[str]:
-    """Names that the code reads and nothing in it binds."""
-    import ast  # large, and no test needs it (sandbox_worker.PRELOAD)
-
-    tree = ast.parse(code)
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - bound_names(tree)
-
-
-def bound_names(tree: ast.AST) -> set[str]:
-    """Names that something in the code binds, in whatever scope."""
-    import ast
-
-    bound = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            bound.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            bound.add(node.name)
-        elif isinstance(node, ast.alias):
-            bound.add((node.asname or node.name).split(".")[0])
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            bound.add(node.name)
-    return bound
-
-
-def test_globals(link: Link, setup: str, code: str, entry_point: str | None) -> dict:
-    """Names for the test code: those it binds itself, real standard modules, and stand-ins for all others."""
+def test_globals(link: Link, setup: str, foreign: list[str], entry_point: str | None) -> dict:
+    """Names for the test code: what `setup` binds, and of the `foreign` ones, which the test code reads and nothing in
+    it binds, real standard modules and stand-ins for all others but builtins."""
     names: dict[str, Any] = {"__name__": "tests"}
-    for name in free_names(setup + "\n" + code) - {entry_point}:
+    for name in foreign:
         if hasattr(builtins, name):
             continue
         if name in sys.stdlib_module_names:
@@ -413,10 +384,10 @@ def test_globals(link: Link, setup: str, code: str, entry_point: str | None) -> 
     return names
 
 
-def judge_one(link: Link, tests: dict, code: str) -> str:
+def judge_one(link: Link, tests: dict, code: str, foreign: list[str]) -> str:
     """How one test ended: "pass", "wrong", "lost", "protocol", or the name of the exception that the program raised."""
     try:
-        names = test_globals(link, tests["setup"], code, tests["entry_point"])
+        names = test_globals(link, tests["setup"], foreign, tests["entry_point"])
         exec(compile(code, "<test>", "exec"), names)
         if tests["entry_point"] and isinstance(names.get("check"), types.FunctionType):
             names["check"](names[tests["entry_point"]])
@@ -432,8 +403,8 @@ def judge(tests_fd: int, verdicts_fd: int, connections: list[int]) -> None:
     """Run each test on its own connection; one JSON line {"test", "verdict"} each into `verdicts_fd`."""
     with os.fdopen(tests_fd, "rb") as file:
         tests = json.load(file)
-    for index, (fd, code) in enumerate(zip(connections, tests["code"], strict=True)):
+    for index, (fd, code, foreign) in enumerate(zip(connections, tests["code"], tests["foreign"], strict=True)):
         connection = socket.socket(fileno=fd)
-        verdict = judge_one(Link(connection), tests, code)
+        verdict = judge_one(Link(connection), tests, code, foreign)
         os.write(verdicts_fd, json.dumps({"test": index, "verdict": verdict}).encode() + b"\n")
         connection.close()

@@ -613,7 +613,6 @@ def resource_limits(limits: dict, setting: dict) -> list[tuple[int, tuple[int, i
 
 def wait_for_program(connection: int, progress: mmap.mmap) -> None:
     """`run_program` when its descriptors come; never returns."""
-    rehearse()
     with socket.socket(fileno=connection) as waiting:
         _, fds, _, _ = socket.recv_fds(waiting, 16, 8)
     if not fds:
@@ -631,8 +630,7 @@ solve([1, 2])
 
 
 def rehearse() -> None:
-    """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it, and
-    in a fork the pages that a test writes to have been copied before the program comes."""
+    """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it."""
     names: dict = {}
     exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
     json.loads(json.dumps(["", Servant(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))

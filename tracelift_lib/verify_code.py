@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from tracelift_lib.assert_plans import NeedsJudge, Plan, plan
+from tracelift_lib.assert_plans import NeedsJudge, Plan, foreign_names, plan
 from tracelift_lib.problems import InputError
 from tracelift_lib.sandbox import (
     MAX_WAITING,
@@ -250,7 +250,7 @@ class CodeVerifier:
         try:
             outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
             return CodeResult(tuple(outcomes), compiled, self.tier)
-        except SandboxError:
+        except (SandboxError, SystemError):  # the second: assert_plans.foreign_names
             count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
             return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
 
@@ -371,8 +371,9 @@ def _run_judged(borrow: Borrow, program: str, tests: AssertTests, limits: Limits
     with _Files() as files:
         text = _text_file(files, program, tests.preamble)
         verdicts = files.file()
+        foreign = [[name for name in foreign_names(test, tests.setup) if name != tests.entry_point] for test in code]
         test_file = files.file(json.dumps(
-            {"setup": tests.setup, "entry_point": tests.entry_point, "code": code}).encode())
+            {"setup": tests.setup, "entry_point": tests.entry_point, "code": code, "foreign": foreign}).encode())
         pairs = [files.pair() for _ in code]
         judge_ends, program_ends = zip(*pairs)
         with borrow() as worker:
