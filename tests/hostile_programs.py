@@ -238,6 +238,17 @@ if os.fork() == 0:
 os.wait()
 print("contained")
 """, (PASS,)),
+    looks("sibling_process", "nothing left running", """
+import ctypes, platform, time
+CLONE_PARENT, SIGCHLD = 0x8000, 17
+def start():
+    number = 56 if platform.machine() == "x86_64" else 220
+    process = ctypes.CDLL(None).syscall(number, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)
+    if process == 0:
+        time.sleep(1000)  # a child of this program's parent, whose time and memory count for nobody
+    return process > 0
+look("has_a_sibling", start)
+"""),
     Attack("setsid_daemon", "nothing left running", """
 import os, time
 if os.fork() == 0:

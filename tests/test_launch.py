@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -70,6 +71,41 @@ def test_the_processes_draw_different_completions(trained):
     rows = pd.concat(pd.read_parquet(a.path / "rollouts.parquet") for a in trained[1])
     halves = rows.groupby("problem_id")["tokens"].apply(list).tolist()
     assert len({tuple(lengths) for lengths in halves}) == len(halves)
+
+
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstream, monkeypatch, tmp_path, loss):
+    """Three steps, ranks with unequally many tokens: gradients before each step of the optimizer, and weights after."""
+    gradients, weights, tokens = {}, {}, {}
+    for n in (1, 2):
+        home, out = tmp_path / f"home{n}", tmp_path / f"gradients{n}"
+        shutil.copytree(upstream, home, ignore=shutil.ignore_patterns("planner_training"))
+        out.mkdir()
+        monkeypatch.setenv("TRACELIFT_HOME", str(home))
+        overrides = {**UPSTREAM, "planner_training.parameters": "full", "planner_training.processes": n,
+                     "planner_training.loss_type": loss, "planner_training.steps": 3,
+                     "planner_training.problems_per_step": 4, "planner_training.collapse": None}
+        run, commands, instance = Run("check", overrides=overrides), [], {"arm": "exec_only", "seed": 0}
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "_run", commands.append)
+            with pytest.raises(store.MissingArtifact):
+                launch.train_in_processes(run, [instance])
+        script, at = [str(PROJECT / "tests" / "same_completions.py"), str(out)], commands[0].index("tracelift_lib.launch")
+        before = commands[0][:at - 1] if n == 2 else commands[0][:1]
+        launch._run([*before, *script, *commands[0][at + 1:]])
+        folder = run.need(launch.STAGE, **instance).path
+        gradients[n] = [load_file(out / f"{step}.safetensors") for step in range(3)]
+        weights[n] = load_file(folder / "model" / "model.safetensors")
+        tokens[n] = pd.read_parquet(folder / "rollouts.parquet")[["step", "problem_id", "tokens"]]
+    halves = tokens[2].groupby("step")["tokens"].apply(lambda t: t.to_numpy().reshape(2, -1).sum(1).tolist()).tolist()
+    assert all(max(half) > 1.1 * min(half) for half in halves)
+    assert sorted(map(tuple, tokens[1].to_numpy())) == sorted(map(tuple, tokens[2].to_numpy()))
+    for one, two in zip(gradients[1], gradients[2], strict=True):
+        whole = sum(g.square().sum() for g in one.values()) ** 0.5
+        assert whole > 1e-3 and one.keys() == two.keys()
+        assert sum((one[name] - two[name]).square().sum() for name in one) ** 0.5 < 1e-4 * whole
+    for name, weight in weights[1].items():
+        torch.testing.assert_close(weights[2][name], weight, rtol=0, atol=0.02 * 3 * run.preset.planner_training.learning_rate)
 
 
 def test_found_runs_are_not_made_again(trained, upstream, monkeypatch):

@@ -73,6 +73,17 @@ def test_a_figure_comes_as_png_pdf_and_data():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_long_footer_stays_in_its_figure(columns):
+    figure, _ = plt.subplots(figsize=(columns * report.COLUMN_WIDTH, 2))
+    n = ", ".join(f"{i} problems of processbench_math" for i in range(12))
+    report.save_figure(run(), figure, "long", TABLE, [artifact()], n)
+    footer = figure._supxlabel.get_window_extent()
+    assert footer.x0 >= 0 and footer.x1 <= figure.bbox.x1
+    assert "".join(n.split()) in "".join(figure._supxlabel.get_text().split())
+    plt.close(figure)
+
+
 def test_the_same_figure_is_the_same_file():
     """No time stamp inside: a figure that did not change makes no difference in the repository."""
     folder = store.home() / "paper_figures" / "check"

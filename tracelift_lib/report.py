@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tracelift_lib.pipeline import Run
 from tracelift_lib.presets import load_preset, preset_names
 
 COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
+CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
 LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
 CLAIMS = store.PROJECT / "paper_figures" / "claims.yaml"
@@ -60,7 +62,9 @@ def save_figure(
     facts = provenance(run, sources, n, seeds or [run.preset.seed])
     items = [f"{key} {value}" for key, value in facts.items()]
     wide = figure.get_figwidth() > 1.5 * COLUMN_WIDTH
-    footer = " · ".join(items) if wide else " · ".join(items[:2]) + "\n" + " · ".join(items[2:])
+    lines = [" · ".join(items)] if wide else [" · ".join(items[:2]), " · ".join(items[2:])]
+    room = int(CHARACTERS_AN_INCH * figure.get_figwidth())
+    footer = "\n".join(part for line in lines for part in textwrap.wrap(line, room))
     figure.supxlabel(footer, fontsize=5, color="0.45", x=0.99, ha="right")
     folder = figures_folder(run)
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})

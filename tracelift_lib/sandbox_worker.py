@@ -102,8 +102,11 @@ NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CL
                   | CLONE_NEWCGROUP)
 
 
-def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED) -> bytes:
+def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bool = True) -> bytes:
     """A classic BPF program for seccomp, for the worker and all its children.
+
+    siblings: whether a process may start one that is its parent's. The process that makes the forks does; a program
+        could so start one that is not below it, but the first process of a namespace may not.
 
     EPERM for `denied` and for new namespaces by clone or unshare, but for those that the worker makes: of processes by
     clone, of mounts by unshare. They need a capability, as mount does, and a test has none. (A second filter for each
@@ -121,14 +124,15 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED) -> bytes:
             code += [(equal, 0, 1, numbers[column]), (ret, 0, 0, eperm)]
     code += [(equal, 0, 1, CLONE3), (ret, 0, 0, enosys)]
     code += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, 16), (equal, 1, 0, 0), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
-    for number, granted in ((clone, CLONE_NEWPID), (unshare, CLONE_NEWNS)):
-        code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, NEW_NAMESPACES & ~granted),
+    of_clone = NEW_NAMESPACES & ~CLONE_NEWPID | (0 if siblings else CLONE_PARENT)
+    for number, flags in ((clone, of_clone), (unshare, NEW_NAMESPACES & ~CLONE_NEWNS)):
+        code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, flags),
                  (ret, 0, 0, eperm), (ret, 0, 0, allow)]
     return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])
 
 
-def apply_system_call_filter(denied: dict[str, tuple[int, int]]) -> None:
-    lines = ctypes.create_string_buffer(system_call_filter(denied))
+def apply_system_call_filter(denied: dict[str, tuple[int, int]], siblings: bool) -> None:
+    lines = ctypes.create_string_buffer(system_call_filter(denied, siblings))
     program = struct.pack("HxxxxxxQ", (len(lines) - 1) // 8, ctypes.addressof(lines))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
     check(libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0), "seccomp")
@@ -280,7 +284,7 @@ class Server:
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         beside = {} if self.namespaces else ATTRIBUTES if os.geteuid() == 0 else OWNERS
-        apply_system_call_filter(DENIED | beside)
+        apply_system_call_filter(DENIED | beside, siblings=self.namespaces)
         self.forks: socket.socket | None = None
         self.reply: dict = {}  # to the last run
 

@@ -1,0 +1,46 @@
+"""`tracelift_lib.launch` with completions and rewards that follow from the prompts alone, so that any number of
+processes trains on the same ones: `python tests/same_completions.py GRADIENTS [arguments of tracelift_lib.launch]`.
+
+The gradients of every step, as the optimizer gets them, go into the folder GRADIENTS.
+"""
+
+import random
+import sys
+import zlib
+from pathlib import Path
+
+from safetensors.torch import save_file
+from trl import GRPOTrainer
+
+from tracelift_lib import launch, training
+from tracelift_lib.reward_engine import RewardEngine
+
+score = RewardEngine.score
+
+
+def completions(trainer, prompt_ids, *_):
+    """Text of 1 to 40 tokens; equal prompts of a step get different ones."""
+    found, before = [], []
+    for ids in prompt_ids:
+        draw = random.Random(f"{ids} {before.count(ids)} {trainer.state.global_step}")
+        found.append([draw.randrange(20, 120) for _ in range(draw.choice([1, 2, 5, 40]))])
+        before.append(ids)
+    return found, None
+
+
+async def rewards(engine, texts, problem_ids, seed):
+    rows, figures = await score(engine, texts, problem_ids, seed)
+    return [row | {"reward": zlib.crc32(text.encode()) % 97 / 97} for row, text in zip(rows, texts)], figures
+
+
+def keep(self, args, state, control, model, **_):
+    if state.is_world_process_zero:
+        gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+        save_file(gradients, Path(sys.argv[1], f"{state.global_step}.safetensors"))
+
+
+if __name__ == "__main__":
+    GRPOTrainer._generate_single_turn = completions
+    RewardEngine.score = rewards
+    training._Clock.on_pre_optimizer_step = keep
+    sys.exit(launch.main(sys.argv[2:]))
