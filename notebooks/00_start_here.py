@@ -25,7 +25,7 @@
 # **After this notebook you can** name the four parts (planner, executor, verifier, reward), compute the reward of a
 # trace by hand, and say why neither factor of the bonus would be enough alone.
 #
-# **Time:** with the default preset `tiny`, about five minutes on two CPU cores the first time (two small language models
+# **Time:** with the default preset `tiny`, about four minutes on two CPU cores the first time (two small language models
 # are trained on the way), seconds after that.
 
 # %% tags=["parameters"]

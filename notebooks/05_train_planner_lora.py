@@ -20,7 +20,7 @@
 # **After this notebook you can** say what one GRPO step does and what it costs, read a training log by its reward
 # parts, tell a healthy run from one that has collapsed, and know what to do then.
 #
-# **Time:** with `tiny`, about ten minutes the first time; what it took here stands at the end. Notebook 04 has the
+# **Time:** with `tiny`, about five minutes the first time; what it took here stands at the end. Notebook 04 has the
 # algorithm itself in sixty lines.
 
 # %% tags=["parameters"]

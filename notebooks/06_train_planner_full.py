@@ -21,7 +21,7 @@
 # **After this notebook you can** say where the memory of training goes and which ZeRO stage a model needs, why two
 # processes can train the same planner as one, and what goes wrong if each normalises its loss alone.
 #
-# **Time:** with `tiny`, a few minutes. It needs notebooks 00, 02 and 03.
+# **Time:** with `tiny`, about three minutes. It needs notebooks 00, 02 and 03.
 
 # %% tags=["parameters"]
 PRESET = "tiny"

@@ -19,7 +19,7 @@
 # **After this notebook you can** evaluate a planner in two stages, compute an interval that pairs problems and
 # seeds, and tell "no difference found" from "no difference".
 #
-# **Time:** with `tiny`, about two minutes the first time.
+# **Time:** with `tiny`, about three minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"

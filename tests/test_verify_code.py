@@ -398,3 +398,11 @@ def test_arguments_are_overwritten_in_place(old, new):
 ])
 def test_what_has_a_plan(code, setup, planned):
     assert (plan(code, setup, "solve") is not None) is planned
+
+
+def test_constant_arithmetic_is_done_before_the_program_sees_it():
+    made = plan("assert solve(2 * 9, [7 // 2, 2 ** 3], text='a' + 'b') == 6.0 / 5 - 1", "", "solve")
+    assert json.loads(made.calls) == ["solve", [[[18, [3, 8]], {"text": "ab"}]]]
+    value = 6.0 / 5 - 1
+    assert made.verdict(json.dumps({"value": value}).encode()) == "pass"
+    assert made.verdict(json.dumps({"value": value + 1e-9}).encode()) == "wrong"

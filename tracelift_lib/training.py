@@ -37,15 +37,8 @@ SAVED = {"lora": "adapter", "full": "model"}  # where in its folder a training r
 
 
 def train_planner(
-    start: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: list[Problem],
-    engine: RewardEngine,
-    settings: PlannerTraining,
-    style: PromptStyle,
-    limits: PromptLimits,
-    seed: int,
-    out: Path,
+    start: Path, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], engine: RewardEngine,
+    settings: PlannerTraining, style: PromptStyle, limits: PromptLimits, seed: int, out: Path,
 ) -> None:
     """GRPO from the model folder `start`; resumes from checkpoints in `out/work`.
 
