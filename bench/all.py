@@ -10,8 +10,8 @@ import argparse
 import importlib
 import json
 
-from tracelift_lib import store
-from tracelift_lib.problems import InputError
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.runs import store
 
 NAMES = ("sandbox", "reward", "rm_scoring")
 

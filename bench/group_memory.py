@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tracelift_lib import store
-from tracelift_lib.group_building.builder import build
-from tracelift_lib.group_building.group_maker import BuildSettings
-from tracelift_lib.group_building.judge import GroundTruthJudge
-from tracelift_lib.group_building.seeds import LeakageGuard, SeedSettings
+from tracelift_lib.groups.builder import build
+from tracelift_lib.groups.group_maker import BuildSettings
+from tracelift_lib.groups.judge import GroundTruthJudge
+from tracelift_lib.groups.seeds import LeakageGuard, SeedSettings
+from tracelift_lib.problems.files import PROJECT
+from tracelift_lib.runs import store
 
 
 def measure(seeds: int) -> dict:
@@ -53,4 +54,4 @@ if __name__ == "__main__":
             rows.append(measure_apart(size))
             print(json.dumps(rows[-1]), flush=True)
         table = pd.DataFrame(rows).assign(hardware=store.hardware(), revision=store.git_revision())
-        table.to_csv(store.PROJECT / "paper_figures" / "group_memory.csv", index=False)
+        table.to_csv(PROJECT / "paper_figures" / "group_memory.csv", index=False)

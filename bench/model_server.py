@@ -59,8 +59,8 @@ class Batcher:
 def load(folder: str, max_tokens: int, temperature: float):
     import torch
 
-    from tracelift_lib.generation import Sampler, Sampling
-    from tracelift_lib.models import load_model, load_tokenizer
+    from tracelift_lib.models.generation import Sampler, Sampling
+    from tracelift_lib.models.loading import load_model, load_tokenizer
 
     torch.set_num_threads(1)
     return Sampler(load_model(folder), load_tokenizer(folder), Sampling(temperature, 1.0, max_tokens, 1 << 20))
@@ -68,7 +68,7 @@ def load(folder: str, max_tokens: int, temperature: float):
 
 def application(sampler, sequences: int, latency: float) -> web.Application:
     """Routes of the server; without a sampler it answers "Answer: i" after `latency` seconds."""
-    from tracelift_lib.prompts import as_chat
+    from tracelift_lib.problems.prompts import as_chat
 
     totals: Counter[str] = Counter()
     batcher = Batcher(sampler, sequences) if sampler else None

@@ -23,19 +23,22 @@ import openai
 import torch
 
 from bench.model_server import serving
-from tracelift_lib.backends import ServerBackend
-from tracelift_lib.executor import Executor
-from tracelift_lib.generation import Sampling
-from tracelift_lib.groups import MATH_DIMENSIONS
-from tracelift_lib.models import load_tokenizer, new_qwen2, train_tokenizer
-from tracelift_lib.presets import Qwen2Shape, ServerBackendSettings
-from tracelift_lib.problems import Problem
-from tracelift_lib.prompts import PromptLimits, executor_prompt, wrap_trace
-from tracelift_lib.reward_engine import RewardEngine
-from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
-from tracelift_lib.rewards import ARMS, uplift
-from tracelift_lib.tinyworld import generate_splits
-from tracelift_lib.verdicts import MathVerifier
+from tracelift_lib.executor.backends import ServerBackend
+from tracelift_lib.executor.frozen import Executor
+from tracelift_lib.executor.settings import ServerBackendSettings
+from tracelift_lib.groups.schema import MATH_DIMENSIONS
+from tracelift_lib.models.base import new_qwen2, train_tokenizer
+from tracelift_lib.models.generation import Sampling
+from tracelift_lib.models.loading import load_tokenizer
+from tracelift_lib.models.settings import Qwen2Shape
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.planner.rewards import ARMS, uplift
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.prompts import PromptLimits, executor_prompt, wrap_trace
+from tracelift_lib.problems.tinyworld import generate_splits
+from tracelift_lib.reward_model.model import ReasoningRewardModel
+from tracelift_lib.reward_model.scorer import Scorer
+from tracelift_lib.verifier.verdicts import MathVerifier
 
 PROBLEMS, GENERATIONS, K = 8, 4, 3
 SEEDS = 3  # training runs that share one baseline, as in the paper and in preset `tiny`

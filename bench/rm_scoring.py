@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tracelift_lib.groups import MATH_DIMENSIONS, build_group
-from tracelift_lib.models import new_qwen2, train_tokenizer
-from tracelift_lib.presets import load_preset
-from tracelift_lib.problems import Problem
-from tracelift_lib.prompts import reward_model_text
-from tracelift_lib.reward_model import ReasoningRewardModel, Scorer
-from tracelift_lib.rm_server import RemoteScorer, serving
-from tracelift_lib.tinyworld import generate_splits
+from tracelift_lib.groups.schema import MATH_DIMENSIONS
+from tracelift_lib.groups.tiny_groups import build_group
+from tracelift_lib.models.base import new_qwen2, train_tokenizer
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.problems.tinyworld import generate_splits
+from tracelift_lib.reward_model.model import ReasoningRewardModel
+from tracelift_lib.reward_model.remote import RemoteScorer
+from tracelift_lib.reward_model.scorer import Scorer
+from tracelift_lib.reward_model.server import serving
+from tracelift_lib.runs.presets import load_preset
 
 ROUNDS = 5
 MAX_LENGTH = 512

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from tracelift_lib.code_problems import load_humaneval, load_mbpp
-from tracelift_lib.problems import InputError, Problem
-from tracelift_lib.sandbox import Limits, bubblewrap_command, interpreter, memory_file, tier_fault
-from tracelift_lib.sandbox_worker import system_call_filter
-from tracelift_lib.verify_code import AssertTests, CodeVerifier, read_tests
+from tracelift_lib.problems.code_sets import load_humaneval, load_mbpp
+from tracelift_lib.problems.code_tests import AssertTests, read_tests
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.sandbox.host import Limits, bubblewrap_command, interpreter, memory_file, tier_fault
+from tracelift_lib.sandbox.worker import system_call_filter
+from tracelift_lib.verifier.verify_code import CodeVerifier
 
 TIER = "bubblewrap"
 PORTION = 48  # problems between two turns

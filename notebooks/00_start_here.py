@@ -43,12 +43,13 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report, store
-from tracelift_lib.groups import is_faithful, perturb, true_rubric
-from tracelift_lib.pipeline import Run
-from tracelift_lib.prompts import as_chat, executor_prompt, extract_trace, planner_prompt
-from tracelift_lib.rewards import ARMS, uplift
-from tracelift_lib.tinyworld import read_calculations, true_steps
+from tracelift_lib.groups.tiny_groups import perturb
+from tracelift_lib.groups.truth import is_faithful, true_rubric
+from tracelift_lib.planner.rewards import ARMS, uplift
+from tracelift_lib.problems.prompts import as_chat, executor_prompt, extract_trace, planner_prompt
+from tracelift_lib.problems.tinyworld import read_calculations, true_steps
+from tracelift_lib.runs import report, store
+from tracelift_lib.runs.pipeline import Run
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

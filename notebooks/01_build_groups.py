@@ -42,19 +42,19 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report, store
-from tracelift_lib.group_building.builder import build, guard_of
-from tracelift_lib.group_building.checks import reject_reason
-from tracelift_lib.group_building.data_card import data_card
-from tracelift_lib.group_building.group_files import violations
-from tracelift_lib.group_building.group_maker import BuildSettings, make_group, propose_exact, reference_trace
-from tracelift_lib.group_building.judge import GroundTruthJudge, Judgement, calibrate, rubric_from_scores
-from tracelift_lib.group_building.kinds import KINDS, kinds_of
-from tracelift_lib.group_building.plans import statement
-from tracelift_lib.group_building.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
-from tracelift_lib.groups import dimensions, load_groups, split_train_dev
-from tracelift_lib.pipeline import Run
-from tracelift_lib.problems import InputError, data_folder
+from tracelift_lib.groups.builder import build, guard_of
+from tracelift_lib.groups.checks import reject_reason
+from tracelift_lib.groups.data_card import data_card
+from tracelift_lib.groups.flaws.plans import statement
+from tracelift_lib.groups.group_files import violations
+from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact, reference_trace
+from tracelift_lib.groups.judge import GroundTruthJudge, Judgement, calibrate, rubric_from_scores
+from tracelift_lib.groups.kinds import KINDS, kinds_of
+from tracelift_lib.groups.schema import dimensions, load_groups, split_train_dev
+from tracelift_lib.groups.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
+from tracelift_lib.problems.files import PROJECT, InputError, data_folder
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
 
 # %%
 report.set_theme()
@@ -320,7 +320,7 @@ by_kind.pivot_table(index="kind", columns="outcome", values="proposals", fill_va
 # process a size (the floor is Python with its libraries):
 
 # %%
-memory = pd.read_csv(store.PROJECT / "paper_figures" / "group_memory.csv")
+memory = pd.read_csv(PROJECT / "paper_figures" / "group_memory.csv")
 memory = memory.rename(columns={"seeds": "seed_problems", "revision": "measured_at"})
 figure, axis = plt.subplots()
 axis.plot(memory["seed_problems"], memory["peak_mb"], marker="o")

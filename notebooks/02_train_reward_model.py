@@ -38,18 +38,26 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Markdown, display
-
 from safetensors import safe_open
 
-from tracelift_lib import report
-from tracelift_lib.evaluation import calibration_curve, mean_interval, metrics_by_dimension, metrics_by_kind
-from tracelift_lib.evaluation import pair_wins, ranking, reward_model_metrics
-from tracelift_lib.group_building.kinds import kinds_of
-from tracelift_lib.natural_errors import LUCKY, SCORES, MissingSet, all_results, headlines, in_words
-from tracelift_lib.pipeline import Run
-from tracelift_lib.prompts import reward_model_text
-from tracelift_lib.reward_model import Scores, reward_model_loss
-from tracelift_lib.rm_server import RemoteScorer, serving
+from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
+from tracelift_lib.evaluation.natural_sets import MissingSet
+from tracelift_lib.evaluation.planner_evaluation import mean_interval
+from tracelift_lib.groups.kinds import kinds_of
+from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.reward_model.losses import Scores, reward_model_loss
+from tracelift_lib.reward_model.metrics import (
+    calibration_curve,
+    metrics_by_dimension,
+    metrics_by_kind,
+    pair_wins,
+    ranking,
+    reward_model_metrics,
+)
+from tracelift_lib.reward_model.remote import RemoteScorer
+from tracelift_lib.reward_model.server import serving
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
 
 # %%
 report.set_theme()

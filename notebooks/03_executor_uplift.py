@@ -37,12 +37,13 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report
-from tracelift_lib.evaluation import mean_interval, paired_bootstrap
-from tracelift_lib.pipeline import Run
-from tracelift_lib.sandbox import SandboxError
-from tracelift_lib.verify import final_answer, verify_math
-from tracelift_lib.verify_code import CodeVerifier, StdioTests, execution_reward
+from tracelift_lib.evaluation.planner_evaluation import mean_interval, paired_bootstrap
+from tracelift_lib.problems.code_tests import StdioTests
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
+from tracelift_lib.sandbox.host import SandboxError
+from tracelift_lib.verifier.verify_code import CodeVerifier, execution_reward
+from tracelift_lib.verifier.verify_math import final_answer, verify_math
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

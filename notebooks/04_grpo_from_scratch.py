@@ -44,9 +44,10 @@ import torch
 from IPython.display import Markdown, display
 from scipy import stats
 
-from tracelift_lib import report, theory
-from tracelift_lib.pipeline import Run
-from tracelift_lib.rewards import ARMS
+from tracelift_lib.planner import theory
+from tracelift_lib.planner.rewards import ARMS
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
 
 begin = time.monotonic()
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other

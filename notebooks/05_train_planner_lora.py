@@ -35,11 +35,11 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report
-from tracelift_lib.collapse import TrainingCollapsed
-from tracelift_lib.pipeline import Run
-from tracelift_lib.presets import load_preset
-from tracelift_lib.rewards import ARMS, NEEDS
+from tracelift_lib.planner.collapse import TrainingCollapsed
+from tracelift_lib.planner.rewards import ARMS, NEEDS
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
+from tracelift_lib.runs.presets import load_preset
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

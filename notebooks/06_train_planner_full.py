@@ -38,11 +38,12 @@ from IPython.display import Markdown, display
 from scipy import stats
 from transformers import AutoConfig
 
-from tracelift_lib import launch, memory, report
-from tracelift_lib.evaluation import paired_bootstrap, per_problem
-from tracelift_lib.memory import CONFIGS, FLOAT32, GIB, MIXED, model_states
-from tracelift_lib.models import load_model, load_tokenizer
-from tracelift_lib.pipeline import Run
+from tracelift_lib.evaluation.planner_evaluation import paired_bootstrap, per_problem
+from tracelift_lib.models.loading import load_model, load_tokenizer
+from tracelift_lib.planner import memory
+from tracelift_lib.planner.memory import CONFIGS, FLOAT32, GIB, MIXED, model_states
+from tracelift_lib.runs import launch, report
+from tracelift_lib.runs.pipeline import Run
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

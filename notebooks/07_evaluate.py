@@ -33,9 +33,9 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report
-from tracelift_lib.evaluation import paired_bootstrap, per_problem
-from tracelift_lib.pipeline import WARM_START, Run
+from tracelift_lib.evaluation.planner_evaluation import paired_bootstrap, per_problem
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import WARM_START, Run
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

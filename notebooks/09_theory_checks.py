@@ -38,10 +38,11 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib import report, theory
-from tracelift_lib.evaluation import wilson
-from tracelift_lib.pipeline import Run
-from tracelift_lib.rewards import ARMS, code_coefficient, released_code_reward, uplift
+from tracelift_lib.evaluation.planner_evaluation import wilson
+from tracelift_lib.planner import theory
+from tracelift_lib.planner.rewards import ARMS, code_coefficient, released_code_reward, uplift
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
 
 start = time.monotonic()
 report.set_theme()

@@ -30,8 +30,8 @@ OVERRIDES = {}
 import pandas as pd
 from IPython.display import Markdown, display
 
-from tracelift_lib import report
-from tracelift_lib.pipeline import WARM_START, Run
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import WARM_START, Run
 
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)

@@ -6,7 +6,7 @@ import copy
 import re
 from pathlib import Path
 
-from tracelift_lib.problems import Problem
+from tracelift_lib.problems.problem import Problem
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT.parent / "shared" / "data"  # public data; tests that read it skip where it is absent

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracelift_lib.verify_code import AssertTests, Outcome, StdioCase, StdioTests
+from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
+from tracelift_lib.sandbox.running import Outcome
 
 PASS, WRONG, ERROR = Outcome.PASS, Outcome.WRONG, Outcome.ERROR
 TIMEOUT, MEMORY = Outcome.TIMEOUT, Outcome.MEMORY

@@ -12,8 +12,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from trl import GRPOTrainer
 
-from tracelift_lib import launch, training
-from tracelift_lib.reward_engine import RewardEngine
+from tracelift_lib.planner import training
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.runs import launch
 
 score = RewardEngine.score
 

@@ -1,0 +1,291 @@
+"""Intervals against independent formulas and simulations; the two-stage evaluation with stand-ins."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from common import MATH, group_record, story
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracelift_lib.evaluation.planner_evaluation import (
+    evaluate_planner,
+    mean_interval,
+    paired_bootstrap,
+    per_problem,
+    wilson,
+)
+from tracelift_lib.groups.schema import Group
+from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
+from tracelift_lib.reward_model.metrics import (
+    calibration_curve,
+    metrics_by_dimension,
+    metrics_by_kind,
+    pair_wins,
+    ranking,
+    reward_model_metrics,
+    score_groups,
+)
+
+# --- Wilson -----------------------------------------------------------------------------------
+
+Z = 1.959963984540054
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_against_its_formula(n, data):
+    k = data.draw(st.integers(0, n))
+    p = k / n
+    center = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    assert wilson(k, n) == pytest.approx((max(0, center - half), min(1, center + half)), abs=1e-9)
+
+
+def test_wilson_by_a_known_example():
+    """8 of 10, from a table: 0.490 to 0.943."""
+    assert wilson(8, 10) == pytest.approx((0.490, 0.943), abs=5e-4)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
+
+
+# --- the paired bootstrap ---------------------------------------------------------------------
+
+
+def test_the_mean_is_the_plain_mean_difference():
+    treated, control = np.array([[1.0, 0, 1], [1, 1, 1]]), np.array([[0.0, 0, 1], [1, 0, 0]])
+    mean, low, high = paired_bootstrap(treated, control, 500, seed=0)
+    assert mean == pytest.approx((2 / 3 + 1) / 2 - 1 / 3)  # (5 - 2) / 6 = 0.5
+    assert low <= mean <= high
+
+
+def test_without_control_it_is_the_mean_itself():
+    values = np.array([[0.2, 0.4, 0.9]])
+    assert paired_bootstrap(values, None, 300, seed=1)[0] == pytest.approx(0.5)
+    assert mean_interval(values[0], 300, seed=1) == paired_bootstrap(values, None, 300, seed=1)
+    assert mean_interval(np.array([True, False, True, True]), 50, seed=0)[0] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("treated, control", [((2, 5), (2, 4)), ((2, 5), (3, 5)), ((3, 5), (2, 5)), ((1, 5), (3, 5))])
+def test_shapes_that_cannot_be_paired_are_refused(treated, control):
+    """A silent broadcast of (1, n) against (3, n) would claim seeds that are not there."""
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_bootstrap(np.zeros(treated), np.zeros(control), 10, seed=0)
+
+
+def test_one_row_of_control_serves_all_seeds():
+    treated = np.array([[1.0, 2.0], [3.0, 4.0]])
+    repeated = paired_bootstrap(treated, np.array([[0.5, 1.0], [0.5, 1.0]]), 200, seed=3)
+    assert paired_bootstrap(treated, np.array([[0.5, 1.0]]), 200, seed=3) == pytest.approx(repeated)
+
+
+def test_same_seed_same_interval():
+    values = np.random.default_rng(0).random((3, 30))
+    assert paired_bootstrap(values, None, 100, seed=4) == paired_bootstrap(values, None, 100, seed=4)
+    assert paired_bootstrap(values, None, 100, seed=4) != paired_bootstrap(values, None, 100, seed=5)
+
+
+def test_pairing_cancels_what_is_common_to_a_problem():
+    """Problems from -50 to 50, and the treated side always 0.3 above: no spread is left in the difference."""
+    common = np.linspace(-50, 50, 40)[None, :]
+    mean, low, high = paired_bootstrap(common + 0.3, common, 200, seed=0)
+    assert (mean, low, high) == pytest.approx((0.3, 0.3, 0.3))
+    unpaired = paired_bootstrap(common + 0.3, np.random.default_rng(0).permutation(common[0])[None, :], 200, seed=0)
+    assert unpaired[2] - unpaired[1] > 10
+
+
+def test_pairing_cancels_what_is_common_to_a_seed():
+    luck = np.array([[0.0], [5.0], [-9.0]]) + np.zeros((3, 20))
+    assert paired_bootstrap(luck + 0.1, luck, 100, seed=0) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_seeds_are_resampled_too():
+    """Two seeds that differ by 1 on every problem: the resampled means are 0, 1/2 or 1; each end in a quarter."""
+    treated = np.array([[0.0] * 50, [1.0] * 50])
+    assert paired_bootstrap(treated, None, 400, seed=0) == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_interval_against_the_exact_distribution():
+    """One seed, 3 problems with values 0, 0, 1: the resampled mean is Binomial(3, 1/3) / 3.
+
+    P(0) = 8/27 and P(1) = 1/27 = 0.037, both beyond 2.5 %, so the interval is [0, 1]. With 2 ones in 60
+    problems the sum of a resample is Binomial(60, 1/30): P(0) = 0.131, P(>= 5) = 0.048, P(>= 6) = 0.014.
+    """
+    assert paired_bootstrap(np.array([[0.0, 0, 1]]), None, 4000, seed=0)[1:] == pytest.approx((0, 1))
+    sparse = np.array([[1.0] * 2 + [0.0] * 58])
+    assert paired_bootstrap(sparse, None, 4000, seed=0)[1:] == pytest.approx((0, 5 / 60))
+
+
+def test_interval_covers_the_true_difference_at_about_its_rate():
+    """200 simulated experiments, one seed, 40 problems with a strong common part; nominal rate 95 %."""
+    rng = np.random.default_rng(11)
+    covered = 0
+    for i in range(200):
+        ability = rng.normal(0, 3, size=(1, 40))
+        treated = ability + 0.5 + rng.normal(0, 1, size=(1, 40))
+        control = ability + rng.normal(0, 1, size=(1, 40))
+        _, low, high = paired_bootstrap(treated, control, 200, seed=i)
+        covered += low <= 0.5 <= high
+    assert 176 <= covered <= 199  # 88 % to 99.5 %
+
+
+# --- ranking and means ------------------------------------------------------------------------
+
+
+def test_ranking_by_hand():
+    """Ties count half in the pairs, and do not count as a win over all."""
+    pairs, wins = ranking(
+        np.array([0.9, 0.5, 0.5, 0.1]),
+        [np.array([0.1, 0.2]), np.array([0.5, 0.4]), np.array([0.6, 0.5, 0.4, 0.3]), np.array([0.2])],
+    )
+    assert pairs == pytest.approx([1.0, 0.75, 0.625, 0.0])
+    assert wins.tolist() == [True, False, False, False]
+
+
+def test_per_problem_means_come_in_order_of_the_ids():
+    rows = pd.DataFrame({"problem_id": ["c", "a", "b", "a", "c", "c"], "x": [3.0, 1, 2, 0, 0, 0], "y": 9.0})
+    assert per_problem(rows, "x").tolist() == [0.5, 2.0, 1.0]
+    assert per_problem(rows.sample(frac=1, random_state=3), "x").tolist() == [0.5, 2.0, 1.0]
+
+
+# --- the two stages ---------------------------------------------------------------------------
+
+
+class FakeTokenizer:
+    chat_template = None
+
+    def __call__(self, texts):
+        return {"input_ids": [list(range(len(t.split()))) for t in texts]}
+
+
+class FakePlanner:
+    tokenizer = FakeTokenizer()
+
+    def __init__(self, completions):
+        self.completions = completions
+
+    def sample(self, prompts, n, seed, progress=None):
+        self.asked = (list(prompts), n, seed)
+        return self.completions
+
+
+class FakeExecutor:
+    """Succeeds exactly with traces that say so."""
+
+    def verdicts(self, problems, traces, n, seed, progress=None):
+        self.asked = ([p.problem_id for p in problems], list(traces), n, seed)
+        return np.array([["success" in z] for z in traces], dtype=int).reshape(len(traces), n)
+
+
+class FakeScorer:
+    """A quality that can be told from the trace: its length over 100."""
+
+    def score(self, problems, traces, progress=None):
+        return np.array([len(z) / 100 for z in traces]), np.zeros((len(traces), 5))
+
+
+def evaluate(completions, problems):
+    planner, executor = FakePlanner(completions), FakeExecutor()
+    n = len(completions[0])
+    rows = evaluate_planner(planner, executor, FakeScorer(), problems, n, "short", PromptLimits(), seed=5)
+    return rows, planner, executor
+
+
+def test_each_row_has_the_values_of_its_own_trace():
+    """Malformed completions stand in between, so a shifted row would show."""
+    a, b = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")
+    rows, planner, executor = evaluate(
+        [[wrap_trace("3 + 2 = 5 success"), "no tags success", wrap_trace("wrong")],
+         ["<reasoning></reasoning>", wrap_trace("4 * 2 = 8"), wrap_trace("3 + 2 = 5 success")]], [a, b],
+    )
+    assert rows["problem_id"].tolist() == ["a"] * 3 + ["b"] * 3 and rows["sample"].tolist() == [0, 1, 2] * 2
+    assert [z if isinstance(z, str) else None for z in rows["trace"]] == [
+        "3 + 2 = 5 success", None, "wrong", None, "4 * 2 = 8", "3 + 2 = 5 success"]
+    assert rows["success"].tolist() == [1, 0, 0, 0, 0, 1]
+    assert rows["faithful"].tolist() == [1, 0, 0, 0, 1, 0]  # the last trace is true of the other problem
+    assert rows["quality"].tolist() == pytest.approx([0.17, 0, 0.05, 0, 0.09, 0.17])
+    assert rows["tokens"].tolist() == [6, 0, 1, 0, 5, 6]
+    assert executor.asked[0] == ["a", "a", "b", "b"] and executor.asked[2] == 1
+    assert planner.asked[1] == 3 and a.problem in planner.asked[0][0] and b.problem in planner.asked[0][1]
+
+
+def test_a_planner_that_never_keeps_the_format_scores_zero():
+    rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))])
+    assert rows[["success", "faithful", "quality", "tokens"]].to_numpy().tolist() == [[0, 0, 0, 0]] * 2
+
+
+# --- metrics of the reward model --------------------------------------------------------------
+
+
+class ScorerByTable:
+    """q by trace, written down, in place of a model; label i of a trace is 4 q, less i tenths."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def score(self, problems, traces, progress=None):
+        q = np.array([self.table[z] for z in traces])
+        return q, 4 * q[:, None] - np.arange(5) / 10
+
+
+@pytest.fixture
+def rows():
+    """Group a: reference 0.5 above one flawed trace (0.4), below another (0.6); group b: as high as its only one."""
+    first, second = group_record("a"), group_record("b")
+    del second["negative_bank"][1]
+    second["negative_bank"][0]["reasoning"] = "gets 2: 3 * 2 = 6."
+    table = {"gets 2: 3 + 2 = 5.": 0.5, "gets 2: 3 - 2 = 1.": 0.4, "gets 2: 3 + 2 = 6.": 0.6, "gets 2: 3 * 2 = 6.": 0.5}
+    return score_groups(ScorerByTable(table), [Group.model_validate(r) for r in (first, second)])
+
+
+def test_scores_of_groups_stand_beside_their_gold_values(rows):
+    assert rows["problem_id"].tolist() == ["a", "a", "a", "b", "b"]
+    assert rows["kind"].tolist() == ["reference", "wrong_operation", "arithmetic_slip", "reference", "wrong_operation"]
+    assert rows["q"].tolist() == [0.5, 0.4, 0.6, 0.5, 0.5]
+    assert rows["gold_total"].tolist() == [1.0, 0.45, 0.5, 1.0, 0.45]
+    assert rows["gold_solution_strategy"].tolist() == [4, 2, 2, 4, 2]
+    assert rows["expected_solution_strategy"].tolist() == pytest.approx([1.9, 1.5, 2.3, 1.9, 1.9])
+    assert [c for c in rows if c.startswith("expected_")] == [f"expected_{name}" for name in MATH]
+
+
+def test_pair_wins_by_hand(rows):
+    """A tie is no win."""
+    assert list(pair_wins(rows).itertuples(index=False, name=None)) == [
+        ("a", "wrong_operation", 1.0), ("a", "arithmetic_slip", 0.0), ("b", "wrong_operation", 0.0)]
+
+
+def test_metrics_by_hand(rows):
+    metrics = reward_model_metrics(rows)
+    assert metrics["pair_accuracy"] == pytest.approx((1 / 2 + 0) / 2) and metrics["group_accuracy"] == 0
+    errors = [-0.5, -0.05, 0.1, -0.5, 0.05]
+    assert metrics["mae"] == pytest.approx(sum(map(abs, errors)) / 5)
+    assert metrics["rmse"] == pytest.approx(math.sqrt(sum(e * e for e in errors) / 5))
+    assert metrics["mae_solution_strategy"] == pytest.approx((2.1 + 0.5 + 0.3 + 2.1 + 0.1) / 5)
+    better = rows.assign(q=[0.9, 0.4, 0.6, 0.5, 0.4])
+    assert reward_model_metrics(better)["group_accuracy"] == reward_model_metrics(better)["pair_accuracy"] == 1
+    assert reward_model_metrics(rows.assign(q=[0.7, 0.4, 0.6, 0.5, 0.5]))["group_accuracy"] == 0.5
+
+
+def test_metrics_by_kind_by_hand(rows):
+    table = metrics_by_kind(rows).set_index("kind")
+    assert table["traces"].to_dict() == {"arithmetic_slip": 1, "reference": 2, "wrong_operation": 2}
+    assert table.loc["wrong_operation", "pair_accuracy"] == 0.5 and math.isnan(table.loc["reference", "pair_accuracy"])
+    assert table.loc["reference", ["mae", "rmse", "bias"]].tolist() == pytest.approx([0.5, 0.5, -0.5])
+    assert table.loc["wrong_operation", "mae"] == pytest.approx(0.05)
+    assert table.loc["wrong_operation", "bias"] == pytest.approx(0)
+
+
+def test_metrics_by_dimension_by_hand(rows):
+    table = metrics_by_dimension(rows).set_index("dimension")
+    assert table.index.tolist() == list(MATH)
+    assert table.loc["solution_strategy", "mae"] == pytest.approx((2.1 + 0.5 + 0.3 + 2.1 + 0.1) / 5)
+    assert table.loc["solution_strategy", "accuracy"] == pytest.approx(2 / 5)  # 0.5 off is no nearest label
+    assert table.loc["answer_support", "rmse"] == pytest.approx(
+        math.sqrt((2.4**2 + 1.2**2 + 2.0**2 + 2.4**2 + 1.6**2) / 5))
+
+
+def test_calibration_by_hand():
+    rows = pd.DataFrame({"q": [0.0, 0.09, 0.1, 0.55, 0.59, 1.0], "gold_total": [0.1, 0.3, 0.5, 0.6, 0.2, 0.9]})
+    curve = calibration_curve(rows)
+    assert curve["traces"].tolist() == [2, 1, 2, 1]
+    assert curve["q"].tolist() == pytest.approx([0.045, 0.1, 0.57, 1.0])
+    assert curve["gold_total"].tolist() == pytest.approx([0.2, 0.5, 0.4, 0.9])

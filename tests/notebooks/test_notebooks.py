@@ -1,0 +1,164 @@
+"""Every notebook, executed at presets check and check_code, in order; then what they leave behind. Takes minutes.
+
+Three runs are shared by all tests of this file: the first in an empty home, beside it one in another empty home with
+the same seed, and a second in the first home.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from tracelift_lib.runs.presets import load_preset
+from tracelift_lib.runs.run_notebooks import NOTEBOOKS, main, sources
+
+PRESETS = ("check", "check_code")
+each_preset = pytest.mark.parametrize("preset", PRESETS)
+# What notebook 12 reads, and what it writes itself.
+NEEDED = {
+    "executor_success", "uplift_of_reference", "rm_held_out", "rm_by_kind", "evaluation_levels", "gain_over_warm_start",
+    "tracelift_against_exec_only", "unfaithful_successes", "claims_ledger",
+}
+
+
+def run_all(home):
+    """Exit status of the runner with `home` as the place of runs/, build/ and paper_figures/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(home))
+        return main(["--preset", *PRESETS])
+
+
+def manifests(home):
+    return {p.relative_to(home): p.stat().st_mtime_ns for p in home.glob("runs/*/*/*/manifest.json")}
+
+
+def executed(home):
+    return {f"{p.parent.name}/{p.stem}": p.stat().st_mtime_ns for p in home.glob("build/*/*.ipynb")}
+
+
+def tables(home):
+    return {str(p.relative_to(home)): p.read_bytes() for p in home.glob("paper_figures/*/*.csv")}
+
+
+def sources_on_disk():
+    return {p: p.read_bytes() for p in NOTEBOOKS.iterdir() if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """(home, process) of a run that goes on beside the first."""
+    home = tmp_path_factory.mktemp("fresh")
+    command = [sys.executable, "-m", "tracelift_lib.run_notebooks", "--preset", *PRESETS]
+    with (home / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, env={**os.environ, "TRACELIFT_HOME": str(home)}, stdout=log, stderr=log)
+    yield home, process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, beside):
+    """A home in which every notebook has run once."""
+    home, before = tmp_path_factory.mktemp("first"), sources_on_disk()
+    assert run_all(home) == 0
+    assert sources_on_disk() == before  # executed copies go elsewhere
+    return home
+
+
+@pytest.fixture(scope="module")
+def again(first):
+    """(manifests, tables, executed copies) before a second run in the same home, which has happened."""
+    before = manifests(first), tables(first), executed(first)
+    assert run_all(first) == 0
+    return before
+
+
+@pytest.fixture(scope="module")
+def fresh(beside):
+    home, process = beside
+    assert process.wait(1800) == 0, (home / "log.txt").read_text()[-3000:]
+    return home
+
+
+@each_preset
+def test_every_notebook_ran_to_its_end(first, preset):
+    left_out = load_preset(preset).leaves_out
+    for source in sources():
+        path = first / "build" / preset / f"{source.stem}.ipynb"
+        if source.name[:2] in left_out:
+            assert not path.exists()
+            continue
+        cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        assert all(c.execution_count for c in cells if c.source.strip()), source.stem
+        assert not [o for c in cells for o in c.outputs if o.output_type == "error"], source.stem
+        injected = [c.source for c in cells if "injected-parameters" in c.metadata.get("tags", [])]
+        assert len(injected) == 1 and f'PRESET = "{preset}"' in injected[0]
+
+
+@each_preset
+def test_every_table_says_where_it_comes_from(first, preset):
+    folder = first / "paper_figures" / preset
+    found = sorted(folder.glob("*.csv"))
+    assert NEEDED <= {p.stem for p in found}
+    for path in found:
+        table = pd.read_csv(path)
+        assert len(table), path.stem
+        assert table.columns[-4:].tolist() == ["preset", "n", "seeds", "revision"], path.stem
+        assert set(table["preset"]) == {f"{preset} (not a result)"}, path.stem
+        for column in ("n", "seeds", "revision"):
+            assert table[column].notna().all() and table[column].nunique() == 1, (path.stem, column)
+
+
+@each_preset
+def test_every_figure_comes_as_png_pdf_and_data(first, preset):
+    folder = first / "paper_figures" / preset
+    kinds = {kind: {p.stem for p in folder.glob(f"*.{kind}")} for kind in ("png", "pdf", "csv")}
+    assert len(kinds["png"]) >= 10
+    assert kinds["png"] == kinds["pdf"] and kinds["png"] <= kinds["csv"]
+    assert all(p.stat().st_size > 1000 for kind in ("png", "pdf") for p in folder.glob(f"*.{kind}"))
+
+
+@each_preset
+def test_the_summary_is_marked_as_no_result(first, preset):
+    text = (first / "paper_figures" / preset / "summary.md").read_text()
+    assert "(not a result)" in text and "| --- |" in text
+
+
+def test_nothing_is_written_outside_its_place(first):
+    assert {p.name for p in first.iterdir()} == {"runs", "build", "paper_figures"}
+    assert {p.name for p in (first / "runs").iterdir()} == set(PRESETS)
+    assert not list(first.glob("runs/*/*/*/work"))  # finished stages keep no scratch
+
+
+def test_a_second_run_finds_everything_done(first, again):
+    stages, csv, copies = again
+    assert len(stages) >= 10 and manifests(first) == stages
+    assert tables(first) == csv
+    assert len(copies) >= 8 and executed(first) == copies
+
+
+def test_what_was_changed_or_removed_is_run_again(first, again, capsys):
+    """A table is lost, a table is changed, a stage is lost: the notebook that makes it runs, and gives the same."""
+    csv, copies = tables(first), executed(first)
+    folder = first / "paper_figures" / "check"
+    (folder / "uplift_noise.csv").unlink()
+    assert run_all(first) == 0 and tables(first) == csv
+    changed = {name for name, time in executed(first).items() if time != copies[name]}
+    assert "check/03_executor_uplift" in changed and "check/02_train_reward_model" not in changed
+    assert not any(name.startswith("check_code/") for name in changed)
+    (folder / "claims_ledger.csv").write_text("changed")
+    assert run_all(first) == 0 and tables(first) == csv
+    shutil.rmtree(next((first / "runs" / "check" / "uplift").glob("*/manifest.json")).parent)
+    assert run_all(first) == 0 and tables(first) == csv
+    assert all(stage in manifests(first) for stage in again[0])
+
+
+def test_a_fresh_home_with_the_same_seed_gives_the_same_tables(first, fresh):
+    """Byte for byte: every number of every table is decided by preset and seed."""
+    ours, theirs = tables(first), tables(fresh)
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert os.path.realpath(first) != os.path.realpath(fresh)

@@ -1,0 +1,243 @@
+"""The stage `planner_training` with real models of a few thousand weights: arms, log, collapse, SIGKILL."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from common import PROJECT
+from safetensors.torch import load_file
+
+from tracelift_lib.models import base as models
+from tracelift_lib.models.loading import load_model
+from tracelift_lib.planner.collapse import TrainingCollapsed
+from tracelift_lib.planner.reward_engine import PARTS, RewardEngine
+from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
+from tracelift_lib.problems.files import WORK
+from tracelift_lib.runs import store
+from tracelift_lib.runs.pipeline import Run
+from tracelift_lib.runs.presets import load_preset
+
+UPSTREAM = {"executor.steps": 150, "planner_training.max_completion": 64}  # writes a trace about every second time
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    """A home with all that planner training needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("upstream")
+        patch.setenv("TRACELIFT_HOME", str(home))
+        run = Run("check", overrides=UPSTREAM)
+        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
+            run.make(stage)
+    return home
+
+
+@pytest.fixture
+def home(upstream, monkeypatch, tmp_path):
+    """A fresh copy of it."""
+    return move_to(upstream, tmp_path / "copy", monkeypatch)
+
+
+def move_to(upstream, folder, monkeypatch):
+    shutil.copytree(upstream, folder)
+    monkeypatch.setenv("TRACELIFT_HOME", str(folder))
+    return folder
+
+
+def settings(**training):
+    return UPSTREAM | {f"planner_training.{name}": value for name, value in training.items()}
+
+
+def train(arm, seed=0, **training):
+    return Run("check", overrides=settings(**training)).make("planner_training", arm=arm, seed=seed).path
+
+
+def count_steps(monkeypatch):
+    """The steps whose rewards are asked for from now on."""
+    asked, reward = [], RewardEngine.reward
+
+    async def counted(self, *args, trainer_state, **kwargs):
+        asked.append(trainer_state.global_step)
+        return await reward(self, *args, trainer_state=trainer_state, **kwargs)
+
+    monkeypatch.setattr(RewardEngine, "reward", counted)
+    return asked
+
+
+# --- arms and log -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains(home, arm):
+    k = 4 if arm == "released_code" else 3  # it compares K runs with as many without a trace
+    changes = {**settings(steps=2, arms=[arm]), "execution.k": k}
+    run = Run("check", overrides=changes)
+    run.make("baseline")
+    folder = run.make("planner_training", arm=arm, seed=1).path
+    rows = pd.read_parquet(folder / "rollouts.parquet")
+    t = run.preset.planner_training
+    assert len(rows) == 2 * t.problems_per_step * t.generations and rows["failure"].isna().all()
+    written = rows[rows["trace"].notna()]
+    assert 0 < len(written) < len(rows)
+    assert written["malformed"].isna().all() and rows[rows["trace"].isna()]["malformed"].notna().all()
+    np.testing.assert_allclose(written["reward"], [ARMS[arm](*parts) for parts in written[list(PARTS)].to_numpy()])
+    assert (written[[p for p in PARTS if p not in NEEDS[arm] | {"u"}]] == 0).all(axis=None)
+    assert ("q" not in NEEDS[arm]) or written["q"].between(0, 1, inclusive="neither").all()
+    assert rows["baseline_success"].notna().all() if compares(arm) else rows["baseline_success"].isna().all()
+    assert (rows["tokens"] <= t.max_completion).all() and (rows["tokens"] > 0).all()
+
+
+def test_the_log_of_a_step_is_complete(home):
+    """Means against the table of completions; the seconds of the phases against the reward phase as a whole."""
+    folder = train("tracelift", steps=3, beta=0.05, weight_decay=0.1, schedule="linear", warmup_steps=1)
+    steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
+    assert steps["step"].tolist() == [0, 1, 2] and not steps.drop(columns=["c", "j"]).isna().any(axis=None)
+    by_step = rows.groupby("step")
+    for column in ("reward", "s", "q", "u", "baseline_success", "tokens"):
+        np.testing.assert_allclose(steps[column], by_step[column].mean(), rtol=1e-6)
+    np.testing.assert_allclose(steps["format_errors"], by_step["trace"].apply(lambda z: z.isna().mean()))
+    assert (steps["entropy"] > 0).all() and (steps["grad_norm"] >= 0).all()
+    assert abs(steps["kl"][0]) < 1e-6  # the first step samples from the reference itself
+    np.testing.assert_allclose(steps["learning_rate"], [0, 1e-3, 5e-4])  # warm-up of one step, then falling to zero
+    assert (steps["tokens_so_far"].diff().dropna() > 8 * steps["tokens"][1:]).all()  # prompts count too
+    assert (steps[["generation_seconds", "update_seconds", "executor_seconds", "rm_seconds"]] > 0).all(axis=None)
+    assert (steps["executor_seconds"] <= steps["seconds"]).all() and (steps["rm_seconds"] <= steps["seconds"]).all()
+
+
+def test_full_parameter_training_changes_the_whole_model_and_is_loaded(home):
+    run = Run("check", overrides=settings(parameters="full", steps=6))
+    folder = run.make("planner_training", arm="no_uplift", seed=0).path
+    assert (folder / "model").is_dir() and not (folder / "adapter").exists()
+    start = load_model(run.need("planner").path).state_dict()
+    trained = run.planner({"arm": "no_uplift", "seed": 0}).model.state_dict()
+    assert all(not torch.equal(trained[name], start[name]) for name in start)
+    saved = load_file(folder / "model" / "model.safetensors")
+    assert all(torch.equal(trained[name], tensor) for name, tensor in saved.items())
+
+
+# --- the paper's settings ---------------------------------------------------------------------
+
+
+def test_preset_paper_has_the_papers_hyperparameters():
+    """Paper, section 6, math; the rest of the preset's training settings is named in its comments as ours."""
+    paper = load_preset("paper")
+    t, e = paper.planner_training, paper.execution
+    assert (t.learning_rate, t.steps, t.generations) == (5e-6, 600, 4)
+    assert (t.temperature, t.top_p, t.max_completion) == (0.7, 1.0, 512)
+    assert (t.parameters, t.lora_r, t.lora_alpha, t.lora_dropout) == ("lora", 16, 32, 0.05)
+    assert len(t.seeds) == 3 and t.loss_type == "grpo"
+    assert (e.k, e.baseline_samples, e.temperature, e.max_new_tokens, e.s_run) == (3, 3, 0.5, 256, "separate")
+    assert (paper.limits.problem, paper.limits.trace) == (2500, 2000)
+    assert paper.planner.model_id == paper.executor.model_id == "Qwen/Qwen2.5-7B-Instruct"
+
+
+# --- collapse ---------------------------------------------------------------------------------
+
+
+
+def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
+    """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
+    monkeypatch.setattr(models, "SAVE_SECONDS", 0)
+    collapsing = {"steps": 9, "warmup_steps": 0, "learning_rate": 30.0}
+    with pytest.raises(TrainingCollapsed) as caught:
+        train("no_uplift", **collapsing, collapse={"window": 3})
+    message = str(caught.value)
+    folder = next((home / "runs" / "check" / "planner_training").glob("*/steps.csv")).parent
+    steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
+    assert len(steps) == 6 and len(rows) == 8 * 6 and steps["format_errors"].tail(3).tolist() == [1, 1, 1]
+    assert "at step 6 of 9: 100% of the completions hold no trace over the last 3 steps" in message
+    assert f"mean reward is 0 (at the start {steps['reward'].head(3).mean():.3g})" in message
+    assert "learning_rate (now 30)" in message and "beta above 0 (now 0)" in message
+    assert f"{folder}/steps.csv" in message and "checkpoint-5;" not in message and "checkpoint-5." in message
+    assert not (folder / store.MANIFEST).exists()
+
+    asked = count_steps(monkeypatch)
+    assert train("no_uplift", **collapsing, collapse=None) == folder
+    assert asked == [5, 6, 7, 8]
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "rollouts.parquet")[: len(rows)], rows)
+
+
+def test_a_policy_without_probabilities_stops_the_run(home):
+    """Weights that overflow: torch cannot sample from what they give."""
+    with pytest.raises(TrainingCollapsed, match="at step 1 of 4: the policy's probabilities are no numbers"):
+        train("no_uplift", steps=4, warmup_steps=0, learning_rate=1e30, parameters="full", collapse=None)
+
+
+def test_a_policy_that_learns_is_left_alone(home):
+    training = {"problems_per_step": 8, "steps": 24, "warmup_steps": 0, "collapse": {"window": 6}}
+    steps = pd.read_csv(train("no_uplift", **training) / "steps.csv")
+    assert len(steps) == 24 and steps["reward"].tail(8).mean() > 1.2 * steps["reward"].head(8).mean()
+
+
+# --- SIGKILL ----------------------------------------------------------------------------------
+
+CHILD = """
+import json, os, signal, sys
+from tracelift_lib import models, training
+from tracelift_lib.pipeline import Run
+from tracelift_lib.reward_engine import RewardEngine
+
+overrides, arm, every, last = json.loads(sys.argv[1])
+reward = RewardEngine.reward
+
+async def deadly(self, *args, trainer_state, **kwargs):
+    result = await reward(self, *args, trainer_state=trainer_state, **kwargs)
+    if trainer_state.global_step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+def save_sometimes(self, args, state, control, **kwargs):
+    control.should_save = state.global_step % every == 0
+
+if last == overrides["planner_training.steps"]:  # all steps are done
+    training.save_trained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+RewardEngine.reward, _Keeper.on_step_end = deadly, save_sometimes
+Run("check", overrides=overrides).make("planner_training", arm=arm, seed=0)
+"""
+
+
+def kill_in_the_middle(arm, overrides, every, last):
+    """A process of its own that trains, saves every `every` steps, and is killed while it is in step `last`."""
+    arguments = json.dumps([overrides, arm, every, last])
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", CHILD, arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+
+def results(folder):
+    steps = pd.read_csv(folder / "steps.csv")
+    weights = load_file(next(p for p in folder.rglob("*.safetensors")))
+    return steps[[c for c in steps if "seconds" not in c]], pd.read_parquet(folder / "rollouts.parquet"), weights
+
+
+@pytest.mark.parametrize("arm, training, every, last", [
+    ("no_uplift", {"lora_dropout": 0.1}, 3, 5),  # steps 3, 4 and 5 are lost and come again
+    ("no_uplift", {"parameters": "full", "beta": 0.05}, 5, 9),  # the checkpoint lies in the second pass
+    ("no_uplift", {}, 4, 12),  # nothing is left to do but to save
+    ("tracelift", {}, 99, 2),  # no checkpoint yet
+])
+def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):
+    """12 steps of 2 out of 8 problems are three passes, each in its own order."""
+    training = training | {"steps": 12}
+    move_to(upstream, tmp_path / "whole", monkeypatch)
+    whole = results(train(arm, **training))
+
+    home = move_to(upstream, tmp_path / "parts", monkeypatch)
+    kill_in_the_middle(arm, settings(**training), every, last)
+    kept = [p.name for p in home.glob(f"runs/check/planner_training/*/{WORK}/trainer/checkpoint-*")]
+    assert kept == ([f"checkpoint-{last // every * every}"] if last >= every else [])
+    again = count_steps(monkeypatch)
+    steps, rollouts, weights = results(train(arm, **training))
+    assert again == list(range(last // every * every, 12))
+    pd.testing.assert_frame_equal(steps, whole[0], check_exact=True)
+    pd.testing.assert_frame_equal(rollouts, whole[1], check_exact=True)
+    assert weights.keys() == whole[2].keys() and all(torch.equal(weights[n], whole[2][n]) for n in weights)
+    passes = [rollouts[rollouts["step"].between(4 * i, 4 * i + 3)]["problem_id"].unique().tolist() for i in range(3)]
+    assert all(sorted(order) == sorted(passes[0]) for order in passes) and passes[0] != passes[1] != passes[2]

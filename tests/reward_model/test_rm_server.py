@@ -1,0 +1,281 @@
+"""The scoring service over real loopback connections: its format, its batching, its errors; and the client."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import numpy as np
+import pytest
+from common import MATH, PROJECT, story
+
+from tracelift_lib.models.base import new_qwen2, train_tokenizer
+from tracelift_lib.models.settings import Qwen2Shape
+from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.reward_model.model import ReasoningRewardModel
+from tracelift_lib.reward_model.remote import RemoteScorer, ScoringError
+from tracelift_lib.reward_model.scorer import Scorer
+from tracelift_lib.reward_model.server import serving
+
+SHAPE = Qwen2Shape(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    max_position_embeddings=512, initializer_range=0.3,
+)
+ITEM = {"problem": "Mia has 3 coins.", "reasoning": "gets 2: 3 + 2 = 5.", "task_name": "math", "task_type": "story"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("served")
+    tokenizer = train_tokenizer([reward_model_text(story(3, ("+", 2)), "gets 2: 3 + 2 = 5.")] * 3, 320)
+    new_qwen2(tokenizer, SHAPE, seed=3).save_pretrained(path / "base")
+    ReasoningRewardModel.from_backbone(path / "base", MATH, seed=1).save_pretrained(path / "rm")
+    tokenizer.save_pretrained(path / "rm")
+    return path / "rm"
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return Scorer.from_folder(folder, 4096, 512)
+
+
+@pytest.fixture(scope="module")
+def url(scorer):
+    with serving(scorer) as url:
+        yield url
+
+
+def ask(url, body, **kwargs):
+    return httpx.post(f"{url}/score", json=body, trust_env=False, timeout=60, **kwargs)
+
+
+def cases(n):
+    problems = [story(3 + i % 4, ("+", 2), problem_id=f"s-{i % 4}") for i in range(n)]
+    return problems, [f"gets {i}: 3 + {i} = {3 + i}." for i in range(n)]
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+def test_served_scores_are_the_scorers_own(url, scorer):
+    problems, traces = cases(9)
+    items = [{"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
+             for p, z in zip(problems, traces)]
+    answer = ask(url, {"items": items, "max_length": 512, "batch_size": 4})
+    assert answer.status_code == 200
+    scores = answer.json()["scores"]
+    q, labels = scorer.score(problems, traces)
+    np.testing.assert_allclose([s["total_score"] for s in scores], q, atol=1e-6)
+    assert [list(s["dimensions"]) for s in scores] == [list(MATH)] * 9
+    np.testing.assert_allclose([list(s["dimensions"].values()) for s in scores], labels, atol=1e-5)
+    assert np.ptp(q) > 1e-3
+
+
+def test_max_length_cuts_the_texts(url, scorer):
+    ids = scorer.tokenizer(
+        "<task>math</task>\n<type>story</type>\n<problem>\nMia has 3 coins.\n</problem>\n<reasoning>\n"
+        "gets 2: 3 + 2 = 5.\n</reasoning>", add_special_tokens=False)["input_ids"]
+    for length in (20, len(ids)):
+        expected = scorer.score_tokens([ids[:length]])[0][0]
+        answer = ask(url, {"items": [ITEM], "max_length": length, "batch_size": 1}).json()
+        assert answer["scores"][0]["total_score"] == pytest.approx(expected, abs=1e-6)
+    assert scorer.score_tokens([ids[:20]])[0][0] != pytest.approx(expected, abs=1e-4)
+
+
+def test_length_and_batch_size_may_be_left_out_and_nothing_to_score_is_fine(url):
+    assert len(ask(url, {"items": [ITEM, ITEM]}).json()["scores"]) == 2
+    assert ask(url, {"items": []}).json() == {"scores": []}
+
+
+@pytest.mark.parametrize("body, words", [
+    ({}, "items: Field required"), ({"items": {}}, "items:"), ([], "body:"),
+    ({"items": [ITEM, {k: v for k, v in ITEM.items() if k != "reasoning"}]}, "items.1.reasoning: Field required"),
+    ({"items": [ITEM | {"problem": 5}]}, "items.0.problem"), ({"items": [ITEM | {"problem": ""}]}, "items.0.problem"),
+    ({"items": [ITEM | {"task_name": "poetry"}]}, "items.0.task_name"),
+    ({"items": [ITEM | {"tests": "x"}]}, "items.0.tests"),
+    ({"items": [ITEM], "max_length": 0}, "max_length"), ({"items": [ITEM], "batch_size": "8"}, "batch_size"),
+    ({"items": [ITEM], "max_length": 513}, "max_length: 513 is more than this server reads (512)"),
+])
+def test_a_request_that_breaks_the_format_names_the_field(url, body, words):
+    answer = ask(url, body)
+    assert answer.status_code == 400 and words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [
+    b"{not json", b"", b"\xff\xfe", json.dumps({"items": [ITEM | {"problem": "\ud800"}]}).encode(),
+])
+def test_bytes_that_are_no_request_are_refused_and_the_server_goes_on(url, body):
+    answer = httpx.post(f"{url}/score", content=body, trust_env=False)
+    assert answer.status_code == 400 and answer.json()["error"]
+    assert ask(url, {"items": [ITEM]}).status_code == 200
+
+
+def test_other_paths_and_methods(url):
+    assert httpx.get(f"{url}/score", trust_env=False).status_code == 405
+    assert httpx.get(f"{url}/nothing", trust_env=False).status_code == 404
+    health = httpx.get(f"{url}/health", trust_env=False).json()
+    assert health == {"status": "ok", "dimensions": list(MATH), "max_length": 512}
+
+
+def test_requests_that_wait_together_are_scored_together(url, scorer, monkeypatch):
+    """Twelve clients while the first request is being scored: two passes, and to each client its own scores."""
+    passes, hold, original = [], threading.Event(), scorer.score_tokens
+
+    def score_tokens(encoded, batch_size=None, progress=None):
+        passes.append(len(encoded))
+        if len(passes) == 1:
+            hold.wait(30)
+        return original(encoded, batch_size, progress)
+
+    monkeypatch.setattr(scorer, "score_tokens", score_tokens)
+    problems, traces = cases(13)
+    remote = RemoteScorer(url, max_length=512)
+    with ThreadPoolExecutor(13) as pool:
+        first = pool.submit(remote.score, problems[:1], traces[:1])
+        while not passes:
+            time.sleep(0.01)
+        rest = [pool.submit(remote.score, [p], [z]) for p, z in zip(problems[1:], traces[1:])]
+        time.sleep(1.0)  # for all twelve to have arrived
+        hold.set()
+        found = [f.result()[0][0] for f in [first, *rest]]
+    assert passes == [1, 12]
+    np.testing.assert_allclose(found, original(scorer.encode(
+        [reward_model_text(p, z) for p, z in zip(problems, traces)], 512))[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), None])
+def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, failure):
+    def score_tokens(encoded, batch_size=None, progress=None):
+        if failure:
+            raise failure
+        return np.full(len(encoded), np.nan), np.zeros((len(encoded), 5))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "score_tokens", score_tokens)
+        answer = ask(url, {"items": [ITEM]})
+        assert answer.status_code == 500
+        assert ("out of memory" if failure else "not a number") in answer.json()["error"]
+        with pytest.raises(ScoringError, match="500"):
+            RemoteScorer(url, max_length=512).score(*cases(1))
+    assert ask(url, {"items": [ITEM]}).status_code == 200
+
+
+def test_the_command_serves_a_folder(folder, scorer, unused_port):
+    command = [sys.executable, "-m", "tracelift_lib.rm_server", "--model", str(folder), "--port", str(unused_port),
+               "--max-length", "512"]
+    env = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{unused_port}"
+            for _ in range(600):
+                try:
+                    assert httpx.get(f"{url}/health", trust_env=False).json()["max_length"] == 512
+                    break
+                except httpx.TransportError:
+                    assert server.poll() is None, "the server ended"
+                    time.sleep(0.2)
+            np.testing.assert_allclose(
+                RemoteScorer(url, max_length=512).score(*cases(3))[0], scorer.score(*cases(3))[0], atol=1e-6)
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def unused_port():
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as probe:
+        return probe.server_port
+
+
+# --- the client -------------------------------------------------------------------------------
+
+
+def test_remote_and_local_scorers_agree(url, scorer, monkeypatch):
+    monkeypatch.setattr("tracelift_lib.rm_server.REQUEST_ITEMS", 4)  # several requests
+    problems, traces = cases(10)
+    for address in (url, url + "/", url + "/score"):
+        q, labels = RemoteScorer(address, max_length=512).score(problems, traces)
+        local_q, local_labels = scorer.score(problems, traces)
+        np.testing.assert_allclose(q, local_q, atol=1e-4)
+        np.testing.assert_allclose(labels, local_labels, atol=1e-4)
+    q, labels = RemoteScorer(url).score([], [])
+    assert q.shape == (0,) and labels.shape == (0, 5)
+    with pytest.raises(ValueError):
+        RemoteScorer(url).score(problems, traces[:3])
+
+
+@pytest.fixture
+def answering():
+    """A service of somebody else's: answers what the test says, remembers what it was asked."""
+    state = {"status": 200, "body": b"[]", "asked": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            state["asked"].append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(state["status"])
+            self.send_header("Content-Length", str(len(state["body"])))
+            self.end_headers()
+            self.wfile.write(state["body"])
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        state["url"] = f"http://127.0.0.1:{server.server_port}"
+        yield state
+        server.shutdown()
+
+
+def test_what_the_client_asks(answering):
+    answering["body"] = b"[0.25, 1]"
+    problems, traces = cases(2)
+    RemoteScorer(answering["url"], max_length=100, batch_size=7).score(problems, traces)
+    assert answering["asked"] == [{
+        "items": [{"problem": p.problem, "reasoning": z, "task_name": "math", "task_type": "arithmetic_story"}
+                  for p, z in zip(problems, traces)],
+        "max_length": 100, "batch_size": 7}]
+
+
+@pytest.mark.parametrize("answer", [
+    [0.25, 1], *({name: [0.25, 1]} for name in ("scores", "results", "outputs", "data")),
+    *([{name: 0.25, "text": "x"}, {name: 1}] for name in ("total_score", "score", "reward", "total", "value")),
+    {"results": [{"score": 0.25}, 1.0], "model": "rm"},
+], ids=str)
+def test_every_shape_of_answer_is_read(answering, answer):
+    answering["body"] = json.dumps(answer).encode()
+    q, labels = RemoteScorer(answering["url"]).score(*cases(2))
+    assert q.tolist() == [0.25, 1.0] and labels.shape == (2, 5) and np.isnan(labels).all()
+
+
+def test_labels_that_a_service_gives_are_read(answering):
+    answering["body"] = json.dumps({"scores": [
+        {"total_score": 0.5, "dimensions": {"a": 0, "b": 1.5, "c": 2, "d": 3, "e": 4}}, {"total_score": 0.1}]}).encode()
+    _, labels = RemoteScorer(answering["url"]).score(*cases(2))
+    assert labels[0].tolist() == [0, 1.5, 2, 3, 4] and np.isnan(labels[1]).all()
+
+
+@pytest.mark.parametrize("status, body, words", [
+    (500, b"[0.5, 0.5]", "status 500"), (400, b"items: bad", "items: bad"), (200, b"<html>", "not JSON"),
+    (200, b"\xff", "not JSON"), (200, b"[0.5]", "1 scores for 2 items"), (200, b"[0.5, 0.5, 0.5]", "3 scores for 2"),
+    (200, b"[]", "0 scores"), (200, b"{}", "no list"), (200, b"7", "no list"), (200, b'{"scores": 0.5}', "no list"),
+    (200, b"[0.5, NaN]", "item 1"), (200, b"[0.5, Infinity]", "item 1"), (200, b"[0.5, 1.01]", "item 1"),
+    (200, b"[-0.1, 0.5]", "item 0"), (200, b"[0.5, null]", "item 1"), (200, b'[0.5, "0.5"]', "item 1"),
+    (200, b"[0.5, true]", "item 1"), (200, b'[0.5, {"quality": 0.5}]', "item 1"), (200, b"[[0.5], 0.5]", "item 0"),
+    (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1}}]', "dimensions of item 1"),
+    (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 9}}]', "dimensions of item 1"),
+])
+def test_an_answer_that_cannot_be_right_is_an_error(answering, status, body, words):
+    answering.update(status=status, body=body)
+    with pytest.raises(ScoringError, match=words):
+        RemoteScorer(answering["url"]).score(*cases(2))
+
+
+def test_a_service_that_is_not_there_is_an_error(unused_port):
+    with pytest.raises(ScoringError, match="is the scoring service up"):
+        RemoteScorer(f"http://127.0.0.1:{unused_port}").score(*cases(1))

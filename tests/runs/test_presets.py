@@ -1,0 +1,256 @@
+"""Presets are checked data: every key, every type, and errors that say what is allowed."""
+
+import pytest
+import yaml
+from common import PROJECT
+
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.runs import presets
+from tracelift_lib.runs.presets import load_preset, preset_names, variant
+
+FILES = sorted((PROJECT / "presets").glob("*.yaml"))
+
+
+def flat(data, prefix=""):
+    """Dotted key -> value of all leaves."""
+    result = {}
+    for key, value in data.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_preset_file_is_valid_and_holds_what_it_says(path):
+    """Each value that stands in the file stands in the preset; so does what it takes over and does not change."""
+    preset = load_preset(path.stem)
+    assert preset.name == path.stem and preset.description
+    data = yaml.safe_load(path.read_text())
+    base = data.pop("extends", None)
+    loaded, own = flat(preset.model_dump(mode="json")), flat(data)
+    assert {key: loaded[key] for key in own} == own
+    if base:
+        inherited = flat(yaml.safe_load((PROJECT / "presets" / f"{base}.yaml").read_text()))
+        inherited.pop("extends", None)
+        for key, value in inherited.items():
+            if key not in own and key in loaded:
+                assert loaded[key] == value, key
+
+
+def test_the_presets_are_the_files():
+    assert preset_names() == [p.stem for p in FILES] and {"check", "tiny"} <= set(preset_names())
+    assert load_preset("check").is_result is False and load_preset("tiny").is_result is True
+
+
+def test_shares_of_a_mix_add_up():
+    """Not needed by the code, which weighs them, but a share should be read as one."""
+    for name in preset_names():
+        p = load_preset(name)
+        for section, field in ((p.executor, "mix"), (p.planner, "habits")):
+            if hasattr(section, field):
+                assert sum(getattr(section, field).values()) == pytest.approx(1), (name, field)
+
+
+def test_unknown_preset_names_those_there_are():
+    with pytest.raises(InputError) as caught:
+        load_preset("tniy")
+    assert "tniy" in str(caught.value) and all(name in str(caught.value) for name in preset_names())
+
+
+@pytest.mark.parametrize("key, value", [
+    ("seed", 7), ("min_free_gb", 0.5), ("execution.k", 5), ("execution.temperature", 0.9),
+    ("execution.answer", "last_number"), ("execution.baseline", "fresh"), ("execution.s_run", "merged"),
+    ("execution.style", "coderl"),
+    ("executor.shape.hidden_size", 48), ("executor.mix.plan", 0.1), ("planner.steps", 3), ("problems.sizes.train", 99),
+    ("problems.max_number", 12), ("planner_training.arms", ["no_uplift"]), ("reward_model.dimension_loss", "mse"),
+    ("limits.problem", 100), ("limits.trace", 50), ("simulated_groups", 77), ("threads", 2),
+])
+def test_overrides_change_exactly_their_value(key, value):
+    before = flat(load_preset("check").model_dump(mode="json"))
+    after = flat(load_preset("check", overrides={key: value}).model_dump(mode="json"))
+    assert before[key] != value
+    assert after == before | {key: value}
+
+
+SERVER = {"kind": "server", "base_urls": ["http://localhost:8000/v1"], "model": "m"}
+
+
+def test_the_executor_may_be_behind_a_server():
+    assert load_preset("check").execution.backend.kind == "local"
+    backend = load_preset("check", overrides={"execution.backend": SERVER}).execution.backend
+    assert backend.model_dump().items() >= (SERVER | {"api": "chat", "api_key_env": None}).items()
+    keys = {f"execution.backend.{key}": value for key, value in SERVER.items()}
+    assert load_preset("check", overrides=keys).execution.backend == backend
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"colour": "red"}, "colour"), ({"base_urls": []}, "base_urls"), ({"base_urls": ["localhost:8000"]}, "address"),
+    ({"base_urls": ["http://user:sk-1@host/v1"]}, "api_key_env"), ({"api_key": "sk-1"}, "api_key"),
+    ({"kind": "cloud"}, "kind"), ({"model": None}, "model"), ({"concurrency": 0}, "concurrency"),
+    ({"timeout": 0}, "timeout"), ({"retries": -1}, "retries"), ({"api": "responses"}, "api"),
+    ({"backoff": 0}, "backoff"),
+])
+def test_a_wrong_backend_is_refused_and_named(change, word):
+    with pytest.raises(InputError, match=word) as caught:
+        load_preset("check", overrides={"execution.backend": SERVER | change})
+    assert "sk-1" not in str(caught.value)
+
+
+def test_an_unknown_key_of_the_backend_in_use_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'timeout'"):
+        load_preset("check", overrides={"execution.backend": SERVER, "execution.backend.timout": 5.0})
+    with pytest.raises(InputError, match="Keys here: kind"):
+        load_preset("check", overrides={"execution.backend.model": "m"})
+
+
+def test_the_released_reward_needs_as_many_runs_on_both_sides():
+    """Its coefficient compares counts of K and K."""
+    arm = {"planner_training.arms": ["released_code"]}
+    with pytest.raises(InputError, match="baseline_samples"):
+        load_preset("check", overrides=arm)
+    assert load_preset("check", overrides=arm | {"execution.baseline": "fresh"}).execution.baseline == "fresh"
+    assert load_preset("check", overrides=arm | {"execution.baseline_samples": 3}).execution.baseline == "cached"
+
+
+def test_a_tie_table_has_a_value_for_every_count():
+    ties = {"execution.ties": [0.0, 0.0, 0.0, 0.0]}
+    assert load_preset("check", overrides=ties).execution.ties == [0.0] * 4
+    with pytest.raises(InputError, match="K = 5 needs 6"):
+        load_preset("check", overrides=ties | {"execution.k": 5})
+
+
+def test_several_overrides_and_the_seed():
+    p = load_preset("check", seed=11, overrides={"execution.k": 5, "planner.steps": 3})
+    assert (p.seed, p.execution.k, p.planner.steps) == (11, 5, 3)
+    assert load_preset("check", seed=0).seed == 0 and load_preset("check").execution.k == 3  # nothing is kept
+
+
+def test_a_section_may_be_left_out():
+    assert load_preset("check", overrides={"reward_model": None}).reward_model is None
+
+
+@pytest.mark.parametrize("key, meant", [
+    ("sede", "seed"),
+    ("executon.k", "execution"),
+    ("execution.temprature", "temperature"),
+    ("planner_training.generation", "generations"),
+    ("problems.max_numbr", "max_number"),  # in a union
+    ("executor.vocab", "vocab_size"),
+    ("executor.shape.hidden", "hidden_size"),  # a section in a section of a union
+    ("planner.habbits", "habits"),
+    ("reward_model.epoch", "epochs"),
+])
+def test_unknown_override_keys_are_refused_with_the_nearest(key, meant):
+    with pytest.raises(InputError) as caught:
+        load_preset("check", overrides={key: 1})
+    message = str(caught.value)
+    assert key in message and f"did you mean {meant!r}" in message
+
+
+@pytest.mark.parametrize("key", [
+    "zzz", "execution.zzz", "executor.shape.zzz", "problems.folder", "limits.zzz", "", "execution.",
+])
+def test_unknown_override_keys_are_refused_even_without_one(key):
+    """`problems.folder` belongs to another member of the union than this preset has."""
+    with pytest.raises(InputError) as caught:
+        load_preset("check", overrides={key: 1})
+    assert "did you mean" not in str(caught.value) or key == "problems.folder"
+
+
+@pytest.mark.parametrize("key", ["executor.mix.plann", "planner.habits.lazy", "groups.sizes.validation"])
+def test_unknown_names_in_a_table_are_refused(key):
+    with pytest.raises(InputError, match=key.split(".")[-1]):
+        load_preset("check", overrides={key: 0.5 if "mix" in key or "habits" in key else 5})
+
+
+@pytest.mark.parametrize("key, value", [
+    ("execution.k", "5"), ("execution.k", 2.5), ("execution.k", 0), ("execution.k", -1), ("execution.k", True),
+    ("execution.k", None), ("execution.temperature", 0), ("execution.temperature", "hot"), ("execution.top_p", 1.5),
+    ("execution.answer", "lenient"), ("execution.baseline", "none"), ("execution.s_run", "both"),
+    ("execution.style", "lax"), ("execution.ties", [1, "a", 0, 0]), ("execution.backend", "server"),
+    ("execution.max_failure_rate", 2), ("planner_training.arms", ["fastest"]), ("planner_training.arms", "tracelift"),
+    ("planner_training.seeds", [0, "a"]), ("planner_training.generations", 1), ("problems.steps.train", [0]),
+    ("problems.source", "imagenet"), ("executor.source", "nowhere"), ("reward_model.dimension_loss", "hinge"),
+    ("seed", "x"), ("simulated_groups", 0), ("threads", 0),
+    ("prompt_style", "long"), ("execution", 3), ("is_result", "yes"), ("problems.sizes.extra", 5),
+])
+def test_a_value_of_the_wrong_kind_is_refused_and_named(key, value):
+    with pytest.raises(InputError) as caught:
+        load_preset("check", overrides={key: value})
+    assert key.split(".")[0] in str(caught.value)
+
+
+def test_a_path_through_a_value_is_refused():
+    with pytest.raises(InputError, match="'k' is a value"):
+        load_preset("check", overrides={"execution.k.x": 3})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of presets to write bad ones into; a copy of the real ones is in it."""
+    for path in FILES:
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(presets, "PRESET_FOLDER", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("change, words", [
+    ("colour: red", ["colour"]),
+    ("execution: {k: 3, colour: red}", ["execution.colour"]),
+    ("planner: {stepz: 3}", ["stepz"]),
+    ("problems: {source: gsm8k}", ["problems"]),
+    ("execution: {k: many}", ["execution.k", "many"]),
+])
+def test_a_bad_preset_file_is_named_with_its_key(folder, change, words):
+    (folder / "mine.yaml").write_text(f"extends: tiny\nname: mine\n{change}\n")
+    with pytest.raises(InputError) as caught:
+        load_preset("mine")
+    assert all(word in str(caught.value) for word in ["mine", *words])
+
+
+@pytest.mark.parametrize("section, key", [
+    (None, "executor"), (None, "execution"), ("execution", "k"), ("problems", "max_value"),
+])
+def test_a_missing_key_is_named(folder, section, key):
+    data = yaml.safe_load((folder / "tiny.yaml").read_text())
+    del (data[section] if section else data)[key]
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError) as caught:
+        load_preset("tiny")
+    assert key in str(caught.value) and "required" in str(caught.value)
+
+
+def test_broken_yaml_and_a_missing_base_are_named(folder):
+    (folder / "mine.yaml").write_text("a: [1, 2\n")
+    with pytest.raises(InputError, match="mine.yaml"):
+        load_preset("mine")
+    (folder / "mine.yaml").write_text("extends: nothing\nname: mine\n")
+    with pytest.raises(InputError, match="nothing"):
+        load_preset("mine")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text\n"], ids=["empty", "list", "text"])
+def test_a_preset_file_that_holds_no_keys_is_named(folder, text):
+    (folder / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match="mine"):
+        load_preset("mine")
+
+
+def test_extending_changes_only_what_is_written(folder):
+    (folder / "mine.yaml").write_text("extends: check\nname: mine\nexecution: {k: 9}\n")
+    mine, check = (flat(load_preset(n).model_dump(mode="json")) for n in ("mine", "check"))
+    assert mine == check | {"name": "mine", "execution.k": 9}
+
+
+def test_seed_zero_is_a_seed(folder):
+    (folder / "mine.yaml").write_text("extends: check\nname: mine\nseed: 5\n")
+    assert load_preset("mine").seed == 5 and load_preset("mine", seed=0).seed == 0
+    assert variant("mine", 0) == "mine-seed0" and variant("mine", 5) == "mine"
+
+
+def test_variant_names():
+    """A run with another seed or other values must not overwrite the preset's own figures."""
+    own = load_preset("check").seed
+    assert variant("check") == variant("check", own) == variant("check", None, {}) == "check"
+    assert variant("check", own + 3) == f"check-seed{own + 3}"
+    assert variant("check", None, {"execution.k": 5}) == "check-custom"
+    assert variant("check", own + 3, {"execution.k": 5}) == f"check-seed{own + 3}-custom"

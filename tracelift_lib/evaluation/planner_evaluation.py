@@ -1,0 +1,101 @@
+"""Two-stage evaluation (planner, then executor) and the intervals that its tables carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tracelift_lib.executor.frozen import Executor
+from tracelift_lib.groups.truth import has_truth, is_faithful
+from tracelift_lib.models.generation import Sampler
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
+from tracelift_lib.reward_model.scorer import TraceScorer
+
+CONFIDENCE = 0.95
+
+
+def evaluate_planner(
+    planner: Sampler,
+    executor: Executor,
+    scorer: TraceScorer,
+    problems: Sequence[Problem],
+    traces: int,
+    style: PromptStyle,
+    limits: PromptLimits,
+    seed: int,
+) -> pd.DataFrame:
+    """One row a sampled trace: problem_id, sample, trace, success, faithful, quality, tokens.
+
+    `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
+    a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems are not
+    known, there is no column faithful.
+    """
+    prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
+    completions = planner.sample(prompts, traces, seed, progress="planner")
+    rows = pd.DataFrame(
+        {"problem_id": p.problem_id, "sample": i, "trace": extract_trace(text)}
+        for p, texts in zip(problems, completions)
+        for i, text in enumerate(texts)
+    )
+    valid = rows["trace"].notna().to_numpy()
+    by_id = {p.problem_id: p for p in problems}
+    asked = [by_id[i] for i in rows.loc[valid, "problem_id"]]
+    written = rows.loc[valid, "trace"].tolist()
+    known = all(has_truth(p) for p in problems)
+    for column in ("success", "quality", *(["faithful"] if known else [])):
+        rows[column] = 0.0
+    rows.loc[valid, "success"] = executor.verdicts(asked, written, 1, seed + 1, progress="executor")[:, 0]
+    rows.loc[valid, "quality"] = scorer.score(asked, written, progress="reward model")[0]
+    if known:
+        rows.loc[valid, "faithful"] = [float(is_faithful(p, z)) for p, z in zip(asked, written)]
+    rows["tokens"] = [len(ids) for ids in planner.tokenizer(rows["trace"].fillna("").tolist())["input_ids"]]
+    return rows
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a proportion of independent trials."""
+    interval = stats.binomtest(int(successes), n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """(mean, low, high) of per-problem values: 95 % percentile bootstrap over problems."""
+    return paired_bootstrap(np.asarray(values, float)[None, :], None, resamples, seed)
+
+
+def paired_bootstrap(
+    treated: np.ndarray, control: np.ndarray | None, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """(mean difference, low, high): 95 % percentile bootstrap over seeds and problems at once.
+
+    Args:
+        treated: values of shape (seeds, problems).
+        control: the same problems in the same order and the same seeds, or one row (a policy that has no
+            seeds, such as the warm start), or None for the plain mean of `treated`.
+
+    A resample draws seeds and problems with replacement, the same ones on both sides. With three seeds the
+    interval over seeds is rough: read it as a lower bound of what other seeds would do.
+    """
+    control = np.zeros((1, treated.shape[1])) if control is None else control
+    if control.shape[1] != treated.shape[1] or control.shape[0] not in (1, treated.shape[0]):
+        raise ValueError(f"shapes {treated.shape} and {control.shape} cannot be paired")
+    difference = treated - control
+    rng = np.random.default_rng(seed)
+    n_seeds, n_problems = difference.shape
+    means = np.empty(resamples)
+    for i in range(resamples):
+        seeds = rng.integers(n_seeds, size=n_seeds)
+        counts = np.bincount(rng.integers(n_problems, size=n_problems), minlength=n_problems)
+        means[i] = difference[seeds].mean(0) @ counts / n_problems
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(difference.mean()), float(low), float(high)
+
+
+def per_problem(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Mean of `column` over a problem's sampled traces, in order of problem_id."""
+    return rows.groupby("problem_id")[column].mean().sort_index().to_numpy(float)

@@ -1,0 +1,25 @@
+"""Sections of a preset: evaluation of planners and reward models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tracelift_lib.problems.settings import Positive, Section
+
+
+class Evaluation(Section):
+    splits: list[str]
+    traces: Positive = Field(description="sampled traces a problem")
+    bootstrap: Positive = Field(description="resamples of the paired bootstrap")
+
+
+class NaturalErrors(Section):
+    """Natural errors of public sets (natural_errors.py); data from the folder $TRACELIFT_DATA, or from the hub."""
+
+    sets: dict[Literal["gsm8k_solutions", "processbench_gsm8k", "processbench_math", "prmbench"], Positive] = Field(
+        min_length=1, description="problems of each set, drawn at random"
+    )
+    batch_tokens: Positive = Field(2048, description="padded tokens of one batch of the language model")
+    bootstrap: Positive = Field(2000, description="resamples of the intervals")

@@ -1,0 +1,164 @@
+"""The frozen executor E: from (problem, trace or none) to sampled answers and their verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from tracelift_lib.executor.backends import Backend, CallFailed, LocalBackend, ServerBackend
+from tracelift_lib.executor.settings import Execution, LocalBackendSettings
+from tracelift_lib.models.generation import Sampler, Sampling
+from tracelift_lib.models.loading import load_model, load_tokenizer
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, executor_prompt
+from tracelift_lib.runs.presets import Preset
+from tracelift_lib.verifier.verdicts import CodeJudge, Judgement, MathVerifier, Verifier, VerifierByDomain
+
+Trace = str | None  # None: ask without a trace
+SELF_TEST_SAMPLES = 8
+
+
+class SelfTestError(RuntimeError):
+    """The executor does not sample, so uplift estimates would have no noise and no meaning."""
+
+
+@dataclass
+class Executor:
+    """A frozen model that solves problems, with the verifier of its answers."""
+
+    backend: Backend
+    style: PromptStyle
+    limits: PromptLimits
+    verifier: Verifier
+
+    @classmethod
+    def from_preset(cls, preset: Preset, folder: Path | str | None = None) -> Executor:
+        """The executor that `preset.execution` describes; a local one is the model in `folder`."""
+        e = preset.execution
+        sampling = Sampling(e.temperature, e.top_p, e.max_new_tokens, e.batch_tokens)
+        if isinstance(e.backend, LocalBackendSettings):
+            backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
+        else:
+            backend = ServerBackend(e.backend, sampling)
+        return cls(backend, preset.prompt_style, preset.limits, verifier_of(e))
+
+    @property
+    def sampler(self) -> Sampler:
+        """Model and tokenizer of a local executor."""
+        if not isinstance(self.backend, LocalBackend):
+            raise AttributeError(f"the executor is {self.backend.name}: its model is not in this process")
+        return self.backend.sampler
+
+    def prompt(self, problem: Problem, trace: Trace) -> str:
+        """What the executor is asked, as one user's turn."""
+        return executor_prompt(problem, trace, self.style, self.limits)
+
+    def answer(
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
+        progress: str | None = None,
+    ) -> list[list[str]]:
+        """n sampled answers for each (problem, trace); `progress` names a bar.
+
+        Raises:
+            CallFailed: an answer could not be had; those of the others are dropped.
+        """
+        futures = self._submit(problems, traces, n, seed)
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc=progress, disable=progress is None):
+                future.result()
+        except BaseException:  # Ctrl-C too: nobody waits for the rest
+            for future in futures:
+                future.cancel()
+            raise
+        return [future.result() for future in futures]
+
+    async def judged(
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, seconds: Counter[str]
+    ) -> list[list[Judgement] | CallFailed]:
+        """For each (problem, trace) the judgements of n answers, or why there are none.
+
+        Answers are verified in threads as they come. Adds to `seconds` the wall time until the last answer (`executor`)
+        and the sum over all verifier calls (`verifier`).
+        """
+        start = time.monotonic()
+        futures = self._submit(problems, traces, n, seed)
+
+        async def one(problem: Problem, future) -> list[Judgement] | CallFailed:
+            try:
+                texts = await asyncio.wrap_future(future)
+            except CallFailed as failure:
+                return failure
+            seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
+            judgements, took = await asyncio.to_thread(self._judge, problem, texts)
+            seconds["verifier"] += took
+            return judgements
+
+        return list(await asyncio.gather(*(one(p, f) for p, f in zip(problems, futures))))
+
+    def _judge(self, problem: Problem, texts: list[str]) -> tuple[list[Judgement] | CallFailed, float]:
+        """The judgements, or the failure if one of them is missing; and the seconds that they took."""
+        start = time.monotonic()
+        try:
+            result: list[Judgement] | CallFailed = self.verifier.judge([problem] * len(texts), texts)
+            missing = [j.outcome for j in result if j.success is None]
+            if missing:
+                result = CallFailed("verifier", f"problem {problem.problem_id}: no verdict ({missing[0]})")
+        except Exception as error:
+            result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
+        return result, time.monotonic() - start
+
+    def _submit(self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int) -> list:
+        prompts = [self.prompt(p, z) for p, z in zip(problems, traces, strict=True)]
+        return self.backend.submit(prompts, n, seed)
+
+    def verdict(self, problem: Problem, answer: str) -> int:
+        """V(x, y): 1 if `answer` solves `problem`, else 0."""
+        return self.successes([problem], [answer])[0]
+
+    def verdicts(
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
+        progress: str | None = None,
+    ) -> np.ndarray:
+        """V(x, y) of n answers for each (problem, trace): 0/1 integers of shape (len(problems), n)."""
+        answers = self.answer(problems, traces, n, seed, progress)
+        flat = self.successes([p for p in problems for _ in range(n)], [y for ys in answers for y in ys])
+        return np.array(flat, dtype=int).reshape(len(problems), n)
+
+    def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
+        """V(x, y) of each answer, 1 or 0. Raises RuntimeError if one could not be judged."""
+        judgements = self.verifier.judge(problems, answers)
+        for problem, judgement in zip(problems, judgements):
+            if judgement.success is None:
+                raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({judgement.outcome})")
+        return [j.success for j in judgements]
+
+    def self_test(self, problems: Sequence[Problem]) -> None:
+        """Check that samples asked without trace differ for at least one of `problems`.
+
+        Raises:
+            SelfTestError: all samples of every problem are the same text.
+            CallFailed: the executor cannot be reached or refuses the request.
+        """
+        answers = self.answer(problems, [None] * len(problems), SELF_TEST_SAMPLES, seed=0)
+        if all(len(set(texts)) == 1 for texts in answers):
+            raise SelfTestError(
+                f"{SELF_TEST_SAMPLES} samples are identical for each of {len(problems)} problems: the executor "
+                f"({self.backend.name}) decodes greedily. Raise execution.temperature; a server may also need "
+                "do_sample=true in the model's generation_config.json (transformers serve)."
+            )
+
+
+def verifier_of(execution: Execution) -> Verifier:
+    """The verifiers of a preset, each made when a problem of its domain comes."""
+    return VerifierByDomain({
+        "math": lambda: MathVerifier(execution.answer),
+        "code": lambda: CodeJudge(execution.style),
+    })

@@ -1,0 +1,82 @@
+"""Sections of a preset: the frozen executor and how it is asked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tracelift_lib.problems.settings import Positive, Section, Share
+from tracelift_lib.verifier.verify_code import ExecStyle
+
+
+class LocalBackendSettings(Section):
+    """The executor runs in this process, in batches (backends.py)."""
+
+    kind: Literal["local"] = "local"
+
+
+def plain_url(url: str) -> str:
+    """An http address without a key in it; raises ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
+    return url
+
+
+class ServerBackendSettings(Section):
+    """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (backends.py)."""
+
+    kind: Literal["server"]
+    base_urls: list[Annotated[str, AfterValidator(plain_url)]] = Field(
+        min_length=1, description="such as http://localhost:8000/v1; all serve `model`"
+    )
+    model: str
+    api: Literal["chat", "completion"] = "chat"
+    api_key_env: str | None = Field(None, description="environment variable that holds the key; null: no key")
+    concurrency: Positive = Field(64, description="requests in flight at each server, at most")
+    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds that one request may take")
+    retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")
+    backoff: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds before the first retry; they double")
+
+
+BackendSettings = Annotated[LocalBackendSettings | ServerBackendSettings, Field(discriminator="kind")]
+
+
+class ScorerSettings(Section):
+    """A reward model behind rm_server, or another service with the same request and answer."""
+
+    url: Annotated[str, AfterValidator(plain_url)] = Field(description="such as http://localhost:8100")
+    model: str = Field(description="what is served there, a name for the results: scores of another model are others")
+    max_length: Positive = Field(3072, description="tokens of a text; the rest is cut")
+    batch_size: Positive = Field(64, description="texts of one forward pass")
+    timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds that one request may take")
+
+
+class Execution(Section):
+    """The frozen executor and the uplift (method.md sections 1 and 6); reward_engine.py says what each mode means."""
+
+    k: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Share = 1.0
+    max_new_tokens: Positive
+    baseline_samples: Positive = Field(description="no-trace samples a problem, drawn once")
+    answer: Literal["strict", "last_number"]
+    style: ExecStyle = Field("hybrid", description="s of a program (method.md section 4); math is right or wrong")
+    batch_tokens: Positive
+    problems: Positive = Field(description="test problems that notebook 03 measures")
+    max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
+    backend: BackendSettings = LocalBackendSettings()
+    scorer: ScorerSettings | None = Field(None, description="q from this service; null: from the trained reward model")
+    baseline: Literal["cached", "fresh"] = Field("cached", description="K no-trace runs: M once, or K a trace")
+    s_run: Literal["separate", "merged"] = Field("separate", description="s: a run of its own, or the mean of the K")
+    ties: list[float] | None = Field(None, description="released_code: bonus of a tie of 0..K successes; null: its own")
+
+    @model_validator(mode="after")
+    def _one_tie_each(self) -> Execution:
+        if self.ties is not None and len(self.ties) != self.k + 1:
+            raise ValueError(f"ties: K = {self.k} needs {self.k + 1} values, for 0..{self.k} successes")
+        return self

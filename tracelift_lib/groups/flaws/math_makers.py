@@ -1,0 +1,204 @@
+"""Exact makers of the seven math kinds for natural-language traces, such as GSM8K's solutions.
+
+Each maker proposes edits of one place; `calculations.recompute` carries the consequences through the trace and
+refuses where they are uncertain. Definitions: kinds.py. Source: ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+from tracelift_lib.groups.flaws.calculations import Trace, evaluate, read_trace
+from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite
+from tracelift_lib.groups.kinds import Flaw, kinds_of
+from tracelift_lib.problems.problem import Problem
+
+WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
+SLIPS = (-100, -10, -2, -1, 1, 2, 10, 100)
+MISREADINGS = (-10, -5, -2, -1, 1, 2, 5, 10)
+
+
+def wrong_operation(trace: Trace) -> Iterator[Edit]:
+    for k, c in enumerate(trace.calculations):
+        whole = all(trace.value(i).denominator == 1 and not trace.numbers[i].percent for i in c.operands)
+        if not c.binary or not whole:
+            continue
+        token = c.ops[0]
+        if token.what == "/" and 1 in map(trace.value, c.operands):
+            continue
+        changed = token._replace(what=WRONG[token.what])
+        yield Edit(k, left={k: (c.left[0], changed, c.left[2])}, replace=[(token.start, token.end, changed.what)])
+
+
+def arithmetic_slip(trace: Trace) -> Iterator[Edit]:
+    for k, c in enumerate(trace.calculations):
+        result = trace.value(c.result)
+        for slip in SLIPS:
+            if abs(slip) <= max(1, result / 3) and (abs(slip) < 100 or result % 10 == 0):
+                yield Edit(k, values={c.result: result + slip})
+
+
+def misread_quantity(trace: Trace) -> Iterator[Edit]:
+    """Quantities that the problem names once and the trace never takes from a calculation or writes as a word."""
+    results = {c.result for c in trace.calculations}
+    for value in sorted({v for v in trace.given if trace.given.count(v) == 1 and v.denominator == 1 and v > 1}):
+        uses = [i for i, n in enumerate(trace.numbers) if n.value == value and i not in results]
+        place = next((k for k, c in enumerate(trace.calculations) if set(uses) & set(c.operands)), None)
+        if place is None or any(trace.quotes.get(i) for i in uses):
+            continue
+        for other in _misreadings(value):
+            if other not in trace.given:
+                yield Edit(place, values=dict.fromkeys(uses, other))
+
+
+def _misreadings(value: Fraction) -> list[Fraction]:
+    """Numbers that a hasty reader may take `value` for: a near one, or the digits turned round."""
+    near = [value + step for step in MISREADINGS if abs(step) <= max(2, value / 2)]
+    digits = str(value)
+    turned = [Fraction(digits[::-1])] if len(digits) == 2 and digits[1] != "0" and digits != digits[::-1] else []
+    return [n for n in near + turned if n > 1]
+
+
+def lost_event(trace: Trace) -> Iterator[Edit]:
+    """A whole step (its line goes, later lines use the value before it) or one term of a longer sum."""
+    for k, c in enumerate(trace.calculations):
+        before = _before(trace, k)
+        if before is not None and _stands_alone(trace, k) and _used_later(trace, k):
+            yield Edit(k, downstream={k: trace.value(before)}, drop={c.line})
+        if len(c.ops) >= 2 and {t.what for t in c.left if t.kind != "number"} <= {"+", "-"}:
+            for position in range(2, len(c.left), 2):
+                yield from _lost_term(trace, k, position)
+
+
+def _lost_term(trace: Trace, k: int, position: int) -> Iterator[Edit]:
+    c = trace.calculations[k]
+    value = trace.value(c.left[position].what)
+    mentions = [i for i in trace.on_line(c.line) if trace.value(i) == value]
+    if len(mentions) == 1:
+        rest = (*c.left[: position - 1], *c.left[position + 1 :])
+        end = c.left[position + 1].start if position + 1 < len(c.left) else c.equals
+        yield Edit(k, left={k: rest}, replace=[(c.left[position - 1].start, end, "")])
+
+
+def swapped_events(trace: Trace) -> Iterator[Edit]:
+    """(a op b) op' c becomes (a op' c) op b; the two lines change places."""
+    for k, (c, d) in enumerate(zip(trace.calculations, trace.calculations[1:])):
+        if not (
+            c.binary and d.binary and d.line == c.line + 1 and _stands_alone(trace, k) and _stands_alone(trace, k + 1)
+        ):
+            continue
+        (a, b), (r, e) = c.operands, d.operands
+        quoting = [i for i, of in trace.quotes.items() if k in of]
+        if quoting != [r] or trace.source(r) != k or trace.source(e) is not None or trace.numbers[b].percent:
+            continue
+        if sum(trace.value(i) == trace.value(a) for i in trace.on_line(c.line)) != 1:
+            continue
+        yield from _swap(trace, k, (a, b, r, e))
+
+
+def _swap(trace: Trace, k: int, operands: tuple[int, int, int, int]) -> Iterator[Edit]:
+    c, d = trace.calculations[k : k + 2]
+    a, b, r, e = operands
+    start = trace.value(a)
+    first = evaluate(d.left, {r: start, e: trace.value(e)}, trace.numbers)
+    second = None if first is None else evaluate(c.left, {a: first, b: trace.value(b)}, trace.numbers)
+    if second is not None:
+        values = {r: start, d.result: first, a: first, c.result: second}
+        yield Edit(k, values=values, downstream={k + 1: second}, swap=(c.line, d.line))
+
+
+def stale_value(trace: Trace) -> Iterator[Edit]:
+    for k, c in enumerate(trace.calculations):
+        for i in c.operands:
+            source = trace.source(i)
+            before = None if source is None else _before(trace, source)
+            if before is None:
+                continue
+            same = [j for j in trace.on_line(c.line) if j not in _results(trace) and trace.source(j) == source]
+            others = {trace.value(j) for j in c.operands if j != i}
+            if len(same) and trace.value(before) not in others:
+                yield Edit(k, values=dict.fromkeys(same, trace.value(before)))
+
+
+def unsupported_leap(trace: Trace) -> Iterator[Edit]:
+    for k, c in enumerate(trace.calculations):
+        if _stands_alone(trace, k) and _used_later(trace, k):
+            yield Edit(k, drop={c.line})
+
+
+MAKERS: dict[str, Callable[[Trace], Iterator[Edit]]] = {
+    maker.__name__: maker
+    for maker in (
+        wrong_operation,
+        arithmetic_slip,
+        misread_quantity,
+        lost_event,
+        swapped_events,
+        stale_value,
+        unsupported_leap,
+    )
+}
+
+
+def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:
+    """Every flawed version of the reference trace with this kind of flaw.
+
+    Severity is the share of the trace's calculations that are wrong, lost or unsupported after the damage, in (0, 1].
+    A trace of which no calculation gives the problem's answer has no version.
+    """
+    trace = read_trace(problem.reference_solution, problem.problem)
+    answer = _answer_place(trace, problem.answer)
+    if answer is None:
+        return []
+    versions = {}
+    for edit in MAKERS[kind](trace):
+        values = recompute(trace, edit)
+        if values is None or trace.calculations[answer].line in edit.drop:
+            continue
+        final = edit.downstream.get(answer, values[trace.calculations[answer].result])
+        kept = final == trace.value(trace.calculations[answer].result)
+        if kept == kinds_of("math")[kind].keeps_answer:
+            text = rewrite(trace, edit, values)
+            versions[text] = Flaw(text, _severity(trace, edit, values))
+    return list(versions.values())
+
+
+def _severity(trace: Trace, edit: Edit, values: dict[int, Fraction]) -> float:
+    hurt = {k for k, c in enumerate(trace.calculations) if values[c.result] != trace.value(c.result)}
+    return len(hurt | {edit.place}) / len(trace.calculations)
+
+
+def _answer_place(trace: Trace, answer: str) -> int | None:
+    """The last calculation whose result is the answer, if no later calculation follows."""
+    try:
+        wanted = Fraction(answer.replace(",", "").lstrip("$").rstrip("%"))
+    except (ValueError, ZeroDivisionError):
+        return None
+    last = len(trace.calculations) - 1
+    return last if last >= 0 and trace.value(trace.calculations[last].result) == wanted else None
+
+
+def _results(trace: Trace) -> set[int]:
+    return {c.result for c in trace.calculations}
+
+
+def _before(trace: Trace, k: int) -> int | None:
+    """The operand that holds the quantity before step k: one that an earlier step gave, or what is added to."""
+    c = trace.calculations[k]
+    if not c.binary:
+        return None
+    linked = [i for i in c.operands if trace.source(i) is not None]
+    if len(linked) == 1:
+        return linked[0]
+    return c.operands[0] if not linked and c.ops[0].what in "+-" else None
+
+
+def _stands_alone(trace: Trace, k: int) -> bool:
+    line = trace.calculations[k].line
+    return line not in trace.unread and sum(c.line == line for c in trace.calculations) == 1
+
+
+def _used_later(trace: Trace, k: int) -> bool:
+    c = trace.calculations[k]
+    return any(trace.source(i) == k for d in trace.calculations[k + 1 :] if d.line > c.line for i in d.operands)

@@ -1,0 +1,250 @@
+"""Planner training: GRPO with TRL on the executor-grounded reward (paper section 6, method.md sections 2 and 6)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+import trl
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer import TRAINING_ARGS_NAME
+from trl import GRPOConfig, GRPOTrainer
+
+from tracelift_lib.models.loading import load_model
+from tracelift_lib.models.supervised import checkpoint_arguments, device_arguments, train_resumably
+from tracelift_lib.planner.collapse import CollapseWatch, TrainingCollapsed, explaining_collapse
+from tracelift_lib.planner.reward_engine import BASELINE, FORMAT_ERRORS, PARTS, STEPS, RewardEngine
+from tracelift_lib.planner.settings import PlannerTraining
+from tracelift_lib.planner.unsloth import load_with_unsloth
+from tracelift_lib.problems.files import WORK, InputError
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, as_chat, planner_prompt
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+TRL_FIGURES = {
+    "completions/mean_length": "tokens", "completions/clipped_ratio": "truncated", "num_tokens": "tokens_so_far",
+    "loss": "loss", "entropy": "entropy", "kl": "kl", "grad_norm": "grad_norm", "learning_rate": "learning_rate",
+    "generation_seconds": "generation_seconds", "update_seconds": "update_seconds",
+}  # name in TRL's log -> column; kl is there if beta > 0
+SAVED = {"lora": "adapter", "full": "model"}  # where in its folder a training run leaves what has learned
+
+
+def train_planner(
+    start: Path, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], engine: RewardEngine,
+    settings: PlannerTraining, style: PromptStyle, limits: PromptLimits, seed: int, out: Path,
+) -> None:
+    """GRPO from the model folder `start`; resumes from checkpoints in `out/work`.
+
+    Writes what has learned, `out/adapter` (PEFT) or `out/model` (whole), `out/rollouts.parquet` (every completion
+    with its reward parts) and `out/steps.csv` (a row a step, see `collect_log`).
+
+    Raises:
+        TrainingCollapsed: see collapse.py. The log is written, the last checkpoint is kept.
+        InputError: fewer problems than a step takes.
+    """
+    set_seed(seed)  # TRL draws an adapter's first weights before it sets the seed itself
+    data = prompts_of_all_steps(problems, tokenizer, settings, style, limits, seed)
+    adapted = load_with_unsloth(start, settings, seed, data["prompt"], tokenizer)
+    trainer = trl.GRPOTrainer(
+        args=grpo_config(settings, seed, out / WORK / "trainer"),  # ZeRO-3 then spreads the model
+        model=adapted or trainable_model(start, settings),
+        processing_class=tokenizer,
+        reward_funcs=[engine.reward],
+        train_dataset=data,
+        peft_config=None if adapted else lora_config(settings),
+        callbacks=[_Clock(engine), CollapseWatch(settings.collapse)],
+    )
+    engine.log_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with explaining_collapse(trainer, out):
+            train_resumably(trainer)
+    except TrainingCollapsed:
+        _write_log(trainer, out)
+        raise
+    save_trained(trainer, out / SAVED[settings.parameters])
+    _write_log(trainer, out)
+
+
+def prompts_of_all_steps(
+    problems: list[Problem], tokenizer: PreTrainedTokenizerBase, settings: PlannerTraining, style: PromptStyle,
+    limits: PromptLimits, seed: int,
+) -> Dataset:
+    """A row (prompt, problem_id) for each problem of each step."""
+    order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
+    prompts = [as_chat(planner_prompt(p, style, limits), tokenizer) for p in problems]
+    return Dataset.from_list([{"prompt": prompts[i], "problem_id": problems[i].problem_id} for i in order])
+
+
+def problem_order(n: int, per_step: int, steps: int, seed: int) -> list[int]:
+    """Indices of the problems of all steps, shuffled anew each time all have been seen: TRL's order for this seed.
+
+    TRL itself, resumed after its first pass through the problems, begins again with the order of the first.
+    """
+    if n < per_step:
+        raise InputError(f"{n} problems are too few for planner_training.problems_per_step = {per_step}")
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < steps * per_step:
+        order += torch.randperm(n, generator=generator).tolist()[: n // per_step * per_step]
+    return order[: steps * per_step]
+
+
+def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
+    """The planner that training starts from; all weights in float32 if all of them learn.
+
+    In bfloat16 a step at a learning rate such as 5e-6 is smaller than the distance to the next number, and is lost.
+    """
+    model = load_model(start)
+    whole = settings.parameters == "full" and not is_deepspeed_zero3_enabled()  # DeepSpeed has its own float32 copy
+    return model.float() if whole else model
+
+
+def lora_config(settings: PlannerTraining) -> LoraConfig | None:
+    """An adapter on every linear layer; None if the whole model learns."""
+    if settings.parameters == "full":
+        return None
+    return LoraConfig(
+        r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules="all-linear", task_type="CAUSAL_LM",
+    )
+
+
+def save_trained(trainer: GRPOTrainer, folder: Path) -> None:
+    """What has learned, with its tokenizer; gathered first where the weights are spread over processes."""
+    trainer.save_model(str(folder))
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle; the settings are in the stage's manifest
+
+
+def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
+    """TRL settings of one run: a step sees `problems_per_step` problems with G completions each."""
+    hardware, precision = device_arguments(), settings.precision
+    if precision:
+        hardware |= {"bf16": precision == "bf16", "fp16": precision == "fp16"}
+    return trl.GRPOConfig(
+        output_dir=str(work),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.problems_per_step * settings.generations // settings.processes,
+        gradient_accumulation_steps=1,
+        num_generations=settings.generations,
+        shuffle_dataset=False,  # `problem_order` has done it
+        max_completion_length=settings.max_completion,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        warmup_steps=min(settings.warmup_steps, settings.steps),
+        loss_type=settings.loss_type,
+        scale_rewards="group",
+        beta=settings.beta,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of those before
+        seed=seed,
+        report_to=[],
+        **checkpoint_arguments(),
+        **hardware,
+    )
+
+
+class _Clock(TrainerCallback):
+    """Adds to a step's log the seconds before its rewards are asked for and those after they are there."""
+
+    def __init__(self, engine: RewardEngine):
+        self.engine, self.began, self.ended = engine, 0.0, 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the GPU may still be at work on the update
+        self.ended = time.monotonic()
+
+    def on_log(self, args, state, control, **kwargs):
+        row = state.log_history[-1]
+        if "loss" in row:
+            row |= {"generation_seconds": self.engine.began - self.began,
+                    "update_seconds": self.ended - self.engine.ended}
+
+
+def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rollouts, steps): every logged completion with its reward parts, of all processes; a row a step.
+
+    Columns of `steps`: means of reward, its parts and `baseline_success`; `format_errors`, share of completions
+    without a trace; `zero_variance`, share of groups whose rewards are all equal; what the rewards took
+    (reward_engine.RewardEngine.score; `seconds` is the whole reward phase); TRL's figures (TRL_FIGURES).
+    `generation_seconds` is all before the rewards, with the reference policy's log-probabilities if beta > 0,
+    `update_seconds` all after them: loss, gradient, optimizer.
+    """
+    ranks = [folder, *sorted(folder.glob(rank_folder("*")))]
+    rollouts = pd.DataFrame([row for rank in ranks for row in _records(rank)])
+    rollouts = rollouts.sort_values("step", kind="stable", ignore_index=True)
+    rollouts["reward"] = rollouts["reward"].astype(float)  # None, a failed reward, is NaN here
+    means = [name for name in ("reward", *PARTS, BASELINE) if name in rollouts]
+    steps = rollouts.groupby("step")[means].mean().reset_index()
+    steps[FORMAT_ERRORS] = rollouts["trace"].isna().groupby(rollouts["step"]).mean().to_numpy()
+    spread = rollouts.groupby(["step", "problem_id"])["reward"].std()
+    steps["zero_variance"] = (spread < 1e-9).groupby("step").mean().to_numpy()
+    figures = pd.DataFrame([row for rank in ranks for row in _records(rank / STEPS)])
+    if len(figures):
+        figures = figures.groupby("step").agg({name: OF_RANKS[name] for name in figures if name in OF_RANKS})
+        steps = steps.merge(figures.reset_index(), on="step", how="left")
+    own = pd.DataFrame([row for row in history if "loss" in row and "step" in row])
+    if len(own):
+        own = own.assign(step=own["step"] - 1).rename(columns=TRL_FIGURES)  # TRL counts steps when they are done
+        steps = steps.merge(own[["step", *(c for c in TRL_FIGURES.values() if c in own)]], on="step", how="left")
+    return rollouts, steps
+
+
+def rank_folder(rank: int | str) -> str:
+    """Name of the folder, within the log, of a process other than the first."""
+    return f"rank-{rank}"
+
+
+def _records(folder: Path) -> Iterator[dict]:
+    """The rows of a process's log, step by step."""
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        yield from content if isinstance(content, list) else [content]
+
+
+def _all_failures(of_ranks: pd.Series) -> str:
+    total: Counter[str] = Counter()
+    for kinds in of_ranks:
+        total.update(kinds)
+    return json.dumps(total)
+
+
+# How what the rewards of a step took is put together: processes work side by side, each has as many completions.
+OF_RANKS = {
+    "seconds": "max", "executor_seconds": "max", "verifier_seconds": "sum", "rm_seconds": "max",
+    "repeated_traces": "mean", "baseline": "first", "failures": _all_failures,
+}
+
+
+def _write_log(trainer: GRPOTrainer, out: Path) -> None:
+    """`out/rollouts.parquet` and `out/steps.csv`, from the first process, if any step has been logged."""
+    trainer.accelerator.wait_for_everyone()
+    folder = out / WORK / "rollouts"
+    if trainer.accelerator.is_main_process and any(folder.glob("*.json")):
+        rollouts, steps = collect_log(folder, trainer.state.log_history)
+        rollouts.to_parquet(out / "rollouts.parquet", index=False)
+        steps.to_csv(out / "steps.csv", index=False)
+
+
+def load_policy(start: Path, trained: Path | None) -> PreTrainedModel:
+    """The planner in `start`, or what training has made of it in the folder `trained` (an adapter is merged in)."""
+    if trained is None:
+        return load_model(start)
+    if (trained / SAVED["full"]).exists():
+        return load_model(trained / SAVED["full"])
+    return PeftModel.from_pretrained(load_model(start), trained / SAVED["lora"]).merge_and_unload().eval()

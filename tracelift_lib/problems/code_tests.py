@@ -1,0 +1,77 @@
+"""Tests of a program: standard input and output, or assertions."""
+
+from __future__ import annotations
+
+import ast
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from tracelift_lib.problems.files import InputError
+
+# --- tests of a problem ----------------------------------------------------------------------------
+
+
+class StdioCase(BaseModel):
+    """One run: what the program reads, and what it must print."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    input: str
+    output: str
+
+
+class StdioTests(BaseModel):
+    """A program from standard input to standard output."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    style: Literal["stdio"]
+    cases: Annotated[list[StdioCase], Field(min_length=1)]
+
+
+class AssertTests(BaseModel):
+    """Functions with test code.
+
+    code: one text a test; it passes if it ends without an exception. If a text defines `check` and there is an
+        `entry_point`, `check` is called with it (HumanEval).
+    setup: runs before each test in the judge, never in the program's process.
+    entry_point: the function under test. Other names that the test code reads and nothing defines are looked up in the
+        program too; builtins and standard modules are not.
+    preamble: runs before the program, in its process: what the problem itself has shown (imports, helpers).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    style: Literal["asserts"]
+    code: Annotated[list[str], Field(min_length=1)]
+    setup: str = ""
+    entry_point: str | None = None
+    preamble: str = ""
+
+    @field_validator("code", "setup", "preamble")
+    @classmethod
+    def _is_python(cls, value: list[str] | str) -> list[str] | str:
+        for text in [value] if isinstance(value, str) else value:
+            try:
+                ast.parse(text)
+            except SyntaxError as error:
+                raise ValueError(f"not Python: {error.msg} (line {error.lineno})") from None
+        return value
+
+
+Tests = Annotated[StdioTests | AssertTests, Field(discriminator="style")]
+_TESTS = TypeAdapter(Tests)
+
+
+def read_tests(metadata: dict[str, Any], where: str) -> StdioTests | AssertTests:
+    """The tests of a problem, from `Problem.metadata`; `where` names the problem in messages.
+
+    Raises:
+        InputError: there are none, or they are not laid out as StdioTests or AssertTests.
+    """
+    if "tests" not in metadata:
+        raise InputError(f"{where}: metadata has no 'tests', so a program for it cannot be verified")
+    try:
+        return _TESTS.validate_python(metadata["tests"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("tests", *first["loc"])))
+        raise InputError(f"{where}: metadata field {field}: {first['msg']}") from None

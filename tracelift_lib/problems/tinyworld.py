@@ -1,0 +1,226 @@
+"""The tiny world, math family: arithmetic stories whose every step is known.
+
+A story starts with a quantity and changes it a few times; the question asks for the
+quantity at the end. Because the generator knows each step, it can say of *any* trace which
+steps are right, missing or invented. No public benchmark offers that, so this is where the
+companion can measure what the paper cannot: how often a trace is truly faithful.
+
+Source: ours. The paper has no such world.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from tracelift_lib.problems.problem import Problem
+
+Op = Literal["+", "-", "*", "/"]
+NAMES = "Mia Tom Ana Leo Zoe Sam Ida Max Eva Ben".split()
+OBJECTS = "apples coins cards books shells pens stamps eggs".split()
+OTHER_OBJECTS = "chairs windows trees lamps".split()
+# Stories name quantities in words, traces calculate in digits: the two cannot be confused, and a word is one token.
+NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+).split()
+# What happens to the quantity: (as the story tells it, as a trace line names it).
+# {n} is the quantity of the event, {o} the objects.
+EVENTS: dict[str, list[tuple[str, str]]] = {
+    "+": [("buys {n} more {o}", "buys {n}"), ("finds {n} {o}", "finds {n}"),
+          ("gets {n} {o} from a friend", "gets {n}"), ("wins {n} {o}", "wins {n}")],
+    "-": [("gives away {n} {o}", "gives {n}"), ("loses {n} {o}", "loses {n}"),
+          ("sells {n} {o}", "sells {n}"), ("uses up {n} {o}", "uses {n}")],
+    "*2": [("doubles the number of {o}", "doubles")],
+    "*3": [("triples the number of {o}", "triples")],
+    "/2": [("gives half of the {o} to a friend", "gives half")],
+}
+OPENINGS = ["{who} has {n} {o}.", "At first {who} has {n} {o}.", "{who} starts with {n} {o}."]
+LINKS = ["{who} {event}.", "Then {who} {event}.", "After that {who} {event}."]
+QUESTIONS = ["How many {o} does {who} have now?", "How many {o} does {who} have in the end?"]
+DISTRACTORS = ["There are {n} {o} in the room.", "A neighbour owns {n} {o}."]
+# A trace line is "- <what happens>: a+b=c"; anything else in a trace is free text. It is short because tokens are what
+# training on a CPU pays for. What goes on from an operator (2*5+3=8) is not read; a list mark is no operator.
+STEP_PATTERN = re.compile(
+    r"(?<![\d.,+/-])(?<![^\s*]\*)(?<!\S [+*/-] )(?<!\w[+*/-] )"
+    r"(\d{1,9}) ?([-+*/]) ?(\d{1,9}) ?= ?(\d{1,9})(?!\d|[.,/]\d)",
+    re.ASCII,
+)
+
+
+class Step(BaseModel):
+    """One calculation, `before op operand` gives `after`; `event` says why it is made.
+
+    A step may be wrong: the builders of flawed traces use the same record.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    before: int
+    op: Op
+    operand: int
+    after: int
+    event: str = ""
+
+    def line(self) -> str:
+        return f"- {self.event}: {self.before}{self.op}{self.operand}={self.after}"
+
+
+class Calculation(NamedTuple):
+    """A calculation as a trace states it, right or wrong."""
+
+    before: int
+    op: str
+    operand: int
+    after: int
+
+
+def apply(op: str, before: int, operand: int) -> int:
+    """`before op operand` in whole numbers; raises ZeroDivisionError for `/ 0`."""
+    if op == "+":
+        return before + operand
+    if op == "-":
+        return before - operand
+    return before * operand if op == "*" else before // operand
+
+
+def read_calculations(trace: str) -> list[Calculation]:
+    """All `a+b=c` (any of + - * /, with or without spaces) in `trace`, in order. Text between them is ignored."""
+    return [
+        Calculation(int(a), op, int(b), int(c)) for a, op, b, c in STEP_PATTERN.findall(trace)
+    ]
+
+
+def write_trace(steps: list[Step]) -> str:
+    """The trace that states `steps`, one a line."""
+    return "\n".join(step.line() for step in steps)
+
+
+def true_steps(problem: Problem) -> list[Step]:
+    """The ground truth of a tiny-world problem; raises KeyError for any other problem."""
+    return [Step.model_validate(step) for step in problem.metadata["steps"]]
+
+
+def is_faithful(problem: Problem, trace: str) -> bool:
+    """True if `trace` makes exactly the true calculations: all of them, in order, none wrong or extra."""
+    truth = [Calculation(s.before, s.op, s.operand, s.after) for s in true_steps(problem)]
+    return read_calculations(trace) == truth
+
+
+def generate_problem(
+    rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str
+) -> Problem:
+    """One story of `n_steps` events.
+
+    Quantities named in the story are at most `max_number` (itself at most 20); the running value stays in
+    1..`max_value`.
+    """
+    who, what = rng.choice(NAMES), rng.choice(OBJECTS)
+    start = rng.randint(2, min(max_number, max_value))
+    steps: list[Step] = []
+    sentences = [_fill(rng.choice(OPENINGS), start, what, who=who)]
+    value = start
+    for _ in range(n_steps):
+        op, operand = _draw_event(rng, value, max_number, max_value)
+        after = apply(op, value, operand)
+        told, named = rng.choice(EVENTS[f"{op}{operand}" if op in "*/" else op])
+        event = _fill(told, operand if op in "+-" else 2, what)
+        sentences.append(rng.choice(LINKS).format(who=who, event=event))
+        steps.append(
+            Step(before=value, op=op, operand=operand, after=after, event=_fill(named, operand, what))
+        )
+        value = after
+    return Problem(
+        problem_id=problem_id,
+        source="tiny_world",
+        domain="math",
+        task_type="arithmetic_story",
+        problem=_tell(rng, sentences, who, what, max_number),
+        reference_solution=write_trace(steps),
+        answer=str(value),
+        metadata={"start": start, "steps": [step.model_dump() for step in steps]},
+    )
+
+
+def _fill(template: str, quantity: int, objects: str, **words: str) -> str:
+    """`template` with the quantity as a word, and the objects in the singular if there is one."""
+    return template.format(n=NUMBER_WORDS[quantity], o=objects[:-1] if quantity == 1 else objects, **words)
+
+
+def _draw_event(rng: random.Random, value: int, max_number: int, max_value: int) -> tuple[Op, int]:
+    """An event that keeps the value in 1..max_value. Multiplications are rarer: they grow fast."""
+    choices: list[tuple[Op, int]] = []
+    if value < max_value:
+        choices += [("+", rng.randint(1, min(max_number, max_value - value)))] * 3
+    if value > 1:
+        choices += [("-", rng.randint(1, min(max_number, value - 1)))] * 3
+    choices += [("*", factor) for factor in (2, 3) if value * factor <= max_value]
+    if value % 2 == 0:
+        choices += [("/", 2)]
+    return rng.choice(choices)
+
+
+def _tell(rng: random.Random, sentences: list[str], who: str, what: str, max_number: int) -> str:
+    """The story in one of several surface forms: question first or last, with or without a distractor."""
+    if rng.random() < 0.25:
+        extra = _fill(rng.choice(DISTRACTORS), rng.randint(2, max_number), rng.choice(OTHER_OBJECTS))
+        sentences.insert(rng.randrange(1, len(sentences) + 1), extra)
+    question = rng.choice(QUESTIONS).format(who=who, o=what)
+    return " ".join([question, *sentences] if rng.random() < 0.3 else [*sentences, question])
+
+
+def signature(problem: Problem) -> tuple:
+    """What makes two stories the same problem, whatever their words: start and events in order."""
+    return (problem.metadata["start"], *((s.op, s.operand) for s in true_steps(problem)))
+
+
+def longest_common(left: list, right: list) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(right) + 1)
+    for a in left:
+        previous = row
+        row = [0]
+        for j, b in enumerate(right):
+            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
+    return row[-1]
+
+
+def generate_splits(
+    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int,
+    generate: Callable[..., Problem] = generate_problem, sign: Callable[[Problem], tuple] = signature,
+) -> dict[str, list[Problem]]:
+    """Problems for each split; no two problems in any splits have the same `signature`.
+
+    Args:
+        sizes: number of problems of each split.
+        steps: lengths (numbers of steps) of each split; lengths take turns.
+        generate, sign: `generate_problem` and `signature` of the family.
+    Raises:
+        ValueError: if the world is too small to hold that many different problems.
+    """
+    rng = random.Random(seed)
+    seen: set[tuple] = set()
+    splits: dict[str, list[Problem]] = {}
+    for split, size in sizes.items():
+        problems: list[Problem] = []
+        misses = 0
+        while len(problems) < size:
+            n_steps = steps[split][len(problems) % len(steps[split])]
+            candidate = generate(
+                rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}"
+            )
+            if sign(candidate) in seen:
+                misses += 1
+                if misses > 100 * size:
+                    raise ValueError(
+                        f"the tiny world has too few different problems for split {split!r} of {size}: "
+                        "raise problems.max_number or lower the split sizes"
+                    )
+                continue
+            seen.add(sign(candidate))
+            problems.append(candidate)
+        splits[split] = problems
+    return splits

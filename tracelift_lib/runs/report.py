@@ -1,0 +1,171 @@
+"""Tables and figures, each saved with its data and with what it came from."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import yaml
+from matplotlib.figure import Figure
+
+from tracelift_lib.problems.files import PROJECT
+from tracelift_lib.runs import store
+from tracelift_lib.runs.pipeline import Run
+from tracelift_lib.runs.presets import load_preset, preset_names
+
+COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
+CHARACTERS_AN_INCH = 24  # of a footer
+PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
+LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
+CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
+
+
+def set_theme() -> None:
+    """One look for all figures."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=0.9)
+    plt.rcParams.update({
+        "figure.figsize": (COLUMN_WIDTH, 2.6), "figure.dpi": 130, "savefig.dpi": 200,
+        "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
+        "pdf.fonttype": 42,
+    })
+
+
+def figures_folder(run: Run) -> Path:
+    """Where this run's tables and figures go; a seed or override other than the preset's gets its own folder."""
+    folder = store.home() / "paper_figures" / run.variant
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def provenance(run: Run, sources: Sequence[store.Artifact], n: str, seeds: Sequence[int]) -> dict[str, str]:
+    """What every table and figure carries: preset, n in words, seeds, revision of the code that made its data.
+
+    Without `sources` the data were computed on the spot, by the code as it is now.
+    """
+    revisions = sorted({artifact.revision for artifact in sources}) or [store.git_revision()]
+    return {
+        "preset": run.variant + ("" if run.preset.is_result else " (not a result)"),
+        "n": n,
+        "seeds": " ".join(map(str, seeds)),
+        "revision": " ".join(revisions),
+    }
+
+
+def save_figure(
+    run: Run, figure: Figure, name: str, data: pd.DataFrame,
+    sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = (),
+) -> None:
+    """Save a figure as PDF and PNG with a footer, and the plotted `data` as CSV beside it."""
+    facts = provenance(run, sources, n, seeds or [run.preset.seed])
+    items = [f"{key} {value}" for key, value in facts.items()]
+    wide = figure.get_figwidth() > 1.5 * COLUMN_WIDTH
+    lines = [" · ".join(items)] if wide else [" · ".join(items[:2]), " · ".join(items[2:])]
+    room = int(CHARACTERS_AN_INCH * figure.get_figwidth())
+    footer = "\n".join(part for line in lines for part in textwrap.wrap(line, room))
+    figure.supxlabel(footer, fontsize=5, color="0.45", x=0.99, ha="right")
+    folder = figures_folder(run)
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    save_table(run, data, name, sources, n, seeds)
+
+
+def save_table(
+    run: Run, table: pd.DataFrame, name: str,
+    sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Save `table` as CSV with the provenance as last columns (floats to 4 decimals); returns it unchanged.
+
+    Raises:
+        ValueError: a column of `table` has the name of one of those.
+    """
+    facts = provenance(run, sources, n, seeds or [run.preset.seed])
+    if clash := sorted(set(table.columns) & set(facts)):
+        raise ValueError(f"table {name!r}: rename the columns {clash}, these names are those of the provenance")
+    table.assign(**facts).to_csv(figures_folder(run) / f"{name}.csv", index=False, float_format="%.4f")
+    return table
+
+
+def with_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """`0.812 [0.780, 0.843]`."""
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def claims() -> list[dict]:
+    """The paper's claims that we can source, from paper_figures/claims.yaml."""
+    return yaml.safe_load(CLAIMS.read_text())
+
+
+def cost_table(artifacts: Sequence[store.Artifact]) -> pd.DataFrame:
+    """Seconds and peak memory of each stage's run, from the manifests."""
+    return pd.DataFrame(
+        {
+            "stage": a.manifest["stage"],
+            "seconds": a.manifest["seconds"],
+            "peak_memory_gb": a.manifest["peak_memory_gb"],
+        }
+        for a in artifacts
+    )
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A GitHub table; cells are shown as they are."""
+    head = "| " + " | ".join(map(str, table.columns)) + " |"
+    rule = "|" + " --- |" * len(table.columns)
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join([head, rule, *rows])
+
+
+def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
+    """Tables of this run by name.
+
+    Args:
+        names: table name -> number of the notebook that writes it.
+    Raises:
+        store.MissingArtifact: a table has not been written; names the notebook.
+    """
+    tables = {}
+    for name, notebook in names.items():
+        path = figures_folder(run) / f"{name}.csv"
+        if not path.exists():
+            raise store.MissingArtifact(f"{path.name} is missing; notebook {notebook} writes it")
+        tables[name] = pd.read_csv(path)
+    return tables
+
+
+def write_summary(
+    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str,
+    sources: Sequence[store.Artifact],
+) -> str:
+    """The run's results in Markdown, for the README: written to summary.md and returned."""
+    facts = provenance(run, sources, f"test problems x {run.preset.evaluation.traces} traces",
+                       run.preset.planner_training.seeds)
+    command = f"make reproduce PRESET={run.preset.name} SEED={run.preset.seed}"
+    text = "\n\n".join([
+        f"`{command}`: preset {facts['preset']}, planner seeds {facts['seeds']}, revision {facts['revision']}; "
+        f"on {hardware}. Means with 95 % intervals over problems and seeds.",
+        markdown_table(main),
+        markdown_table(bounds.round(3)),
+        markdown_table(ledger.drop(columns="source")),
+    ])
+    (figures_folder(run) / "summary.md").write_text(text + "\n")
+    return text
+
+
+def update_readme(readme: Path, figures: Path) -> None:
+    """Put the committed summaries (paper_figures/*/summary.md) between the README's results markers."""
+    begin, end = "<!-- results -->", "<!-- /results -->"
+    before, _, rest = readme.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{readme}: no {begin} ... {end}")
+    names = [n for n in preset_names() if load_preset(n).is_result and (figures / n / "summary.md").exists()]
+    parts = [f"### Preset `{name}`\n\n{(figures / name / 'summary.md').read_text().strip()}" for name in names]
+    readme.write_text(before + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + after)
+
+
+if __name__ == "__main__":
+    update_readme(PROJECT / "README.md", CLAIMS.parent)

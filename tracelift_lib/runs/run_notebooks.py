@@ -1,0 +1,220 @@
+"""Runs the notebooks headlessly with papermill: `tracelift run --preset tiny`.
+
+The sources are `notebooks/*.py` (jupytext percent format). They are converted in memory; executed copies go to
+`build/<preset>/`, the sources are never touched. Unlike papermill itself, an unknown parameter is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from nbconvert.preprocessors import TagRemovePreprocessor
+from papermill.exceptions import PapermillExecutionError
+
+from tracelift_lib.problems.files import DATA_VARIABLE, PROJECT, InputError, file_sha256, write_json
+from tracelift_lib.runs import colab, store
+from tracelift_lib.runs.presets import Preset, load_preset, variant
+
+NOTEBOOKS = PROJECT / "notebooks"
+
+
+def sources() -> list[Path]:
+    """The notebook sources in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+
+def convert(source: Path) -> nbformat.NotebookNode:
+    """A source as a notebook without outputs; cell ids are numbered, so that conversion is repeatable.
+
+    The first code cell is the one for Colab (colab.py); the sources do not have it.
+    """
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+    first = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
+    notebook.cells.insert(first, nbformat.v4.new_code_cell(colab.cell(), id="colab"))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.pop("jupytext", None)
+    return notebook
+
+
+def parameter_names(notebook: nbformat.NotebookNode) -> set[str]:
+    """Names assigned in the cell tagged `parameters`."""
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    tree = ast.parse("\n".join(c.source for c in cells))
+    return {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+
+
+def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy to hand out: cells tagged `solution` are left out."""
+    handed_out, _ = TagRemovePreprocessor(enabled=True, remove_cell_tags={"solution"}).preprocess(notebook.copy(), {})
+    return handed_out
+
+
+def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progress: bool = True) -> None:
+    """Execute one source with `parameters`; the executed copy, complete or not, is `output`.
+
+    Raises:
+        InputError: the notebook has no such parameter.
+        PapermillExecutionError: a cell failed.
+    """
+    notebook = convert(source)
+    known = parameter_names(notebook)
+    unknown = set(parameters) - known
+    if unknown:
+        raise InputError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # One process trains at a time; the notebook must import the library that runs it, whatever its folder.
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    papermill.execute_notebook(
+        notebook, str(output), parameters=parameters, kernel_name="python3",
+        progress_bar=progress, cwd=str(NOTEBOOKS), request_save_on_cell_execute=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", nargs="+", default=["tiny"], help="one or more, run one after the other")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. execution.k=5")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, e.g. 02 07")
+    parser.add_argument("--convert", action="store_true", help="write notebooks/*.ipynb from the sources and stop")
+    parser.add_argument("--course", action="store_true", help="write build/course/ (copies without solutions) and stop")
+    options = parser.parse_args(arguments)
+    try:
+        if options.convert:
+            return _convert_all()
+        if options.course:
+            return _hand_out_all()
+        overrides = dict(_read_override(text) for text in options.override)
+        runs = [(load_preset(name, options.seed, overrides), name) for name in options.preset]  # refuse bad input first
+        chosen = _choose(options.only)
+        for preset, name in runs:
+            code = _run_preset(preset, {"PRESET": name, "SEED": options.seed, "OVERRIDES": overrides}, chosen)
+            if code:
+                return code
+        return 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _convert_all() -> int:
+    for source in sources():
+        nbformat.write(convert(source), source.with_suffix(".ipynb"))
+        print(source.with_suffix(".ipynb").name)
+    return 0
+
+
+def _hand_out_all() -> int:
+    folder = store.home() / "build" / "course"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources():
+        notebook = convert(source)
+        handed_out = without_solutions(notebook)
+        nbformat.write(handed_out, folder / f"{source.stem}.ipynb")
+        print(f"{source.stem}.ipynb: {len(notebook.cells) - len(handed_out.cells)} cells with solutions left out")
+    print(f"copies for students: {folder}")
+    return 0
+
+
+def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) -> int:
+    """Exit status: 0, or that of the notebook that failed or was interrupted."""
+    folder = store.home() / "build" / variant(*parameters.values())
+    begin, left_out = time.monotonic(), 0
+    for source in chosen:
+        number = source.name[:2]
+        if number in preset.leaves_out:
+            print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[number]}", flush=True)
+            left_out += 1
+            continue
+        output = folder / f"{source.stem}.ipynb"
+        if _is_done(source, parameters, output):
+            print(f"{source.stem}: done before, executed copy {output}", flush=True)
+            continue
+        start = time.monotonic()
+        try:
+            run_notebook(source, parameters, output)
+        except PapermillExecutionError as error:
+            print(f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                  f"The notebook up to there: {output}. Finished stages are kept; run again to go on.", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
+            return 130
+        _note_done(source, parameters, output)
+        print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
+    print(f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
+          + (f", {left_out} left out (see above)" if left_out else ""))
+    return 0
+
+
+# A notebook is not run again while nothing that it hangs on has changed: its source, its parameters, the library, the
+# versions of packages, and the stages, tables and figures of its preset that were there when it had run.
+def _is_done(source: Path, parameters: dict[str, Any], output: Path) -> bool:
+    """Whether the executed copy `output` is what a run would make."""
+    record = output.with_suffix(".json")
+    if not (output.exists() and record.exists()):
+        return False
+    done = json.loads(record.read_text())
+    return done["recipe"] == _recipe(source, parameters) and all(
+        (store.home() / name).exists() and file_sha256(store.home() / name) == digest
+        for name, digest in done["files"].items()
+    )
+
+
+def _note_done(source: Path, parameters: dict[str, Any], output: Path) -> None:
+    home = store.home()
+    figures = (home / "paper_figures" / output.parent.name).glob("*")
+    stages = (home / "runs" / parameters["PRESET"]).glob(f"*/*/{store.MANIFEST}")
+    files = {str(path.relative_to(home)): file_sha256(path) for path in [*figures, *stages]}
+    write_json(output.with_suffix(".json"), {"recipe": _recipe(source, parameters), "files": files})
+
+
+def _recipe(source: Path, parameters: dict[str, Any]) -> str:
+    """Hash of everything but files that decides what a notebook makes."""
+    preset = load_preset(*parameters.values()).model_dump(mode="json")
+    parts = [file_sha256(source), parameters, preset, store.code_sha256(), store.git_revision(), store.versions(),
+             file_sha256(PROJECT / "paper_figures" / "claims.yaml"), os.environ.get(DATA_VARIABLE)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _choose(only: list[str] | None) -> list[Path]:
+    known = {source.name[:2]: source for source in sources()}
+    missing = set(only or []) - set(known)
+    if missing:
+        raise InputError(f"no notebook {sorted(missing)}; there are {sorted(known)}")
+    return [known[n] for n in sorted(only or known)]
+
+
+def _read_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
+    if isinstance(parsed, str):  # YAML reads 1e-3 as text, people mean a number
+        try:
+            return key, float(parsed)
+        except ValueError:
+            pass
+    return key, parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""Stage results on disk: found again, resumed, never half read.
+
+`runs/<preset>/<stage>/<key>/` holds plain files and `manifest.json`, which is written last and by
+rename: a folder without it is unfinished work, to be resumed or redone. The key hashes what decides
+the result (config slice, seed, stage version, upstream keys); the manifest also records the hashes of
+the upstream manifests it was made from, so a stage is remade when one it hangs on was remade.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracelift_lib.problems.files import PROJECT, WORK, file_sha256, write_json
+
+MANIFEST = "manifest.json"
+FULL = 2**20  # bytes left on a disk that counts as full
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+
+
+class MissingArtifact(RuntimeError):
+    """An upstream stage has not been run; the message names the notebook that runs it."""
+
+
+class CorruptArtifact(RuntimeError):
+    """A stage folder does not hold what its manifest says; the message names the folder."""
+
+
+class OutOfSpace(RuntimeError):
+    """The disk is (nearly) full; finished stages are kept."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest file."""
+        return file_sha256(self.path / MANIFEST)
+
+    @property
+    def revision(self) -> str:
+        """Git revision of the code that made it."""
+        return self.manifest["revision"]
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def cost(self) -> str:
+        """Time and memory of the run that made it, for people."""
+        m = self.manifest
+        return (
+            f"{m['stage']}: {m['seconds']:.0f} s, peak memory {m['peak_memory_gb']:.1f} GB, "
+            f"on {m['hardware']}, revision {m['revision']}"
+        )
+
+
+def home() -> Path:
+    """Where runs/, build/ and paper_figures/ are: the project, or $TRACELIFT_HOME."""
+    return Path(os.environ.get("TRACELIFT_HOME", PROJECT))
+
+
+def key_of(stage: str, version: int, config: Any, upstream_keys: dict[str, str]) -> str:
+    """Twelve hex digits that name a stage's result."""
+    recipe = {"stage": stage, "version": version, "config": config, "upstream": upstream_keys}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def find(folder: Path, upstream: dict[str, Artifact]) -> Artifact | None:
+    """The finished stage in `folder`; None if there is none or it was made from other upstream results.
+
+    Raises:
+        CorruptArtifact: manifest or files are damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    artifact = Artifact(folder, _read_manifest(folder))
+    made_from = artifact.manifest["upstream"]
+    if made_from != {name: a.digest for name, a in upstream.items()}:
+        return None
+    _check_files(artifact)
+    return artifact
+
+
+def make(
+    folder: Path,
+    upstream: dict[str, Artifact],
+    build: Callable[[Path], None],
+    description: dict[str, Any],
+    min_free_gb: float,
+) -> Artifact:
+    """Run `build(folder)` and seal the folder with a manifest.
+
+    Work that an interrupted run left is kept for `build` to resume, if it came from the same
+    upstream results; otherwise it is removed first. `description` (stage, config, seed ...) goes into
+    the manifest as it is.
+
+    Raises:
+        OutOfSpace: less than `min_free_gb` free before, or the disk filled up meanwhile.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock")):
+        found = find(folder, upstream)  # another process may have made it while we waited
+        if found:
+            return found
+        _check_space(folder, min_free_gb)
+        made_from = {name: a.digest for name, a in upstream.items()}
+        _drop_foreign_work(folder, made_from)
+        start = time.monotonic()
+        try:
+            build(folder)
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+            manifest = {**description, "upstream": made_from, **_facts(folder, time.monotonic() - start)}
+            write_json(folder / MANIFEST, manifest)
+        except Exception as error:  # writers of weights report a full disk in their own ways
+            said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            if said or shutil.disk_usage(folder).free < FULL:
+                raise OutOfSpace(_space_message(folder, "the disk filled up")) from error
+            raise
+    return Artifact(folder, manifest)
+
+
+def _facts(folder: Path, seconds: float) -> dict[str, Any]:
+    """What a manifest says of the finished folder, and of the run and the machine that made it."""
+    return {
+        "files": {
+            str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in _files(folder)
+        },
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": round(_peak_memory_gb(), 2),
+        "hardware": hardware(),
+        "packages": versions(),
+        "python": platform.python_version(),
+        "revision": git_revision(),
+        "code_sha256": code_sha256(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def hardware() -> str:
+    """The machine in words: processor, cores, memory, GPU if any."""
+    gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    text = f"{_cpu_model()}, {os.cpu_count()} cores, {gb:.0f} GB"
+    return f"{text}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+@functools.cache
+def git_revision() -> str:
+    """Newest commit that touched code, notebooks or presets; `+` if they have been changed since.
+
+    Commits of results or prose do not change it, so a figure's footer stays true after it is committed.
+    """
+    code = ["tracelift_lib", "notebooks", "presets", "pyproject.toml"]
+    try:
+        revision = _git("log", "-1", "--format=%h", "--abbrev=10", "--", *code)
+        changed = _git("status", "--porcelain", "--", *code)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git)"
+    return (revision or "uncommitted") + ("+" if changed else "")
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Hash of the library's sources."""
+    digest = hashlib.sha256()
+    for path in sorted((PROJECT / "tracelift_lib").rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(PROJECT), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _read_manifest(folder: Path) -> dict:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        missing = {"stage", "upstream", "files", "seconds", "revision"} - set(manifest)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise CorruptArtifact(
+            f"{path}: not valid JSON ({error}). Delete the folder {folder} and run again: "
+            "only this stage and what hangs on it will be remade."
+        ) from None
+    if missing:
+        raise CorruptArtifact(f"{path}: no {sorted(missing)}. Delete the folder {folder} and run again.")
+    return manifest
+
+
+_VERIFIED: set[tuple] = set()  # files as this process has read them through: large models are hashed once
+
+
+def _check_files(artifact: Artifact) -> None:
+    for name, known in artifact.manifest["files"].items():
+        path = artifact.path / name
+        if path.is_file():
+            state = (path, known["sha256"], path.stat().st_size, path.stat().st_mtime_ns)
+            if state not in _VERIFIED and file_sha256(path) == known["sha256"]:
+                _VERIFIED.add(state)
+            if state in _VERIFIED:
+                continue
+        problem = "differs from its manifest" if path.exists() else "is missing"
+        raise CorruptArtifact(
+            f"{path} {problem}. Delete the folder {artifact.path} and run again: "
+            "only this stage and what hangs on it will be remade."
+        )
+
+
+def _drop_foreign_work(folder: Path, made_from: dict[str, str]) -> None:
+    """Keep an interrupted run's files only if it had the same upstream results and code."""
+    marker = folder / WORK / "made_from.json"
+    state = {"upstream": made_from, "code": code_sha256()}
+    if marker.exists() and not (folder / MANIFEST).exists() and json.loads(marker.read_text()) == state:
+        return
+    shutil.rmtree(folder)
+    (folder / WORK).mkdir(parents=True)
+    write_json(marker, state)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _check_space(folder: Path, min_free_gb: float) -> None:
+    if shutil.disk_usage(folder).free < min_free_gb * 2**30:
+        raise OutOfSpace(_space_message(folder, f"less than {min_free_gb} GB free"))
+
+
+def _space_message(folder: Path, what: str) -> str:
+    free = shutil.disk_usage(folder).free / 2**30
+    return (
+        f"{folder}: {what} ({free:.2f} GB left). Finished stages are kept; free some space, or set "
+        "TRACELIFT_HOME to a folder on a larger disk, and run again."
+    )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One maker a stage: a second process waits and then finds the result."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _peak_memory_gb() -> float:
+    """Peak of this process so far (and of the GPU, whichever is larger)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated() / 2**30)
+    return peak
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

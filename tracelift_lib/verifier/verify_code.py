@@ -1,0 +1,171 @@
+"""Verification of programs: V(x, y) and the execution reward s for the code domain (method.md section 4).
+
+Each test of a program runs in a process of its own in the sandbox. Expected results are not in it: standard output is
+compared here, and test code runs in a judge's process, which calls the program's functions from outside
+(sandbox_calls.py).
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
+from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker, choose_tier
+from tracelift_lib.sandbox.running import Outcome, _run_asserts, _run_stdio
+
+ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
+MAX_TESTS = 8  # a program, as in the paper's code
+
+
+@dataclass(frozen=True)
+class CodeResult:
+    """The outcomes of one program, one a test in order, and the tier of isolation they were got in."""
+
+    outcomes: tuple[Outcome, ...]
+    compiled: bool
+    tier: str
+
+    @property
+    def passed(self) -> bool:
+        """V(x, y): all tests pass."""
+        return all(outcome is Outcome.PASS for outcome in self.outcomes)
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of tests that pass."""
+        return sum(outcome is Outcome.PASS for outcome in self.outcomes) / len(self.outcomes)
+
+    @property
+    def failed_to_run(self) -> bool:
+        """Whether the harness failed on any test, so that there is no verdict."""
+        return Outcome.INFRA in self.outcomes
+
+
+def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
+    """s of method.md section 4; None if the harness failed: that is never a reward.
+
+    With several tests `coderl` takes the worst: -0.6 if any test crashed or ran out of time, else -0.3 if any is wrong.
+    `hybrid` is 0.8 times the pass rate, plus 0.2 if the program ran to its end on every test (so all passed gives 1),
+    0.05 if it compiles but crashed or hit a limit on any, and nothing if it does not compile.
+    """
+    if result.failed_to_run:
+        return None
+    ended = all(outcome in (Outcome.PASS, Outcome.WRONG) for outcome in result.outcomes)
+    if style == "binary":
+        return float(result.passed)
+    if style == "pass_rate":
+        return result.pass_rate
+    if style == "coderl":
+        return 1.0 if result.passed else -1.0 if not result.compiled else -0.3 if ended else -0.6
+    return 0.8 * result.pass_rate + (0.0 if not result.compiled else 0.2 if ended else 0.05)
+
+
+FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n", re.MULTILINE)
+
+
+def extract_program(answer: str) -> str:
+    """The program in an executor's answer.
+
+    The last fenced block that is marked as Python, else the last block without a mark, else the last block: models
+    often show a draft or an example first. A block that is never closed runs to the end of the text (the answer was cut
+    off). Without any fence the whole text is the program.
+    """
+    blocks, place = [], 0
+    while opening := FENCE.search(answer, place):
+        closing = re.compile(rf"^[ \t]*{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*$", re.MULTILINE)
+        end = closing.search(answer, opening.end())
+        blocks.append((opening["language"].lower(), answer[opening.end(): end.start() if end else len(answer)]))
+        place = end.end() if end else len(answer)
+    if not blocks:
+        return answer
+    for languages in (("python", "py", "python3"), ("",)):
+        if marked := [text for language, text in blocks if language in languages]:
+            return marked[-1]
+    return blocks[-1][1]
+
+
+# --- running ------------------------------------------------------------------------------------------
+
+
+class CodeVerifier:
+    """n warm workers that verify programs; a context manager.
+
+    Args:
+        workers: how many programs run at a time.
+        limits: of one test.
+        max_tests: only the first so many tests of a problem count.
+        tier: a certain tier of isolation; None: the strongest that this machine offers.
+
+    Raises:
+        SandboxError: this machine offers no safe tier, or not the wanted one.
+    """
+
+    def __init__(self, workers: int = 1, limits: Limits | None = None, max_tests: int = MAX_TESTS,
+                 tier: Tier | None = None):
+        self.limits, self.max_tests = limits or Limits(), max_tests
+        self.tier = choose_tier(tier)
+        # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.
+        self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(None)  # started when first needed
+
+    def __enter__(self) -> CodeVerifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, after the jobs that run."""
+        self._pool.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            if worker := self._idle.get():
+                worker.close()
+
+    def verify(self, jobs: Sequence[tuple[str, StdioTests | AssertTests]]) -> list[CodeResult]:
+        """One result a (program, tests), in order; from any thread."""
+        return list(self._pool.map(self._verify_one, *zip(*jobs))) if jobs else []
+
+    def _verify_one(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
+        """Twice if a worker breaks: a program that breaks the second too, while a harmless one runs, is at fault."""
+        for _ in range(2):
+            result = self._attempt(program, tests)
+            if not result.failed_to_run:
+                return result
+        if self._attempt("print(1)", HARMLESS).passed:
+            return CodeResult((Outcome.ERROR,) * len(result.outcomes), result.compiled, self.tier)
+        return result
+
+    def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
+        run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
+        try:
+            outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
+            return CodeResult(tuple(outcomes), compiled, self.tier)
+        except (SandboxError, SystemError):  # the second: assert_plans.foreign_names
+            count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
+            return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
+
+    @contextmanager
+    def _borrow(self) -> Iterator[Worker]:
+        """A worker, which is ended if anything goes wrong meanwhile."""
+        worker = self._idle.get()
+        try:
+            worker = worker or Worker(self.tier)
+            yield worker
+        except BaseException:
+            if worker:
+                worker.close()
+            worker = None
+            raise
+        finally:
+            self._idle.put(worker)
+
+
+HARMLESS = StdioTests(style="stdio", cases=[StdioCase(input="", output="1")])
