@@ -19,8 +19,9 @@ NAMES = ("sandbox", "reward", "rm_scoring")
 def table(rows: list[dict]) -> str:
     """The rows as aligned text."""
     cells = [("name", "ours", "other", "ratio", "unit", "note")]
-    cells += [(r["name"], f"{r['ours']:.4g}", f"{r['other']:.4g}", f"{r['ratio']:.2f}", r["unit"], r["note"])
-              for r in rows]
+    cells += [
+        (r["name"], f"{r['ours']:.4g}", f"{r['other']:.4g}", f"{r['ratio']:.2f}", r["unit"], r["note"]) for r in rows
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[5]]) for row in cells)
 

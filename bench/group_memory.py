@@ -34,7 +34,9 @@ def measure(seeds: int) -> dict:
         report = build(settings, Path(folder), LeakageGuard(), judge=GroundTruthJudge())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "seeds": seeds, "groups": sum(report["groups"].values()), "seconds": round(time.monotonic() - start, 1),
+        "seeds": seeds,
+        "groups": sum(report["groups"].values()),
+        "seconds": round(time.monotonic() - start, 1),
         "peak_mb": round(peak, 1),
     }
 

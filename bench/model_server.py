@@ -50,7 +50,8 @@ class Batcher:
             held = [request for request in held if request not in same]
             prompts = [prompt for prompt, _, _ in same]
             texts = await asyncio.get_running_loop().run_in_executor(
-                self.worker, self.sampler.sample, prompts, n, next(self.seeds))
+                self.worker, self.sampler.sample, prompts, n, next(self.seeds)
+            )
             for (_, _, future), answers in zip(same, texts):
                 if not future.done():
                     future.set_result(answers)
@@ -84,10 +85,13 @@ def application(sampler, sequences: int, latency: float) -> web.Application:
         texts = await answers(body["messages"][-1]["content"], body["n"])
         tokens = sum(map(len, sampler.tokenizer(texts)["input_ids"])) if sampler else 4 * len(texts)
         totals.update(requests=1, samples=len(texts), completion_tokens=tokens)
-        choices = [{"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                   for i, text in enumerate(texts)]
-        return web.json_response({"id": "0", "object": "chat.completion", "created": 0, "model": body["model"],
-                                  "choices": choices})
+        choices = [
+            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            for i, text in enumerate(texts)
+        ]
+        return web.json_response(
+            {"id": "0", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices}
+        )
 
     async def stats(request: web.Request) -> web.Response:
         return web.json_response(dict(totals))

@@ -45,8 +45,15 @@ SEEDS = 3  # training runs that share one baseline, as in the paper and in prese
 REPEATS = 3  # of the engine's runs; the median counts
 LATENCY = 0.05  # seconds an answer of the fixed-latency server takes
 MAX_TOKENS, TEMPERATURE = 64, 1.0
-SHAPE = Qwen2Shape(hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
-                   num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.07)
+SHAPE = Qwen2Shape(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    initializer_range=0.07,
+)
 
 
 def batch() -> tuple[list[Problem], list[str]]:
@@ -57,7 +64,7 @@ def batch() -> tuple[list[Problem], list[str]]:
 
 
 def models(folder: Path) -> Scorer:
-    """A random executor in `folder` and a random reward model: times do not hang on what a model has learned."""
+    """A random executor in `folder` and a random reward model: times do not depend on what a model has learned."""
     problems, completions = batch()
     tokenizer = train_tokenizer([p.problem for p in problems] + completions, 512)
     new_qwen2(tokenizer, SHAPE, seed=0).save_pretrained(folder)
@@ -68,8 +75,12 @@ def models(folder: Path) -> Scorer:
 
 def executor(url: str) -> Executor:
     settings = ServerBackendSettings(kind="server", base_urls=[url], model="m")
-    return Executor(ServerBackend(settings, Sampling(TEMPERATURE, 1.0, MAX_TOKENS, 1)), "short", PromptLimits(),
-                    MathVerifier("strict"))
+    return Executor(
+        ServerBackend(settings, Sampling(TEMPERATURE, 1.0, MAX_TOKENS, 1)),
+        "short",
+        PromptLimits(),
+        MathVerifier("strict"),
+    )
 
 
 def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: list[str]) -> list[float]:
@@ -79,10 +90,13 @@ def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: l
 
     def run(problem: Problem, trace: str | None) -> int:
         reply = client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": executor_prompt(problem, trace, "short")}], n=1,
-            temperature=TEMPERATURE, max_tokens=MAX_TOKENS,
+            model="m",
+            messages=[{"role": "user", "content": executor_prompt(problem, trace, "short")}],
+            n=1,
+            temperature=TEMPERATURE,
+            max_tokens=MAX_TOKENS,
         )
-        return verifier.judge([problem], [reply.choices[0].message.content])[0].success
+        return verifier.verify([problem], [reply.choices[0].message.content])[0].success
 
     rewards = []
     for problem, completion in zip(problems, completions):
@@ -104,8 +118,16 @@ def engine_run(url: str, scorer: Scorer, problems: list[Problem], completions: l
     baseline = dict(zip(by_id, verdicts.tolist()))
     drawn = stats(url)
     engine = RewardEngine(
-        arm="tracelift", k=K, executor=asker, scorer=scorer, problems=by_id, baseline=baseline, seed=0,
-        max_failure_rate=0.0, log_folder=Path(), s_run=s_run,
+        arm="tracelift",
+        k=K,
+        executor=asker,
+        scorer=scorer,
+        problems=by_id,
+        baseline=baseline,
+        seed=0,
+        max_failure_rate=0.0,
+        log_folder=Path(),
+        s_run=s_run,
     )
     seconds = []
     for seed in range(1 + REPEATS):
@@ -144,7 +166,7 @@ def saturated(url: str, problems: list[Problem], completions: list[str]) -> tupl
 def verifier_seconds(problems: list[Problem]) -> float:
     """CPU seconds that the verdicts of one step take, on answers of the usual form."""
     verifier, start = MathVerifier("strict"), cpu()
-    verifier.judge(problems * (K + 1), [f"Answer: {i}" for i in range(len(problems) * (K + 1))])
+    verifier.verify(problems * (K + 1), [f"Answer: {i}" for i in range(len(problems) * (K + 1))])
     return cpu() - start
 
 
@@ -159,8 +181,14 @@ def timed(work, *arguments) -> float:
 
 
 def row(name: str, ours: float, other: float, ratio: float, unit: str, note: str) -> dict:
-    return {"name": name, "ours": round(ours, 3), "other": round(other, 3), "ratio": round(ratio, 3), "unit": unit,
-            "note": note}
+    return {
+        "name": name,
+        "ours": round(ours, 3),
+        "other": round(other, 3),
+        "ratio": round(ratio, 3),
+        "unit": unit,
+        "note": note,
+    }
 
 
 def run() -> list[dict]:
@@ -173,8 +201,16 @@ def run() -> list[dict]:
         with serving("--latency", str(LATENCY)) as url:
             ours = engine_run(url, scorer, problems, completions, "separate")["seconds"]
             other = timed(plain_loop, url, scorer, problems, completions)
-        rows = [row("reward_wall_fixed_latency", ours, other, other / ours, "s",
-                    f"{size}, {LATENCY * 1000:.0f} ms a call; ratio: plain loop / ours, goal at least 10")]
+        rows = [
+            row(
+                "reward_wall_fixed_latency",
+                ours,
+                other,
+                other / ours,
+                "s",
+                f"{size}, {LATENCY * 1000:.0f} ms a call; ratio: plain loop / ours, goal at least 10",
+            )
+        ]
         server = ("--model", folder, "--max-tokens", str(MAX_TOKENS), "--temperature", str(TEMPERATURE))
         with serving(*server) as url:
             separate = engine_run(url, scorer, problems, completions, "separate")
@@ -183,9 +219,17 @@ def run() -> list[dict]:
             before = stats(url)
             other = timed(plain_loop, url, scorer, problems, completions)
             plain = (stats(url) - before) / len(completions)
-    rows.append(row("reward_wall_real_server", separate["seconds"], other, other / separate["seconds"], "s",
-                    f"{size}, random Qwen2 of 0.6 M parameters on one core, {MAX_TOKENS} tokens an answer; "
-                    "ratio: plain loop / ours"))
+    rows.append(
+        row(
+            "reward_wall_real_server",
+            separate["seconds"],
+            other,
+            other / separate["seconds"],
+            "s",
+            f"{size}, random Qwen2 of 0.6 M parameters on one core, {MAX_TOKENS} tokens an answer; "
+            "ratio: plain loop / ours",
+        )
+    )
     return rows + [tokens_row(plain, separate, merged), bound_row(separate, rate, longest, problems)]
 
 
@@ -193,23 +237,39 @@ def tokens_row(plain: float, separate: dict, merged: dict) -> dict:
     """û has K runs on either side everywhere, so its standard error is the same."""
     ways = {
         f"{name}, {runs} run{'s' * (runs > 1)}": way["step"] + way["baseline"] / runs
-        for name, way in (("merged", merged), ("separate", separate)) for runs in (SEEDS, 1)
+        for name, way in (("merged", merged), ("separate", separate))
+        for runs in (SEEDS, 1)
     }
     ours = ways[f"merged, {SEEDS} runs"]
     note = "; ".join(f"{name}: {tokens / plain:.2f}" for name, tokens in ways.items())
-    return row("reward_executor_tokens", ours, plain, ours / plain, "tokens a completion",
-               f"ours: s_run merged, a baseline of M = K shared by {SEEDS} training runs; ratio: ours / plain loop, "
-               f"goal at most 0.5; by s_run and number of training runs: {note}")
+    return row(
+        "reward_executor_tokens",
+        ours,
+        plain,
+        ours / plain,
+        "tokens a completion",
+        f"ours: s_run merged, a baseline of M = K shared by {SEEDS} training runs; ratio: ours / plain loop, "
+        f"goal at most 0.5; by s_run and number of training runs: {note}",
+    )
 
 
 def bound_row(separate: dict, rate: float, longest: float, problems: list[Problem]) -> dict:
     tokens = separate["step"] * len(problems)
-    parts = {"tokens / saturated throughput": tokens / rate, "longest single call": longest,
-             "verifier CPU / cores": verifier_seconds(problems) / (os.cpu_count() or 1)}
+    parts = {
+        "tokens / saturated throughput": tokens / rate,
+        "longest single call": longest,
+        "verifier CPU / cores": verifier_seconds(problems) / (os.cpu_count() or 1),
+    }
     bound = max(parts.values())
     said = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in parts.items())
-    return row("reward_over_lower_bound", separate["seconds"], bound, separate["seconds"] / bound, "s",
-               f"real server; {said}; {rate:.0f} tokens/s; ratio: ours / bound, goal at most 1.3")
+    return row(
+        "reward_over_lower_bound",
+        separate["seconds"],
+        bound,
+        separate["seconds"] / bound,
+        "s",
+        f"real server; {said}; {rate:.0f} tokens/s; ratio: ours / bound, goal at most 1.3",
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Traces a second of the RM: in batches, by the service object and over HTTP, against one after another.
 
-    python -m bench.rm_scoring          # the pipeline's RM shape
-    python -m bench.rm_scoring smollm2  # also SmolLM2-135M's shape; minutes
+python -m bench.rm_scoring          # the pipeline's RM shape
+python -m bench.rm_scoring smollm2  # also SmolLM2-135M's shape; minutes
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROUNDS = 5
 MAX_LENGTH = 512
 TOLERANCE = 1e-4
 SMOLLM2 = dict(  # SmolLM2-135M's config, with a small vocabulary
-    hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+    hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3
 )
 
 Score = Callable[[Sequence[Problem], Sequence[str]], np.ndarray]
@@ -88,9 +88,12 @@ def _compare(name: str, scorer: Scorer, problems: list[Problem], traces: list[st
 def _row(name: str, ours: str, other: str, measured: list[dict], note: str) -> dict:
     ratios = [round_[ours][0] / round_[other][0] for round_ in measured]
     return {
-        "name": name, "ours": statistics.median(r[ours][0] for r in measured),
-        "other": statistics.median(r[other][0] for r in measured), "ratio": statistics.median(ratios),
-        "unit": "traces/s", "note": f"{ours} against {other}; {note}; ratios {min(ratios):.1f} to {max(ratios):.1f}",
+        "name": name,
+        "ours": statistics.median(r[ours][0] for r in measured),
+        "other": statistics.median(r[other][0] for r in measured),
+        "ratio": statistics.median(ratios),
+        "unit": "traces/s",
+        "note": f"{ours} against {other}; {note}; ratios {min(ratios):.1f} to {max(ratios):.1f}",
     }
 
 
@@ -125,13 +128,22 @@ def _qwen2(tokenizer):
 
 def _smollm2(tokenizer):
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, initializer_range=0.07, **SMOLLM2,
-    ))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            initializer_range=0.07,
+            **SMOLLM2,
+        )
+    )
 
 
 if __name__ == "__main__":
     for row in run(with_smollm2="smollm2" in sys.argv[1:]):
-        print(f"{row['name']}: {row['ours']:.0f} against {row['other']:.0f} {row['unit']}, {row['ratio']:.1f} times; "
-              f"{row['note']}")
+        print(
+            f"{row['name']}: {row['ours']:.0f} against {row['other']:.0f} {row['unit']}, {row['ratio']:.1f} times; "
+            f"{row['note']}"
+        )

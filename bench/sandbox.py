@@ -51,8 +51,9 @@ class Job:
 
 
 def _jobs(problems: list[Problem]) -> list[Job]:
-    return [Job(p.reference_solution, read_tests(p.metadata, p.problem_id)) for p in problems if
-            p.problem_id not in SLOW]
+    return [
+        Job(p.reference_solution, read_tests(p.metadata, p.problem_id)) for p in problems if p.problem_id not in SLOW
+    ]
 
 
 def _load() -> tuple[list[Job], str]:
@@ -101,7 +102,7 @@ def _rates(jobs: list[Job], workers: int) -> list[float]:
         ways = [_warm(verifier), _naive(True, pool), _naive(False, pool)]
         for way in ways:
             way(jobs[:workers])  # start the workers, fill the caches
-        portions = [jobs[i: i + PORTION] for i in range(0, len(jobs), PORTION)]
+        portions = [jobs[i : i + PORTION] for i in range(0, len(jobs), PORTION)]
         for portion in tqdm(portions, desc=f"{workers} worker(s)", unit="portion", mininterval=5):
             for index, way in enumerate(ways):
                 start = time.perf_counter()
@@ -122,13 +123,24 @@ def run() -> list[dict]:
     tests = sum(len(job.tests.code) for job in jobs)
     rates = {workers: _rates(jobs, workers) for workers in (1, 2)}
     rows = []
-    for column, name, other in ((1, "sandbox_throughput", "a fresh interpreter a test under the same isolation"),
-                                (2, "sandbox_throughput_bare", "a bare fresh interpreter a test")):
+    for column, name, other in (
+        (1, "sandbox_throughput", "a fresh interpreter a test under the same isolation"),
+        (2, "sandbox_throughput_bare", "a bare fresh interpreter a test"),
+    ):
         ratios = {workers: rate[0] / rate[column] for workers, rate in rates.items()}
         worst = min(ratios, key=ratios.get)
-        note = "; ".join(f"{w} worker{'s' * (w > 1)}: {rates[w][0]:.0f} against {rates[w][column]:.0f}, "
-                         f"{ratios[w]:.1f} times" for w in rates)
-        rows.append({"name": name, "ours": rates[worst][0], "other": rates[worst][column], "ratio": ratios[worst],
-                     "unit": "tests/s",
-                     "note": f"warm worker (tier {TIER}) against {other}, {tests} tests of {data}; {note}"})
+        note = "; ".join(
+            f"{w} worker{'s' * (w > 1)}: {rates[w][0]:.0f} against {rates[w][column]:.0f}, {ratios[w]:.1f} times"
+            for w in rates
+        )
+        rows.append(
+            {
+                "name": name,
+                "ours": rates[worst][0],
+                "other": rates[worst][column],
+                "ratio": ratios[worst],
+                "unit": "tests/s",
+                "note": f"warm worker (tier {TIER}) against {other}, {tests} tests of {data}; {note}",
+            }
+        )
     return rows

@@ -48,7 +48,7 @@ from tracelift_lib.groups.data_card import data_card
 from tracelift_lib.groups.flaws.plans import statement
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact, reference_trace
-from tracelift_lib.groups.judge import GroundTruthJudge, Judgement, calibrate, rubric_from_scores
+from tracelift_lib.groups.judge import GroundTruthJudge, RubricJudgement, calibrate, rubric_from_scores
 from tracelift_lib.groups.kinds import KINDS, kinds_of
 from tracelift_lib.groups.schema import dimensions, load_groups, split_train_dev
 from tracelift_lib.groups.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
@@ -234,7 +234,7 @@ class LastLineJudge:
     def judge(self, problem, trace, repeat=0):
         right = trace.strip().splitlines()[-1] == reference_trace(problem).strip().splitlines()[-1]
         score = 10 if right else 3
-        return Judgement(rubric_from_scores(dict.fromkeys(dimensions(problem.domain), score), score), score, "last line")
+        return RubricJudgement(rubric_from_scores(dict.fromkeys(dimensions(problem.domain), score), score), score, "last line")
 
 
 class PleasedJudge:
@@ -244,7 +244,7 @@ class PleasedJudge:
         rng = random.Random(f"{problem.problem_id}:{trace}:{repeat}")
         scores = {name: rng.choice((8, 9, 10)) for name in dimensions(problem.domain)}
         overall = rng.choice((8, 9, 10))
-        return Judgement(rubric_from_scores(scores, overall), overall, "very nice")
+        return RubricJudgement(rubric_from_scores(scores, overall), overall, "very nice")
 
 
 # %%

@@ -74,7 +74,7 @@ print(run.preset.execution)
 # ## Two prompts, one difference
 #
 # With and without trace the executor gets the same problem, the same instruction and the same number of tokens to answer
-# with: the trace is the only difference. It is asked for the answer at once, because reasoning is the planner's part. So
+# with: the trace is the only difference. It is asked to answer directly, without reasoning, because reasoning is the planner's part. So
 # the uplift says what a trace is worth to an executor that does not reason by itself; one that may think before it
 # answers may start from a higher baseline. The problem comes before the trace, so that a server can reuse what it has
 # computed for it.

@@ -519,7 +519,7 @@ axes[2].set(title="mean length (tokens)", ylim=(3, 5))
 save(figure, "grpo_loss_forms", forms)
 
 # %% [markdown]
-# In this world little hangs on the choice: traces are short, and length has little to do with reward. Where completions
+# In this world little depends on the choice: traces are short, and length has little to do with reward. Where completions
 # run from ten to a thousand tokens, the factor between token weights is a hundred, not eight.
 #
 # ## Experiment 1: group size

@@ -291,7 +291,7 @@ report.save_figure(run, figure, "training_group", group.drop(columns=["malformed
 
 # %%
 last_steps = log[log["step"] >= settings.steps - 5]
-display(Markdown(f"""## What we saw
+display(Markdown("""## What we saw
 
 """ + "\n".join(
     f"- `{arm}`: success {before['s']:.2f} in the first five steps and {after['s']:.2f} in the last five; "

@@ -83,7 +83,7 @@ print(f"K = {K} runs with a trace, K_0 = {K_0} without; {n} groups a simulation"
 #   of $K_0$ without. The paper has $K_0 = K = 3$.
 # - **Reward**: $r = \tfrac12 s + \tfrac12 q\,\hat u$, where $s$ is one more verdict with the trace.
 #
-# In a medical trial one person shows only one of the two outcomes, and who gets treated may hang on who is ill. Here
+# In a medical trial one person shows only one of the two outcomes, and who gets treated may depend on who is ill. Here
 # both arms can be run as often as we like, on the same problem, and nothing but the prompt differs: there is no
 # confounding, and $\tau$ is identified by design.
 #

@@ -32,15 +32,26 @@ def story(start: int, *events: tuple[str, int], problem_id: str = "story-0") -> 
         value = after
     trace = "\n".join(f"{s['event']}: {s['before']} {s['op']} {s['operand']} = {s['after']}." for s in steps)
     return Problem(
-        problem_id=problem_id, source="tiny_world", domain="math", task_type="arithmetic_story",
+        problem_id=problem_id,
+        source="tiny_world",
+        domain="math",
+        task_type="arithmetic_story",
         problem=f"Mia has {start} coins. (story {problem_id}) How many coins does Mia have now?",
-        reference_solution=trace, answer=str(value), metadata={"start": start, "steps": steps},
+        reference_solution=trace,
+        answer=str(value),
+        metadata={"start": start, "steps": steps},
     )
 
 
-NUMBER_WORDS = dict(zip(
-    ("one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-     "eighteen nineteen twenty").split(), range(1, 21)))
+NUMBER_WORDS = dict(
+    zip(
+        (
+            "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen twenty"
+        ).split(),
+        range(1, 21),
+    )
+)
 
 
 def quantities(text: str) -> list[int]:
@@ -58,17 +69,28 @@ def group_record(problem_id: str = "p-1") -> dict:
     """A valid group record, as the released data lays it out, written by hand."""
     good = {name: 4 for name in MATH} | {"total": 1.0}
     bad = {name: 4 for name in MATH} | {"solution_strategy": 2, "answer_support": 0, "total": 0.45}
-    return copy.deepcopy({
-        "problem_id": problem_id, "source": "hand", "task_type": "arithmetic_story", "problem": "Mia has 3 coins ...",
-        "reference_solution": "gets 2: 3 + 2 = 5.",
-        "positive_pool": [{"reasoning": "gets 2: 3 + 2 = 5.", "rubric": good}],
-        "negative_bank": [
-            {"reasoning": "gets 2: 3 - 2 = 1.", "rubric": bad, "negative_kind": "wrong_operation",
-             "rubric_label": "weak", "rubric_score_raw": 4.5, "rubric_reason": "wrong operation"},
-            {"reasoning": "gets 2: 3 + 2 = 6.", "rubric": dict(bad, total=0.5), "negative_kind": "arithmetic_slip"},
-        ],
-        "metadata": {"answer": "5"},
-    })
+    return copy.deepcopy(
+        {
+            "problem_id": problem_id,
+            "source": "hand",
+            "task_type": "arithmetic_story",
+            "problem": "Mia has 3 coins ...",
+            "reference_solution": "gets 2: 3 + 2 = 5.",
+            "positive_pool": [{"reasoning": "gets 2: 3 + 2 = 5.", "rubric": good}],
+            "negative_bank": [
+                {
+                    "reasoning": "gets 2: 3 - 2 = 1.",
+                    "rubric": bad,
+                    "negative_kind": "wrong_operation",
+                    "rubric_label": "weak",
+                    "rubric_score_raw": 4.5,
+                    "rubric_reason": "wrong operation",
+                },
+                {"reasoning": "gets 2: 3 + 2 = 6.", "rubric": dict(bad, total=0.5), "negative_kind": "arithmetic_slip"},
+            ],
+            "metadata": {"answer": "5"},
+        }
+    )
 
 
 def has_path(text: str, path: Path, line: int) -> bool:

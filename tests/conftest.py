@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, settings
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 settings.register_profile(
-    "project", deadline=None, derandomize=True, max_examples=60,
+    "project",
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("project")

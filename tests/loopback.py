@@ -106,8 +106,13 @@ def completion(body: dict, texts: list[str | None]) -> dict:
     chat = "messages" in body
     said = [{"message": {"role": "assistant", "content": t}} if chat else {"text": t} for t in texts]
     choices = [{"index": i, "finish_reason": "stop", **one} for i, one in enumerate(said)]
-    return {"id": "x", "object": "chat.completion" if chat else "text_completion", "created": 0,
-            "model": body["model"], "choices": choices}
+    return {
+        "id": "x",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": choices,
+    }
 
 
 def question(body: dict) -> str:
@@ -116,5 +121,5 @@ def question(body: dict) -> str:
 
 
 def numbered(number: int, body: dict) -> list[str]:
-    """A well-behaved sampler: n texts that differ and hang on the request's seed only."""
+    """A well-behaved sampler: n texts that differ and depend on the request's seed only."""
     return [f"Answer: {(body['seed'] + i) % 1000}" for i in range(body["n"])]

@@ -194,12 +194,21 @@ def test_each_row_has_the_values_of_its_own_trace():
     """Malformed completions stand in between, so a shifted row would show."""
     a, b = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")
     rows, planner, executor = evaluate(
-        [[wrap_trace("3 + 2 = 5 success"), "no tags success", wrap_trace("wrong")],
-         ["<reasoning></reasoning>", wrap_trace("4 * 2 = 8"), wrap_trace("3 + 2 = 5 success")]], [a, b],
+        [
+            [wrap_trace("3 + 2 = 5 success"), "no tags success", wrap_trace("wrong")],
+            ["<reasoning></reasoning>", wrap_trace("4 * 2 = 8"), wrap_trace("3 + 2 = 5 success")],
+        ],
+        [a, b],
     )
     assert rows["problem_id"].tolist() == ["a"] * 3 + ["b"] * 3 and rows["sample"].tolist() == [0, 1, 2] * 2
     assert [z if isinstance(z, str) else None for z in rows["trace"]] == [
-        "3 + 2 = 5 success", None, "wrong", None, "4 * 2 = 8", "3 + 2 = 5 success"]
+        "3 + 2 = 5 success",
+        None,
+        "wrong",
+        None,
+        "4 * 2 = 8",
+        "3 + 2 = 5 success",
+    ]
     assert rows["success"].tolist() == [1, 0, 0, 0, 0, 1]
     assert rows["faithful"].tolist() == [1, 0, 0, 0, 1, 0]  # the last trace is true of the other problem
     assert rows["quality"].tolist() == pytest.approx([0.17, 0, 0.05, 0, 0.09, 0.17])
@@ -250,7 +259,10 @@ def test_scores_of_groups_stand_beside_their_gold_values(rows):
 def test_pair_wins_by_hand(rows):
     """A tie is no win."""
     assert list(pair_wins(rows).itertuples(index=False, name=None)) == [
-        ("a", "wrong_operation", 1.0), ("a", "arithmetic_slip", 0.0), ("b", "wrong_operation", 0.0)]
+        ("a", "wrong_operation", 1.0),
+        ("a", "arithmetic_slip", 0.0),
+        ("b", "wrong_operation", 0.0),
+    ]
 
 
 def test_metrics_by_hand(rows):
@@ -280,7 +292,8 @@ def test_metrics_by_dimension_by_hand(rows):
     assert table.loc["solution_strategy", "mae"] == pytest.approx((2.1 + 0.5 + 0.3 + 2.1 + 0.1) / 5)
     assert table.loc["solution_strategy", "accuracy"] == pytest.approx(2 / 5)  # 0.5 off is no nearest label
     assert table.loc["answer_support", "rmse"] == pytest.approx(
-        math.sqrt((2.4**2 + 1.2**2 + 2.0**2 + 2.4**2 + 1.6**2) / 5))
+        math.sqrt((2.4**2 + 1.2**2 + 2.0**2 + 2.4**2 + 1.6**2) / 5)
+    )
 
 
 def test_calibration_by_hand():

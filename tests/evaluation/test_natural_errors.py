@@ -30,8 +30,15 @@ def write(path, text):
 
 
 def process_row(**change):
-    return {"id": "g-0", "generator": "m", "problem": "p", "steps": ["1. a", "b"], "final_answer_correct": True,
-            "label": 1, **change}
+    return {
+        "id": "g-0",
+        "generator": "m",
+        "problem": "p",
+        "steps": ["1. a", "b"],
+        "final_answer_correct": True,
+        "label": 1,
+        **change,
+    }
 
 
 def test_solution_text_loses_notes_and_the_line_that_decides_the_label():
@@ -45,9 +52,9 @@ def test_plain_step():
     assert plain_step("3.5 is half of 7") == "3.5 is half of 7"
 
 
-@pytest.mark.parametrize("change, field", [
-    ({"label": 2}, "label"), ({"label": "1"}, "label"), ({"steps": []}, "steps")
-])
+@pytest.mark.parametrize(
+    "change, field", [({"label": 2}, "label"), ({"label": "1"}, "label"), ({"steps": []}, "steps")]
+)
 def test_bad_process_row_is_named(tmp_path, change, field):
     write(tmp_path / "processbench/gsm8k.json", json.dumps([process_row(), process_row(**change)]))
     with pytest.raises(InputError, match=rf"gsm8k\.json: row 1.*{field}"):
@@ -66,16 +73,28 @@ def test_bad_solution_is_named_and_missing_files_say_where_from(tmp_path):
 
 
 def test_prm_errors_count_from_one_and_stay_inside(tmp_path):
-    row = {"idx": "circular_7", "classification": "circular", "original_question": "q", "modified_question": "r",
-           "original_process": ["a"], "modified_process": ["a", "b"], "error_steps": [2, 9]}
+    row = {
+        "idx": "circular_7",
+        "classification": "circular",
+        "original_question": "q",
+        "modified_question": "r",
+        "original_process": ["a"],
+        "modified_process": ["a", "b"],
+        "error_steps": [2, 9],
+    }
     write(tmp_path / "prmbench/x.jsonl", json.dumps(row) + "\n")
     original, modified = load_natural("prmbench", tmp_path)
     assert (original.errors, modified.errors, modified.item) == ((), (1,), "circular: 7")
 
 
 def test_ranking_by_hand():
-    rows = pd.DataFrame({"problem": list("aaab" "b"), "answer_right": [True, True, False, True, False],
-                         "length": [3.0, 1.0, 2.0, 5.0, 5.0]})
+    rows = pd.DataFrame(
+        {
+            "problem": list("aaabb"),
+            "answer_right": [True, True, False, True, False],
+            "length": [3.0, 1.0, 2.0, 5.0, 5.0],
+        }
+    )
     table = natural_measures.rank_solutions(rows, 50, 0).set_index("metric")
     assert table.loc["pair accuracy", "value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert table.loc["AUC within problem", "cases"] == 3
@@ -94,8 +113,21 @@ def process_rows(n=12):
     rows = []
     for i in range(n):
         errors = [] if i % 3 == 0 else [1]
-        rows += [{"item": f"i{i}", "part": "m", "kind": "", "problem": f"p{i}", "step": s, "steps": 3, "errors": errors,
-                  "answer_right": i % 3 == 1, "q": float(not errors or s < 1), "length": -s - 1.0} for s in range(3)]
+        rows += [
+            {
+                "item": f"i{i}",
+                "part": "m",
+                "kind": "",
+                "problem": f"p{i}",
+                "step": s,
+                "steps": 3,
+                "errors": errors,
+                "answer_right": i % 3 == 1,
+                "q": float(not errors or s < 1),
+                "length": -s - 1.0,
+            }
+            for s in range(3)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -109,13 +141,19 @@ def test_first_errors_of_a_score_that_knows_them():
 
 def test_first_errors_of_pairs_by_hand():
     """The two processes of a row are two traces; a modified one without labels is none; answers are not labelled."""
-    rows = prm_rows(*(
-        (p, kind, 1, part, errors, scores) for p in "ab" for kind, part, errors, scores in [
-            ("circular", "original", [], [0.9, 0.8]), ("circular", "modified", [1, 2], [0.9, 0.2, 0.1]),
-            ("deception", "original", [], [0.9, 0.3]), ("deception", "modified", [], [0.0]),
-            (natural_measures.CONTROL, "modified", [], [0.7]),
-        ]
-    )).assign(answer_right=pd.array([pd.NA] * 18, "boolean"))
+    rows = prm_rows(
+        *(
+            (p, kind, 1, part, errors, scores)
+            for p in "ab"
+            for kind, part, errors, scores in [
+                ("circular", "original", [], [0.9, 0.8]),
+                ("circular", "modified", [1, 2], [0.9, 0.2, 0.1]),
+                ("deception", "original", [], [0.9, 0.3]),
+                ("deception", "modified", [], [0.0]),
+                (natural_measures.CONTROL, "modified", [], [0.7]),
+            ]
+        )
+    ).assign(answer_right=pd.array([pd.NA] * 18, "boolean"))
     table = natural_measures.find_first_errors(rows, 20, 0).set_index("metric")
     assert table["value"].to_dict() == {"F1": 1, "accuracy on erroneous": 1, "accuracy on correct": 1}
     assert table["cases"].tolist() == [8, 2, 6]
@@ -133,19 +171,36 @@ def test_no_threshold_is_judged_on_the_problems_it_was_chosen_on():
 def prm_rows(*processes):
     """Rows of (problem, kind, number, part, errors, scores of the prefixes)."""
     return pd.DataFrame(
-        {"problem": problem, "kind": kind, "item": f"{kind}: {number}", "part": part, "errors": errors, "step": step,
-         "steps": len(scores), "q": q}
-        for problem, kind, number, part, errors, scores in processes for step, q in enumerate(scores)
+        {
+            "problem": problem,
+            "kind": kind,
+            "item": f"{kind}: {number}",
+            "part": part,
+            "errors": errors,
+            "step": step,
+            "steps": len(scores),
+            "q": q,
+        }
+        for problem, kind, number, part, errors, scores in processes
+        for step, q in enumerate(scores)
     )
 
 
 def test_original_against_modified_by_hand():
-    table = natural_measures.rank_pairs(prm_rows(
-        ("a", "circular", 1, "original", [], [0.1, 0.8]), ("a", "circular", 1, "modified", [1], [0.9, 0.9, 0.3]),
-        ("a", "circular", 2, "original", [], [0.5]), ("a", "circular", 2, "modified", [0], [0.5]),
-        ("b", "deception", 1, "original", [], [0.9, 0.2]), ("b", "deception", 1, "modified", [0], [0.1, 0.4]),
-        ("b", natural_measures.CONTROL, 1, "original", [], [0.9]), ("b", natural_measures.CONTROL, 1, "modified", [], [0.1]),
-    ), 50, 0).set_index("kind")
+    table = natural_measures.rank_pairs(
+        prm_rows(
+            ("a", "circular", 1, "original", [], [0.1, 0.8]),
+            ("a", "circular", 1, "modified", [1], [0.9, 0.9, 0.3]),
+            ("a", "circular", 2, "original", [], [0.5]),
+            ("a", "circular", 2, "modified", [0], [0.5]),
+            ("b", "deception", 1, "original", [], [0.9, 0.2]),
+            ("b", "deception", 1, "modified", [0], [0.1, 0.4]),
+            ("b", natural_measures.CONTROL, 1, "original", [], [0.9]),
+            ("b", natural_measures.CONTROL, 1, "modified", [], [0.1]),
+        ),
+        50,
+        0,
+    ).set_index("kind")
     assert table["value"].to_dict() == {"all kinds": 0.5, "circular": 0.75, "deception": 0, natural_measures.CONTROL: 1}
     assert table["cases"].to_dict() == {"all kinds": 3, "circular": 2, "deception": 1, natural_measures.CONTROL: 1}
 
@@ -153,7 +208,10 @@ def test_original_against_modified_by_hand():
 def test_error_steps_by_hand():
     """The best that a threshold can do flags one of two wrong steps, or both and a right one."""
     wrong = [(p, "circular", 1, "modified", [1, 2], [0.9, 0.2, 0.6, 0.4]) for p in "ab"]
-    rest = [("a", "circular", 1, "original", [], [0.0] * 9), ("b", natural_measures.CONTROL, 1, "modified", [0], [0.95] * 9)]
+    rest = [
+        ("a", "circular", 1, "original", [], [0.0] * 9),
+        ("b", natural_measures.CONTROL, 1, "modified", [0], [0.95] * 9),
+    ]
     table = natural_measures.find_error_steps(prm_rows(*wrong, *rest), 50, 0)
     assert table["cases"].tolist() == [8]
     assert table["value"].tolist() == pytest.approx([(2 / 3 + 4 / 5) / 2])
@@ -164,7 +222,9 @@ def test_the_sentence_of_a_task_goes_by_intervals():
         return {"set": "s", "score": score, "metric": "F1", "value": value, "low": low, "high": high, "cases": 7}
 
     rows = [row("RM", 0.3, 0.25, 0.4), row("length", 0.6, 0.5, 0.7), row("coin", 0.2, 0.1, 0.24)]
-    headline = natural_measures.headlines({"first_errors": pd.DataFrame([*rows, row("RM", 0.9, 0.9, 0.9) | {"metric": "other"}])})
+    headline = natural_measures.headlines(
+        {"first_errors": pd.DataFrame([*rows, row("RM", 0.9, 0.9, 0.9) | {"metric": "other"}])}
+    )
     assert headline["chance"].tolist() == [0.2] * 3
     [said] = natural_measures.in_words(headline)
     assert "above chance (0.20)" in said and "worse than the best simple score, length" in said
@@ -181,19 +241,34 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     question = "Mia has {} coins. She gets 2. How many coins does Mia have now?".format
     solutions = [
-        {"question": question(n), "ground_truth": "t",
-         "6b": {"solution": f"gets 2: {n} + 2 = {n + 2}.\nA: {n + 2}", "is_correct": True},
-         "175b": {"solution": f"gets 2: {n} - 2 = <<{n}-2={n - 2}>>{n - 2}.\nA: {n - 2}", "is_correct": False}}
+        {
+            "question": question(n),
+            "ground_truth": "t",
+            "6b": {"solution": f"gets 2: {n} + 2 = {n + 2}.\nA: {n + 2}", "is_correct": True},
+            "175b": {"solution": f"gets 2: {n} - 2 = <<{n}-2={n - 2}>>{n - 2}.\nA: {n - 2}", "is_correct": False},
+        }
         for n in range(3, 9)
     ]
     processes = [
-        process_row(id=f"g-{n}", problem=question(n), steps=[f"1. gets {n}.", f"gets 2: {n} + 2 = {n + 3}.", "So."],
-                    label=1 if n % 2 else -1, final_answer_correct=n % 3 == 0) for n in range(3, 9)
+        process_row(
+            id=f"g-{n}",
+            problem=question(n),
+            steps=[f"1. gets {n}.", f"gets 2: {n} + 2 = {n + 3}.", "So."],
+            label=1 if n % 2 else -1,
+            final_answer_correct=n % 3 == 0,
+        )
+        for n in range(3, 9)
     ]
     pairs = [
-        {"idx": f"circular_{n}", "classification": "circular", "original_question": question(n),
-         "original_process": ["She gets 2.", f"{n} + 2 = {n + 2}."], "error_steps": [2],
-         "modified_process": ["She gets 2.", f"{n} + 2 = {n}.", "So it is."]} for n in range(3, 6)
+        {
+            "idx": f"circular_{n}",
+            "classification": "circular",
+            "original_question": question(n),
+            "original_process": ["She gets 2.", f"{n} + 2 = {n + 2}."],
+            "error_steps": [2],
+            "modified_process": ["She gets 2.", f"{n} + 2 = {n}.", "So it is."],
+        }
+        for n in range(3, 6)
     ]
     for name, rows in (("gsm8k_solutions", solutions), ("prmbench", pairs)):
         path = folder / FILES[name].replace("*", "x")
@@ -209,8 +284,15 @@ def real(tmp_path_factory, folder):
         patch.setenv("TRACELIFT_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv(DATA_VARIABLE, str(folder))
         patch.setattr(pipeline, "NATURAL_CHUNK", 8)
-        run = Run("check", overrides={"executor.steps": 2, "reward_model.epochs": 1, "groups.sizes.train": 8,
-                                      "natural_errors": {"sets": SETS}})
+        run = Run(
+            "check",
+            overrides={
+                "executor.steps": 2,
+                "reward_model.epochs": 1,
+                "groups.sizes.train": 8,
+                "natural_errors": {"sets": SETS},
+            },
+        )
         for stage in ("problems", "executor", "groups", "reward_model"):
             run.make(stage)
         yield run
@@ -242,8 +324,9 @@ def test_an_interrupted_stage_goes_on_and_gives_the_same(real, resumed, folder):
     assert rows.groupby("set").size().to_dict() == {"gsm8k_solutions": 8, "processbench_gsm8k": 18, "prmbench": 15}
     traces = [t for name, n in SETS.items() for t in sample_problems(load_natural(name, folder), n, 0)]
     executor = real.need("executor").path
-    again = natural_measures.score_traces(traces, load_model(executor), load_tokenizer(executor), real.reward_model(),
-                            real.preset.prompt_style, 2048, 0)
+    again = natural_measures.score_traces(
+        traces, load_model(executor), load_tokenizer(executor), real.reward_model(), real.preset.prompt_style, 2048, 0
+    )
     for column in ("set", "item", "part", "step", "steps", "length"):
         assert again[column].tolist() == rows[column].tolist()
     assert again["answer_right"].equals(rows["answer_right"].astype("boolean"))
@@ -261,8 +344,9 @@ def test_scores_are_those_of_one_prefix_at_a_time(real, resumed, folder):
     problem = natural_measures._as_problem(trace.problem)
     executor, scorer = real.need("executor").path, real.reward_model()
     model, tokenizer = load_model(executor), load_tokenizer(executor)
-    prompt = tokenizer.encode(as_chat(planner_prompt(problem, real.preset.prompt_style), tokenizer),
-                              add_special_tokens=False)
+    prompt = tokenizer.encode(
+        as_chat(planner_prompt(problem, real.preset.prompt_style), tokenizer), add_special_tokens=False
+    )
     assert len(rows) == 3
     sums, counts = [0.0], [0]
     for row in rows.itertuples():
@@ -276,8 +360,9 @@ def test_scores_are_those_of_one_prefix_at_a_time(real, resumed, folder):
         last_step = (sums[-1] - sums[-2]) / (counts[-1] - counts[-2])
         assert row.step_log_likelihood == pytest.approx(last_step, abs=1e-4)
         trace_text = "\n".join(trace.steps[: row.step + 1])
-        encoded = scorer.tokenizer(reward_model_text(problem, trace_text), add_special_tokens=False,
-                                   return_tensors="pt")
+        encoded = scorer.tokenizer(
+            reward_model_text(problem, trace_text), add_special_tokens=False, return_tensors="pt"
+        )
         alone = scorer.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).q
         assert row.q == pytest.approx(float(alone[0]), abs=1e-5)
         assert row.length == -len(trace_text)

@@ -16,7 +16,7 @@ from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.problems.prompts import PromptLimits
-from tracelift_lib.verifier.verdicts import Judgement, MathVerifier, VerifierByDomain
+from tracelift_lib.verifier.verdicts import MathVerifier, Verdict, VerifierByDomain
 
 
 class FakeBackend:
@@ -120,23 +120,23 @@ def test_self_test_accepts_one_that_differs_anywhere():
 
 
 def judged(e, problems, traces, n, seconds=None):
-    return asyncio.run(e.judged(problems, traces, n, 0, Counter() if seconds is None else seconds))
+    return asyncio.run(e.verified(problems, traces, n, 0, Counter() if seconds is None else seconds))
 
 
 def test_judgements_and_failures_stand_in_order():
     e = executor(lambda p, i: CallFailed("executor_timeout", "late") if "(story b)" in p else f"Answer: {5 + i}")
     one, two, three = judged(e, [A, B, A], ["z", "z", None], 2)
-    assert one == three == [Judgement(1, 1.0, "right"), Judgement(0, 0.0, "wrong")]
+    assert one == three == [Verdict(1, 1.0, "right"), Verdict(0, 0.0, "wrong")]
     assert isinstance(two, CallFailed) and two.kind == "executor_timeout"
 
 
 class BrokenVerifier:
     """No verdict for problem a, an exception for problem b."""
 
-    def judge(self, problems, answers):
+    def verify(self, problems, answers):
         if problems[0].problem_id == "b":
             raise OSError("no room for a process")
-        return [Judgement(1, 1.0, "right"), Judgement(None, None, "infra")]
+        return [Verdict(1, 1.0, "right"), Verdict(None, None, "infra")]
 
 
 def test_a_verifier_that_fails_gives_failures():
@@ -155,6 +155,7 @@ def test_answers_are_verified_while_others_are_awaited():
         def submit(self, prompts, n, seed):
             early, late = Future(), Future()
             early.set_result(["Answer: 5"])
+
             def finish():
                 late.set_result(["Answer: 8" if first_verified.wait(20) else "too late"])
 
@@ -162,9 +163,9 @@ def test_answers_are_verified_while_others_are_awaited():
             return [early, late]
 
     class Telling(MathVerifier):
-        def judge(self, problems, answers):
+        def verify(self, problems, answers):
             first_verified.set()
-            return super().judge(problems, answers)
+            return super().verify(problems, answers)
 
     seconds = Counter()
     e = Executor(Waiting(None), "short", PromptLimits(), Telling("strict"))
@@ -179,18 +180,18 @@ def test_each_domain_has_its_verifier():
         def __init__(self):
             Constant.made += 1
 
-        def judge(self, problems, answers):
-            return [Judgement(0, 0.25, p.problem_id) for p in problems]
+        def verify(self, problems, answers):
+            return [Verdict(0, 0.25, p.problem_id) for p in problems]
 
     code = B.model_copy(update={"domain": "code"})
     verifier = VerifierByDomain({"math": lambda: MathVerifier("strict"), "code": Constant})
-    assert [j.s for j in verifier.judge([A], ["Answer: 5"])] == [1.0] and Constant.made == 0
-    judgements = verifier.judge([code, A, code], ["", "Answer: 5", ""])
+    assert [j.s for j in verifier.verify([A], ["Answer: 5"])] == [1.0] and Constant.made == 0
+    judgements = verifier.verify([code, A, code], ["", "Answer: 5", ""])
     assert [(j.s, j.outcome) for j in judgements] == [(0.25, "b"), (1.0, "right"), (0.25, "b")] and Constant.made == 1
     with pytest.raises(ValueError, match="code"):
-        VerifierByDomain({"math": lambda: MathVerifier("strict")}).judge([code], [""])
+        VerifierByDomain({"math": lambda: MathVerifier("strict")}).verify([code], [""])
     with pytest.raises(ValueError):
-        MathVerifier("strict").judge([A, A], ["Answer: 5"])
+        MathVerifier("strict").verify([A, A], ["Answer: 5"])
 
 
 # --- the model in this process ----------------------------------------------------------------
@@ -199,8 +200,15 @@ def test_each_domain_has_its_verifier():
 @pytest.fixture(scope="module")
 def sampler():
     tokenizer = train_tokenizer(["Solve. Mia has coins. How many coins does Mia have now? Answer: 0123456789"], 300)
-    shape = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                       num_key_value_heads=1, max_position_embeddings=512, initializer_range=0.2)
+    shape = Qwen2Shape(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+    )
     return Sampler(new_qwen2(tokenizer, shape, seed=0).eval(), tokenizer, Sampling(1.0, 1.0, 6, 400))
 
 

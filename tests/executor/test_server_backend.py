@@ -28,8 +28,14 @@ def connect():
     made = []
 
     def make(*servers, **change):
-        settings = {"kind": "server", "base_urls": [s.url for s in servers], "model": "m", "backoff": 0.01,
-                    "timeout": 5.0, "retries": 2}
+        settings = {
+            "kind": "server",
+            "base_urls": [s.url for s in servers],
+            "model": "m",
+            "backoff": 0.01,
+            "timeout": 5.0,
+            "retries": 2,
+        }
         made.append(ServerBackend(ServerBackendSettings(**settings | change), SAMPLING))
         return made[-1]
 
@@ -50,9 +56,9 @@ def executor(backend):
 # --- what is sent and what comes back ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("api, path, prompt", [
-    ("chat", "/v1/chat/completions", "p 0"), ("completion", "/v1/completions", "p 0\n"),
-])
+@pytest.mark.parametrize(
+    "api, path, prompt", [("chat", "/v1/chat/completions", "p 0"), ("completion", "/v1/completions", "p 0\n")]
+)
 def test_a_request_says_how_to_draw(connect, api, path, prompt):
     with LoopbackServer(numbered) as server:
         ((texts),) = ask(connect(server, api=api), ["p 0"], n=4, seed=9)
@@ -64,6 +70,7 @@ def test_a_request_says_how_to_draw(connect, api, path, prompt):
 
 def test_answers_stand_in_the_order_of_the_prompts(connect):
     """The first prompts are answered last."""
+
     async def later(number, body):
         await asyncio.sleep(0.02 * (5 - int(question(body))))
         return [f"{question(body)}-{i}" for i in range(body["n"])]
@@ -144,8 +151,22 @@ def test_a_server_that_has_rested_is_fully_used_again(connect):
 
 # --- faults -----------------------------------------------------------------------------------
 
-PASSING = [Status(500), Status(503), Status(429), Status(408), HANG_UP, Raw("{not json"), Raw(""), Raw("{}"),
-           Raw("null"), Raw('{"choices": null}'), Raw('{"choices": [{"index": 0}]}'), Raw('[1, 2]'), [None], []]
+PASSING = [
+    Status(500),
+    Status(503),
+    Status(429),
+    Status(408),
+    HANG_UP,
+    Raw("{not json"),
+    Raw(""),
+    Raw("{}"),
+    Raw("null"),
+    Raw('{"choices": null}'),
+    Raw('{"choices": [{"index": 0}]}'),
+    Raw("[1, 2]"),
+    [None],
+    [],
+]
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=lambda f: str(getattr(f, "code", getattr(f, "body", f)))[:20])
@@ -157,10 +178,18 @@ def test_a_passing_fault_is_tried_again(connect, fault, api):
     assert len({body["seed"] for body in server.bodies}) == 1
 
 
-@pytest.mark.parametrize("fault, kind", [
-    (Status(500), "executor_http_500"), (HANG_UP, "executor_connection"), (Raw("{not json"), "executor_malformed"),
-    (Raw("{}"), "executor_malformed"), ([], "executor_malformed"), ([None, "a", "b"], "executor_malformed"),
-], ids=lambda f: f if isinstance(f, str) else "")
+@pytest.mark.parametrize(
+    "fault, kind",
+    [
+        (Status(500), "executor_http_500"),
+        (HANG_UP, "executor_connection"),
+        (Raw("{not json"), "executor_malformed"),
+        (Raw("{}"), "executor_malformed"),
+        ([], "executor_malformed"),
+        ([None, "a", "b"], "executor_malformed"),
+    ],
+    ids=lambda f: f if isinstance(f, str) else "",
+)
 def test_a_lasting_fault_ends_after_the_retries_and_says_what_it_was(connect, fault, kind):
     with LoopbackServer(lambda i, body: fault) as server:
         (failure,) = ask(connect(server, retries=3), ["p"])
@@ -294,8 +323,18 @@ def test_rewards_repeat_with_the_seed_on_a_server_that_honours_seeds(connect, tm
 
     def rewards(seed):
         e = executor(connect(server, concurrency=3))
-        engine = RewardEngine(arm="rm_uplift_only", k=3, executor=e, scorer=Constant(), problems={"a": A, "b": B},
-                              baseline=baseline, seed=0, max_failure_rate=1.0, log_folder=tmp_path, s_run=s_run)
+        engine = RewardEngine(
+            arm="rm_uplift_only",
+            k=3,
+            executor=e,
+            scorer=Constant(),
+            problems={"a": A, "b": B},
+            baseline=baseline,
+            seed=0,
+            max_failure_rate=1.0,
+            log_folder=tmp_path,
+            s_run=s_run,
+        )
         rows, figures = asyncio.run(engine.score(completions, ids, seed))
         assert figures["failures"] == {"executor_http_400": 1}
         return [(row["reward"], row["s"]) for row in rows if row["failure"] is None]
@@ -325,10 +364,11 @@ def test_verdicts_over_http(connect):
 
 def test_an_interrupt_gives_the_requests_up(connect, monkeypatch):
     """Ctrl-C while waiting: nothing goes on in the background."""
+
     def interrupted(futures):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tracelift_lib.executor.as_completed", interrupted)
+    monkeypatch.setattr("tracelift_lib.executor.frozen.as_completed", interrupted)
     with LoopbackServer(numbered, latency=0.3) as server:
         backend = connect(server, concurrency=1)
         with pytest.raises(KeyboardInterrupt):

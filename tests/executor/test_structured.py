@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from tracelift_lib.executor.structured import Asker, BudgetSpent, EndpointError, Failure, LocalModel, OpenAIModel
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.flaws.by_model import ask_for_flaw
-from tracelift_lib.groups.judge import Judgement, ModelJudge, calibrate
+from tracelift_lib.groups.judge import ModelJudge, RubricJudgement, calibrate
 from tracelift_lib.groups.kinds import Flaw
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
@@ -258,7 +258,7 @@ def scores(overall, **changed):
 def test_a_judge_maps_scores_to_labels_and_total(server, tmp_path):
     server.replies = [scores(7, calculation_correctness=3, answer_support=10, step_coherence=0)]
     judged = ModelJudge(asker(server, tmp_path)).judge(PROBLEM, SLIP)
-    assert isinstance(judged, Judgement) and (judged.overall, judged.reason) == (7, "so")
+    assert isinstance(judged, RubricJudgement) and (judged.overall, judged.reason) == (7, "so")
     assert judged.rubric.labels == {
         "problem_understanding": 4,
         "solution_strategy": 4,

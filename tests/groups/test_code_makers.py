@@ -219,8 +219,12 @@ PASS, WRONG, ERROR = Outcome.PASS, Outcome.WRONG, Outcome.ERROR
 
 
 def test_programs_are_run_on_the_tests_in_the_sandbox(sandbox, tmp_path):
-    change = {"total * 2": "total * 3", "total = 0\n": "pass\n", "    total = total * 2": "    while True: pass",
-              "return total": f"open({str(tmp_path / 'made')!r}, 'w').write('x')\n    return total"}
+    change = {
+        "total * 2": "total * 3",
+        "total = 0\n": "pass\n",
+        "    total = total * 2": "    while True: pass",
+        "return total": f"open({str(tmp_path / 'made')!r}, 'w').write('x')\n    return total",
+    }
     programs = [PROGRAM, *(PROGRAM.replace(*pair) for pair in change.items()), "def total_even("]
     found = group_maker.outcomes(problem(), programs)
     assert found[:3] == [(PASS, PASS), (WRONG, PASS), (ERROR, ERROR)]

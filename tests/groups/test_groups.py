@@ -18,8 +18,15 @@ from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps, write_trace
 
-KINDS = ("wrong_operation", "arithmetic_slip", "misread_quantity", "lost_event", "swapped_events", "stale_value",
-         "unsupported_leap")
+KINDS = (
+    "wrong_operation",
+    "arithmetic_slip",
+    "misread_quantity",
+    "lost_event",
+    "swapped_events",
+    "stale_value",
+    "unsupported_leap",
+)
 UNDERSTANDING, STRATEGY, COHERENCE, CALCULATION, SUPPORT = MATH
 
 
@@ -136,9 +143,7 @@ def test_lost_event(flawed):
 def test_swapped_events(flawed):
     for p, calcs, _ in of_kind(flawed, "swapped_events"):
         truth = events(truth_of(p))
-        assert events(calcs) in [
-            truth[:i] + [truth[i + 1], truth[i]] + truth[i + 2 :] for i in range(len(truth) - 1)
-        ]
+        assert events(calcs) in [truth[:i] + [truth[i + 1], truth[i]] + truth[i + 2 :] for i in range(len(truth) - 1)]
         assert not wrong(calcs) and not broken_links(p, calcs)
 
 
@@ -233,28 +238,31 @@ def test_each_kind_hurts_its_own_dimensions(flawed, kind):
 STORY = story(3, ("+", 2), ("*", 2), ("-", 4))  # 3 + 2 = 5, 5 * 2 = 10, 10 - 4 = 6
 
 
-@pytest.mark.parametrize("trace, labels, total", [
-    # All five shares are 1.
-    (STORY.reference_solution, (4, 4, 4, 4, 4), 1.0),
-    # Nothing is calculated: nothing is supported.
-    ("The result is 6.", (0, 0, 0, 0, 0), 0.0),
-    # Wrong operation. Shares 1, 2/3, 1, 1; one of three results, last wrong: 1/6. Mean 23/30, minimum 1/6: 7/15.
-    (lines("3 + 2 = 5", "5 + 2 = 7", "7 - 4 = 3"), (4, 3, 4, 4, 0), 0.4667),
-    # Slip at once. Shares 1, 1, 1, 2/3; results 6, 12, 8 have the 6 in common with 5, 10, 6: 1/6. The same total.
-    (lines("3 + 2 = 6", "6 * 2 = 12", "12 - 4 = 8"), (4, 4, 4, 3, 0), 0.4667),
-    # Leap. Shares 2/3, 2/3, 1/2, 1, and 2/3 with the last right. Mean 0.7, minimum 0.5: 0.6.
-    (lines("3 + 2 = 5", "10 - 4 = 6"), (3, 3, 2, 4, 3), 0.6),
-    # An invented fourth step. Shares 3/4, 3/4, 1, 1, 3/4. Mean 0.85, minimum 0.75: 0.8.
-    (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 4 = 6", "6 + 0 = 6"), (3, 3, 4, 4, 3), 0.8),
-    # Division by zero is wrong, not a crash. Shares 0, 0, 1, 0, 0. Mean 0.2, minimum 0: 0.1.
-    (lines("3 / 0 = 0"), (0, 0, 4, 0, 0), 0.1),
-    # The last line alone. Shares 1/3, 1/3, 0, 1, 1/3. Mean 0.4, minimum 0: 0.2.
-    (lines("10 - 4 = 6"), (1, 1, 0, 4, 1), 0.2),
-    # Two of three results, the last one wrong: support 2/3 halved. Shares 1, 1, 1, 2/3, 1/3. Mean 0.8, minimum 1/3.
-    (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 4 = 7"), (4, 4, 4, 3, 1), 0.5667),
-    # An operand used twice counts twice only if the story has it twice: 2, 2 and 4 against 2, 2, 2 gives 2/3.
-    (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 2 = 8"), (3, 4, 4, 4, 1), 0.5667),
-])
+@pytest.mark.parametrize(
+    "trace, labels, total",
+    [
+        # All five shares are 1.
+        (STORY.reference_solution, (4, 4, 4, 4, 4), 1.0),
+        # Nothing is calculated: nothing is supported.
+        ("The result is 6.", (0, 0, 0, 0, 0), 0.0),
+        # Wrong operation. Shares 1, 2/3, 1, 1; one of three results, last wrong: 1/6. Mean 23/30, minimum 1/6: 7/15.
+        (lines("3 + 2 = 5", "5 + 2 = 7", "7 - 4 = 3"), (4, 3, 4, 4, 0), 0.4667),
+        # Slip at once. Shares 1, 1, 1, 2/3; results 6, 12, 8 have the 6 in common with 5, 10, 6: 1/6. The same total.
+        (lines("3 + 2 = 6", "6 * 2 = 12", "12 - 4 = 8"), (4, 4, 4, 3, 0), 0.4667),
+        # Leap. Shares 2/3, 2/3, 1/2, 1, and 2/3 with the last right. Mean 0.7, minimum 0.5: 0.6.
+        (lines("3 + 2 = 5", "10 - 4 = 6"), (3, 3, 2, 4, 3), 0.6),
+        # An invented fourth step. Shares 3/4, 3/4, 1, 1, 3/4. Mean 0.85, minimum 0.75: 0.8.
+        (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 4 = 6", "6 + 0 = 6"), (3, 3, 4, 4, 3), 0.8),
+        # Division by zero is wrong, not a crash. Shares 0, 0, 1, 0, 0. Mean 0.2, minimum 0: 0.1.
+        (lines("3 / 0 = 0"), (0, 0, 4, 0, 0), 0.1),
+        # The last line alone. Shares 1/3, 1/3, 0, 1, 1/3. Mean 0.4, minimum 0: 0.2.
+        (lines("10 - 4 = 6"), (1, 1, 0, 4, 1), 0.2),
+        # Two of three results, the last one wrong: support 2/3 halved. Shares 1, 1, 1, 2/3, 1/3. Mean 0.8, minimum 1/3.
+        (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 4 = 7"), (4, 4, 4, 3, 1), 0.5667),
+        # An operand used twice counts twice only if the story has it twice: 2, 2 and 4 against 2, 2, 2 gives 2/3.
+        (lines("3 + 2 = 5", "5 * 2 = 10", "10 - 2 = 8"), (3, 4, 4, 4, 1), 0.5667),
+    ],
+)
 def test_rubric_by_hand(trace, labels, total):
     rubric = true_rubric(STORY, trace)
     assert tuple(rubric.labels[name] for name in MATH) == labels
@@ -271,10 +279,25 @@ def test_only_the_truth_has_full_marks(flawed):
     assert all(true_rubric(p, trace).total < 1 for p, _, _, trace in flawed)
 
 
-@pytest.mark.parametrize("score, label", [
-    (0, 0), (1, 0), (1.9, 0), (2, 1), (3, 1), (3.99, 1), (4, 2), (5, 2), (6, 3), (7, 3), (7.9, 3), (8, 4), (9, 4),
-    (10, 4),
-])
+@pytest.mark.parametrize(
+    "score, label",
+    [
+        (0, 0),
+        (1, 0),
+        (1.9, 0),
+        (2, 1),
+        (3, 1),
+        (3.99, 1),
+        (4, 2),
+        (5, 2),
+        (6, 3),
+        (7, 3),
+        (7.9, 3),
+        (8, 4),
+        (9, 4),
+        (10, 4),
+    ],
+)
 def test_label_is_half_the_score_rounded_down_and_cut_to_4(score, label):
     rubric = rubric_from_shares(dict.fromkeys(MATH, score / 10), 0.5)
     assert set(rubric.labels.values()) == {label}
@@ -286,10 +309,19 @@ def test_total_is_cut_to_the_unit_interval(overall, total):
     assert rubric_from_shares(dict.fromkeys(MATH, 0.9), overall).total == total
 
 
-@pytest.mark.parametrize("total, label", [
-    (0, "bad"), (0.2499, "bad"), (0.25, "weak"), (0.4999, "weak"), (0.5, "acceptable"), (0.7499, "acceptable"),
-    (0.75, "strong"), (1, "strong"),
-])
+@pytest.mark.parametrize(
+    "total, label",
+    [
+        (0, "bad"),
+        (0.2499, "bad"),
+        (0.25, "weak"),
+        (0.4999, "weak"),
+        (0.5, "acceptable"),
+        (0.7499, "acceptable"),
+        (0.75, "strong"),
+        (1, "strong"),
+    ],
+)
 def test_words_for_the_total_are_its_quarters(total, label):
     assert rubric_label(total) == label
 
@@ -313,6 +345,7 @@ def test_a_group_holds_the_reference_and_distinct_flaws(problems):
 
 def test_duplicates_and_copies_of_the_reference_are_dropped(monkeypatch):
     """Two kinds that damage a trace in the same way give one candidate, named by the first."""
+
     def drop_first(steps):
         return [steps[1:]]
 
@@ -343,7 +376,12 @@ def test_a_group_gives_its_problem_back(problems):
     p = problems[0]
     again = build_group(p, 0).as_problem()
     assert (again.problem_id, again.problem, again.answer, again.domain, again.task_type) == (
-        p.problem_id, p.problem, p.answer, "math", p.task_type)
+        p.problem_id,
+        p.problem,
+        p.answer,
+        "math",
+        p.task_type,
+    )
     assert true_steps(again) == true_steps(p)
 
 
@@ -469,9 +507,15 @@ def test_lines_that_are_no_json_objects_are_named(tmp_path):
     assert has_path(str(caught.value), path, 2) and "list" in str(caught.value)
 
 
-@pytest.mark.parametrize("labels", [
-    dict.fromkeys(MATH, 4) | {"extra": 1}, dict.fromkeys(MATH[:4], 4), dict.fromkeys([*MATH[:4], "non_leakage"], 4), {},
-])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        dict.fromkeys(MATH, 4) | {"extra": 1},
+        dict.fromkeys(MATH[:4], 4),
+        dict.fromkeys([*MATH[:4], "non_leakage"], 4),
+        {},
+    ],
+)
 def test_a_rubric_has_the_five_dimensions_of_one_domain(labels):
     with pytest.raises(ValueError):
         Rubric(labels=labels, total=0.5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracelift_lib.executor.structured import Failure
 from tracelift_lib.groups.judge import (
     GroundTruthJudge,
-    Judgement,
+    RubricJudgement,
     calibrate,
     candidate,
     programmatic_judgement,
@@ -102,7 +102,7 @@ class Fixed:
         total = self.totals(trace, repeat)
         if total is None:
             return Failure("no answer")
-        return Judgement(Rubric(labels=dict.fromkeys(MATH, int(4 * total)), total=total), 10 * total, "fixed")
+        return RubricJudgement(Rubric(labels=dict.fromkeys(MATH, int(4 * total)), total=total), 10 * total, "fixed")
 
 
 GROUP = build_group(story(3, ("+", 2), ("*", 2), ("-", 4)), seed=0)

@@ -71,7 +71,11 @@ def test_mbpp_takes_its_training_ids_only(tmp_path):
     assert seeds[0].reference_solution == "def add(a, b):\n  return a + b"
     assert seeds[0].problem == "Write a function to add two numbers.\nThe function is called like this: add(1, 2)"
     assert seeds[0].metadata["tests"] == {
-        "style": "asserts", "code": ["assert add(1, 2) == 3"], "setup": "", "entry_point": "add"}
+        "style": "asserts",
+        "code": ["assert add(1, 2) == 3"],
+        "setup": "",
+        "entry_point": "add",
+    }
 
 
 def test_contests_need_a_python_3_solution_that_parses(tmp_path):

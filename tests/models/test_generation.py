@@ -13,8 +13,13 @@ from tracelift_lib.models.generation import Sampler, Sampling, length_batches, m
 from tracelift_lib.models.settings import Qwen2Shape
 
 SHAPE = Qwen2Shape(
-    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=512, initializer_range=0.4,  # large weights: every position and mask must matter
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    initializer_range=0.4,  # large weights: every position and mask must matter
 )
 TEXTS = ["Mia has 3 coins. Mia buys 4 more coins. How many coins does Mia have now?", "Solve. Plan. Answer: 12"]
 PROMPTS = [

@@ -21,8 +21,15 @@ from tracelift_lib.planner.warm_start import habitual_trace, warm_start
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.tinyworld import generate_splits, is_faithful, read_calculations
 
-SHAPE = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                   num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2)
+SHAPE = Qwen2Shape(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    initializer_range=0.2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +121,12 @@ def decoded(tokenizer):
     for row in FakeTrainer.data:
         ids, marks = row["input_ids"], row["labels"]
         assert len(ids) == len(marks) and all(m in (-100, i) for i, m in zip(ids, marks))
-        runs = [(learned, [i for i, _ in pairs]) for learned, pairs in
-                ((k, list(g)) for k, g in itertools.groupby(zip(ids, marks), key=lambda pair: pair[1] != -100))]
+        runs = [
+            (learned, [i for i, _ in pairs])
+            for learned, pairs in (
+                (k, list(g)) for k, g in itertools.groupby(zip(ids, marks), key=lambda pair: pair[1] != -100)
+            )
+        ]
         assert not runs[0][0] and runs[-1][0]
         pieces = [tokenizer.decode(run) for learned, run in runs if learned]
         result.append((tokenizer.decode(runs[0][1]), pieces, tokenizer.decode(ids)))

@@ -10,11 +10,16 @@ from transformers import AutoTokenizer
 from tracelift_lib.models import base
 from tracelift_lib.models import base as models
 from tracelift_lib.models.settings import Qwen2Shape
-from tracelift_lib.models.supervised import _Keeper, supervised_training
+from tracelift_lib.models.supervised import CheckpointCallback, supervised_training
 
 SHAPE = Qwen2Shape(
-    hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-    max_position_embeddings=64, initializer_range=0.1,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    initializer_range=0.1,
 )
 PAIRS = [(f"{a}+{b}=", str(a + b)) for a in range(10) for b in range(10)]
 
@@ -26,15 +31,13 @@ def tokenizer():
 
 def train(tokenizer, work):
     model = base.new_qwen2(tokenizer, SHAPE, seed=0)
-    supervised_training(
-        model, tokenizer, PAIRS, steps=12, batch_size=4, learning_rate=1e-2, seed=0, work=work
-    )
+    supervised_training(model, tokenizer, PAIRS, steps=12, batch_size=4, learning_rate=1e-2, seed=0, work=work)
     return model
 
 
 def interrupt_at(monkeypatch, step):
     """Sends the process Ctrl-C in the middle of training, once."""
-    original, sent = _Keeper.on_step_end, []
+    original, sent = CheckpointCallback.on_step_end, []
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == step and not sent:
@@ -42,7 +45,7 @@ def interrupt_at(monkeypatch, step):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(_Keeper, "on_step_end", on_step_end)
+    monkeypatch.setattr(CheckpointCallback, "on_step_end", on_step_end)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tokenizer, tmp_path, monkeypatch):

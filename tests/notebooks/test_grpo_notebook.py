@@ -48,22 +48,41 @@ class Recording(GRPOTrainer):
 def make_trainer(tmp_path):
     """TRL on a tiny random Qwen2: 4 prompts of 3 tokens, 4 completions each; known rewards; plain gradient descent."""
     tokenizer = train_tokenizer(["some text"], 300)
-    shape = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-                       num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3)
+    shape = Qwen2Shape(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
     new_qwen2(tokenizer, shape, seed=0).save_pretrained(tmp_path / "start")  # TRL loads the reference from there
     few = set(tokenizer("abcd")["input_ids"]) | {tokenizer.eos_token_id}  # so that the end is drawn now and then
 
     def make(**settings):
         config = GRPOConfig(
-            output_dir=str(tmp_path), num_generations=4, max_completion_length=LENGTH, temperature=1.0, epsilon=0.2,
-            epsilon_high=0.28, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-            logging_steps=1, save_strategy="no", report_to=[], seed=1,
+            output_dir=str(tmp_path),
+            num_generations=4,
+            max_completion_length=LENGTH,
+            temperature=1.0,
+            epsilon=0.2,
+            epsilon_high=0.28,
+            optim="sgd",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            seed=1,
             generation_kwargs={"suppress_tokens": sorted(set(range(len(tokenizer))) - few)},
             **{"per_device_train_batch_size": 16, "max_steps": 1, **settings, **device_arguments()},
         )
         return Recording(
-            model=load_model(tmp_path / "start"), processing_class=tokenizer, args=config,
-            reward_funcs=lambda completions, **_: REWARDS[:len(completions)],
+            model=load_model(tmp_path / "start"),
+            processing_class=tokenizer,
+            args=config,
+            reward_funcs=lambda completions, **_: REWARDS[: len(completions)],
             train_dataset=Dataset.from_list([{"prompt": text} for text in ("abc", "bcd", "dcb", "cba")]),
         )
 
@@ -82,13 +101,17 @@ def fixed_batch(trainer):
     mask = (torch.arange(LENGTH) < lengths[:, None]).long()
     ids = torch.randint(0, 250, (16, PROMPT + LENGTH), generator=draw)
     with torch.no_grad():
-        logps = logits_of(trainer.model)(ids)[:, PROMPT - 1:-1].log_softmax(-1)
+        logps = logits_of(trainer.model)(ids)[:, PROMPT - 1 : -1].log_softmax(-1)
         logps = logps.gather(-1, ids[:, PROMPT:, None])[..., 0]
     noise = torch.randn(2, 16, LENGTH, generator=draw)
     return {
-        "prompt_ids": ids[:, :PROMPT], "prompt_mask": torch.ones(16, PROMPT, dtype=torch.long),
-        "completion_ids": ids[:, PROMPT:], "completion_mask": mask, "num_items_in_batch": mask.sum(),
-        "advantages": torch.randn(16, generator=draw), "old_per_token_logps": logps + 0.4 * noise[0],
+        "prompt_ids": ids[:, :PROMPT],
+        "prompt_mask": torch.ones(16, PROMPT, dtype=torch.long),
+        "completion_ids": ids[:, PROMPT:],
+        "completion_mask": mask,
+        "num_items_in_batch": mask.sum(),
+        "advantages": torch.randn(16, generator=draw),
+        "old_per_token_logps": logps + 0.4 * noise[0],
         "ref_per_token_logps": logps + 0.6 * noise[1],
     }
 
@@ -96,8 +119,18 @@ def fixed_batch(trainer):
 def ours(notebook, model, batch, form, **settings):
     tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     logps = notebook.token_logps(logits_of(model), tokens, LENGTH)
-    return notebook.grpo_loss(logps, batch["old_per_token_logps"], batch["completion_mask"], batch["advantages"], form,
-                              LENGTH, low=0.2, high=0.28, ref_logps=batch["ref_per_token_logps"], **settings)
+    return notebook.grpo_loss(
+        logps,
+        batch["old_per_token_logps"],
+        batch["completion_mask"],
+        batch["advantages"],
+        form,
+        LENGTH,
+        low=0.2,
+        high=0.28,
+        ref_logps=batch["ref_per_token_logps"],
+        **settings,
+    )
 
 
 def gradient(loss, model):
@@ -136,13 +169,20 @@ def test_accumulated_micro_batches_of_trl_make_the_whole_batch(notebook, make_tr
     assert_equal(ours(notebook, trainer.model, batch, form), theirs, trainer.model)
 
 
-@pytest.mark.parametrize("form, scale_rewards, beta", [("grpo", "group", 0.0), ("dapo", "group", 0.1),
-                                                       ("dr_grpo", "none", 0.0)])
+@pytest.mark.parametrize(
+    "form, scale_rewards, beta", [("grpo", "group", 0.0), ("dapo", "group", 0.1), ("dr_grpo", "none", 0.0)]
+)
 def test_a_training_run_of_trl_ends_at_the_same_weights(notebook, make_trainer, form, scale_rewards, beta):
     """One sampled batch, four gradient steps on it: TRL's `train` against `grpo_step` on the same tokens."""
     epochs, rate = 4, 0.1
-    trainer = make_trainer(loss_type=form, beta=beta, scale_rewards=scale_rewards, num_iterations=epochs,
-                           max_steps=epochs, learning_rate=rate)
+    trainer = make_trainer(
+        loss_type=form,
+        beta=beta,
+        scale_rewards=scale_rewards,
+        num_iterations=epochs,
+        max_steps=epochs,
+        learning_rate=rate,
+    )
     model = copy.deepcopy(trainer.model)
     start = [p.detach().clone() for p in model.parameters()]
     if beta:  # a reference that is not the sampler
@@ -163,9 +203,21 @@ def test_a_training_run_of_trl_ends_at_the_same_weights(notebook, make_trainer, 
 
     notebook.namespace["sample"] = lambda *_: (tokens, mask)
     notebook.grpo_step(
-        logits_of(model), torch.optim.SGD(model.parameters(), rate), prompts, lambda *_: torch.tensor(REWARDS),
-        generations=4, length=tokens.shape[1] - PROMPT, end=None, epochs=epochs, scale=scale_rewards == "group",
-        form=form, reference=logits_of(trainer.ref_model) if beta else None, beta=beta, low=0.2, high=0.28)
+        logits_of(model),
+        torch.optim.SGD(model.parameters(), rate),
+        prompts,
+        lambda *_: torch.tensor(REWARDS),
+        generations=4,
+        length=tokens.shape[1] - PROMPT,
+        end=None,
+        epochs=epochs,
+        scale=scale_rewards == "group",
+        form=form,
+        reference=logits_of(trainer.ref_model) if beta else None,
+        beta=beta,
+        low=0.2,
+        high=0.28,
+    )
     moved = max((p - q).abs().max() for p, q in zip(model.parameters(), start))
     assert moved > 1e-2
     for mine, theirs in zip(model.parameters(), trainer.model.parameters()):

@@ -20,8 +20,15 @@ PRESETS = ("check", "check_code")
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 # What notebook 12 reads, and what it writes itself.
 NEEDED = {
-    "executor_success", "uplift_of_reference", "rm_held_out", "rm_by_kind", "evaluation_levels", "gain_over_warm_start",
-    "tracelift_against_exec_only", "unfaithful_successes", "claims_ledger",
+    "executor_success",
+    "uplift_of_reference",
+    "rm_held_out",
+    "rm_by_kind",
+    "evaluation_levels",
+    "gain_over_warm_start",
+    "tracelift_against_exec_only",
+    "unfaithful_successes",
+    "claims_ledger",
 }
 
 

@@ -13,37 +13,49 @@ WINDOW = Collapse(window=3)
 
 def log(*rows, **same):
     """A trainer's log: a row for each (reward, share of completions without a trace, entropy)."""
-    return [{"loss": 0.0, "grad_norm": 0.1, "step": i + 1, "reward": r, "format_errors": e, "entropy": h, **same}
-            for i, (r, e, h) in enumerate(rows)]
+    return [
+        {"loss": 0.0, "grad_norm": 0.1, "step": i + 1, "reward": r, "format_errors": e, "entropy": h, **same}
+        for i, (r, e, h) in enumerate(rows)
+    ]
 
 
 GOOD, BABBLE, FROZEN = (0.5, 0.0, 0.5), (0.0, 1.0, 5.0), (0.3, 0.0, 0.001)
 
 
-@pytest.mark.parametrize("rows, words", [
-    ([GOOD] * 3 + [BABBLE] * 3, "100% of the completions hold no trace over the last 3 steps, and the mean reward is 0 "
-                                r"\(at the start 0.5\)"),
-    ([GOOD] + [BABBLE] * 5, "hold no trace"),  # the collapse lies in the first window
-    ([GOOD] * 9 + [FROZEN] * 3, "the entropy is 0.001 nats a token"),
-    ([GOOD] * 3 + [(0.2, 0.9, 1.0)] * 3, "90%"),
-])
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (
+            [GOOD] * 3 + [BABBLE] * 3,
+            "100% of the completions hold no trace over the last 3 steps, and the mean reward is 0 "
+            r"\(at the start 0.5\)",
+        ),
+        ([GOOD] + [BABBLE] * 5, "hold no trace"),  # the collapse lies in the first window
+        ([GOOD] * 9 + [FROZEN] * 3, "the entropy is 0.001 nats a token"),
+        ([GOOD] * 3 + [(0.2, 0.9, 1.0)] * 3, "90%"),
+    ],
+)
 def test_a_collapse_is_seen(rows, words):
     assert re.match(f".*{words}", sign_of_collapse(log(*rows), WINDOW))
     assert sign_of_collapse(log(*rows), None) is None
     assert sign_of_collapse([*log(*rows), {"train_runtime": 3.0}], WINDOW)
 
 
-@pytest.mark.parametrize("rows", [
-    [],
-    [GOOD] * 2 + [BABBLE] * 3,  # too early for two windows
-    [GOOD] * 4 + [BABBLE] * 2,  # a window is not full yet
-    [GOOD] * 4 + [BABBLE, GOOD, BABBLE],  # it comes back
-    [GOOD] * 3 + [(0.9, 0.0, 0.0)] * 3,  # sure of itself, and better: learned
-    [GOOD] * 3 + [(0.5, 0.0, 0.0)] * 3,  # no worse than at the start
-    [(0.0, 1.0, 5.0)] * 9,  # has never written a trace
-    [(0.01, 0.95, 5.0)] * 3 + [(0.02, 0.92, 5.0)] * 3,  # few traces, but more and more
-    [GOOD] * 3 + [(0.1, 0.5, 1.0)] * 3,  # worse, for another reason
-], ids=len)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [GOOD] * 2 + [BABBLE] * 3,  # too early for two windows
+        [GOOD] * 4 + [BABBLE] * 2,  # a window is not full yet
+        [GOOD] * 4 + [BABBLE, GOOD, BABBLE],  # it comes back
+        [GOOD] * 3 + [(0.9, 0.0, 0.0)] * 3,  # sure of itself, and better: learned
+        [GOOD] * 3 + [(0.5, 0.0, 0.0)] * 3,  # no worse than at the start
+        [(0.0, 1.0, 5.0)] * 9,  # has never written a trace
+        [(0.01, 0.95, 5.0)] * 3 + [(0.02, 0.92, 5.0)] * 3,  # few traces, but more and more
+        [GOOD] * 3 + [(0.1, 0.5, 1.0)] * 3,  # worse, for another reason
+    ],
+    ids=len,
+)
 def test_what_is_no_collapse(rows):
     assert sign_of_collapse(log(*rows), WINDOW) is None
 

@@ -9,8 +9,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from tracelift_lib.planner import memory
 from tracelift_lib.planner.memory import CONFIGS, FLOAT32, MIXED, model_states
 
-SMALL = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=2)
+SMALL = dict(
+    vocab_size=300,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
 FAMILIES = [Qwen2Config, Qwen3Config, LlamaConfig]
 
 

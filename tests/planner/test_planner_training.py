@@ -141,7 +141,6 @@ def test_preset_paper_has_the_papers_hyperparameters():
 # --- collapse ---------------------------------------------------------------------------------
 
 
-
 def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
     """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
     monkeypatch.setattr(models, "SAVE_SECONDS", 0)
@@ -198,7 +197,7 @@ def save_sometimes(self, args, state, control, **kwargs):
 
 if last == overrides["planner_training.steps"]:  # all steps are done
     training.save_trained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-RewardEngine.reward, _Keeper.on_step_end = deadly, save_sometimes
+RewardEngine.reward, CheckpointCallback.on_step_end = deadly, save_sometimes
 Run("check", overrides=overrides).make("planner_training", arm=arm, seed=0)
 """
 
@@ -217,12 +216,15 @@ def results(folder):
     return steps[[c for c in steps if "seconds" not in c]], pd.read_parquet(folder / "rollouts.parquet"), weights
 
 
-@pytest.mark.parametrize("arm, training, every, last", [
-    ("no_uplift", {"lora_dropout": 0.1}, 3, 5),  # steps 3, 4 and 5 are lost and come again
-    ("no_uplift", {"parameters": "full", "beta": 0.05}, 5, 9),  # the checkpoint lies in the second pass
-    ("no_uplift", {}, 4, 12),  # nothing is left to do but to save
-    ("tracelift", {}, 99, 2),  # no checkpoint yet
-])
+@pytest.mark.parametrize(
+    "arm, training, every, last",
+    [
+        ("no_uplift", {"lora_dropout": 0.1}, 3, 5),  # steps 3, 4 and 5 are lost and come again
+        ("no_uplift", {"parameters": "full", "beta": 0.05}, 5, 9),  # the checkpoint lies in the second pass
+        ("no_uplift", {}, 4, 12),  # nothing is left to do but to save
+        ("tracelift", {}, 99, 2),  # no checkpoint yet
+    ],
+)
 def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):
     """12 steps of 2 out of 8 problems are three passes, each in its own order."""
     training = training | {"steps": 12}

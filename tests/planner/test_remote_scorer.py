@@ -24,8 +24,15 @@ from tracelift_lib.reward_model.server import serving
 from tracelift_lib.runs.pipeline import STAGES, WARM_START, Run
 from tracelift_lib.runs.presets import load_preset
 
-SHAPE = Qwen2Shape(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                   num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3)
+SHAPE = Qwen2Shape(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    initializer_range=0.3,
+)
 TRACES = [("a", "good"), ("a", "bad"), ("b", "lucky"), ("b", "good")]
 BATCH = [wrap_trace(trace) for _, trace in TRACES]
 IDS = [problem for problem, _ in TRACES]
@@ -88,6 +95,7 @@ def test_a_service_that_goes_away_gives_no_reward(tmp_path, scorer):
 
 def answering(answer):
     """A service of somebody else's that gives `answer(items)` for each request, as JSON."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             items = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["items"]
@@ -137,7 +145,7 @@ def test_an_answer_out_of_the_protocol_fails_its_request(tmp_path, service):
 
 def test_scores_that_came_before_a_failed_request_are_kept_with_the_error(service, monkeypatch):
     """Requests of two: the second fails, the third is not sent."""
-    monkeypatch.setattr("tracelift_lib.rm_server.REQUEST_ITEMS", 2)
+    monkeypatch.setattr("tracelift_lib.reward_model.remote.REQUEST_ITEMS", 2)
     asked = []
 
     def answer(items):
@@ -175,12 +183,19 @@ def test_what_the_service_serves_is_part_of_the_key_and_where_is_not(url):
     stages = ("planner_training", "evaluation", "uplift", "baseline")
     base, here, there, other = (
         {s: STAGES[s].config(run.preset) for s in stages}
-        for run in (Run("check"), remote_run(url), remote_run("http://elsewhere:1", timeout=5.0, batch_size=2),
-                    remote_run(url, model="another"))
+        for run in (
+            Run("check"),
+            remote_run(url),
+            remote_run("http://elsewhere:1", timeout=5.0, batch_size=2),
+            remote_run(url, model="another"),
+        )
     )
     assert here == there
-    assert {s for s in stages if here[s] != other[s]} == {s for s in stages if here[s] != base[s]} == {
-        "planner_training", "evaluation"}
+    assert (
+        {s for s in stages if here[s] != other[s]}
+        == {s for s in stages if here[s] != base[s]}
+        == {"planner_training", "evaluation"}
+    )
 
 
 @pytest.mark.parametrize("url", ["localhost:8100", "ftp://host", "http://user:secret@host"])

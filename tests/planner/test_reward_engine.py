@@ -66,9 +66,15 @@ BASELINE = {"a": [0, 0, 0, 1], "b": [1, 0]}
 def engine(tmp_path, arm="tracelift", quality=QUALITY, runs=RUNS, no_trace=None, verifier=None, **change):
     executor = Executor(FakeBackend(runs, no_trace), "short", PromptLimits(), verifier or MathVerifier("strict"))
     arguments = dict(
-        arm=arm, k=3, executor=executor, scorer=FakeScorer(quality), problems={"a": A, "b": B},
-        baseline={"a": [0, 1, 0], "b": [1, 0, 1]} if arm == "released_code" else BASELINE, seed=2,
-        max_failure_rate=0.25, log_folder=tmp_path / "rollouts",
+        arm=arm,
+        k=3,
+        executor=executor,
+        scorer=FakeScorer(quality),
+        problems={"a": A, "b": B},
+        baseline={"a": [0, 1, 0], "b": [1, 0, 1]} if arm == "released_code" else BASELINE,
+        seed=2,
+        max_failure_rate=0.25,
+        log_folder=tmp_path / "rollouts",
     )
     (tmp_path / "rollouts").mkdir(exist_ok=True)
     return RewardEngine(**(arguments | change))
@@ -95,8 +101,7 @@ def test_parts_and_reward_by_hand(tmp_path):
         ("b", "lucky", 1, 0.25, pytest.approx(0 - 1 / 2)),
         ("b", "good", 1, 0.8, pytest.approx(2 / 3 - 1 / 2)),
     ]
-    assert [r["reward"] for r in rows] == pytest.approx([
-        0.5 + 0.4 * 5 / 12, 0.25 / 12, 0.5 - 0.125 / 2, 0.5 + 0.4 / 6])
+    assert [r["reward"] for r in rows] == pytest.approx([0.5 + 0.4 * 5 / 12, 0.25 / 12, 0.5 - 0.125 / 2, 0.5 + 0.4 / 6])
     assert e.executor.backend.calls == [(["a", "a", "b", "b"], ["good", "bad", "lucky", "good"], 4, 9)]
     assert (e.calls, e.failures.total()) == (4, 0)
 
@@ -125,7 +130,9 @@ def test_an_arm_computes_only_what_it_needs(tmp_path, arm):
     """Runs, RM and judge cost time: an arm without uplift asks for one run, one without q for no score."""
     judged = []
     e = engine(
-        tmp_path, arm, scorer=FakeScorer(QUALITY) if "q" in NEEDS[arm] else None,
+        tmp_path,
+        arm,
+        scorer=FakeScorer(QUALITY) if "q" in NEEDS[arm] else None,
         judge=(lambda p, z: judged.append(z) or 0.6) if "j" in NEEDS[arm] else None,
     )
     (row,) = score(e, [wrap_trace("good")], ["a"])
@@ -133,20 +140,30 @@ def test_an_arm_computes_only_what_it_needs(tmp_path, arm):
     assert (judged == ["good"]) == (arm == "llm_judge")
     s, q, u, j = 1.0, 0.8, 2 / 3 - 1 / 4, 0.6
     assert row["reward"] == pytest.approx(
-        {"exec_only": s, "tracelift": 0.5 * s + 0.5 * q * u, "no_uplift": 0.5 * s + 0.5 * q, "rm_uplift_only": q * u,
-         "llm_judge": 0.5 * s + 0.5 * j * u, "released_code": 1.0}[arm])
+        {
+            "exec_only": s,
+            "tracelift": 0.5 * s + 0.5 * q * u,
+            "no_uplift": 0.5 * s + 0.5 * q,
+            "rm_uplift_only": q * u,
+            "llm_judge": 0.5 * s + 0.5 * j * u,
+            "released_code": 1.0,
+        }[arm]
+    )
 
 
 # --- the released code's reward ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trace, problem, ties, c", [
-    ("good", "a", None, 1.0),  # 2 of 3 with the trace, 1 of 3 without
-    ("bad", "a", None, 0.5),  # 1 of 3 each: the tie of the released code
-    ("bad", "a", [0, -0.25, 0, 0], -0.25),
-    ("lucky", "b", None, -1.0),  # 0 against 2
-    ("good", "b", None, 2 / 3),  # 2 each
-])
+@pytest.mark.parametrize(
+    "trace, problem, ties, c",
+    [
+        ("good", "a", None, 1.0),  # 2 of 3 with the trace, 1 of 3 without
+        ("bad", "a", None, 0.5),  # 1 of 3 each: the tie of the released code
+        ("bad", "a", [0, -0.25, 0, 0], -0.25),
+        ("lucky", "b", None, -1.0),  # 0 against 2
+        ("good", "b", None, 2 / 3),  # 2 each
+    ],
+)
 def test_the_released_form_counts_successes(tmp_path, trace, problem, ties, c):
     (row,) = score(engine(tmp_path, "released_code", ties=ties), [wrap_trace(trace)], [problem])
     assert row["c"] == pytest.approx(c)
@@ -245,7 +262,7 @@ def test_a_broken_quality_does_not_touch_an_arm_that_has_none(tmp_path):
 
 
 class FailingVerifier(MathVerifier):
-    def judge(self, problems, answers):
+    def verify(self, problems, answers):
         raise RuntimeError("no sandbox")
 
 
@@ -258,13 +275,16 @@ def broken_judge(problem, trace):
     raise ValueError("no judge")
 
 
-@pytest.mark.parametrize("kind, change", [
-    ("executor_timeout", {"runs": RUNS | {"good": CallFailed("executor_timeout", "late")}}),
-    ("executor_http_500", {"baseline": None, "no_trace": {"a": [CallFailed("executor_http_500", "no")]}}),
-    ("verifier", {"verifier": FailingVerifier("strict")}),
-    ("reward_model", {"scorer": FailingScorer()}),
-    ("judge", {"arm": "llm_judge", "judge": broken_judge}),
-])
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("executor_timeout", {"runs": RUNS | {"good": CallFailed("executor_timeout", "late")}}),
+        ("executor_http_500", {"baseline": None, "no_trace": {"a": [CallFailed("executor_http_500", "no")]}}),
+        ("verifier", {"verifier": FailingVerifier("strict")}),
+        ("reward_model", {"scorer": FailingScorer()}),
+        ("judge", {"arm": "llm_judge", "judge": broken_judge}),
+    ],
+)
 def test_every_kind_of_failure_gives_none_is_counted_and_stops_the_run(tmp_path, kind, change):
     e = engine(tmp_path, **change)
     rows, figures = asyncio.run(e.score([wrap_trace("good"), "no trace"], ["a", "a"], 0))
@@ -300,11 +320,14 @@ def test_a_resumed_run_remembers_the_failures_of_its_first_part(tmp_path):
         call(resumed, [wrap_trace("bad")], ["a"], step=1)
 
 
-@pytest.mark.parametrize("arm, baseline, no_trace, expected", [
-    ("tracelift", BASELINE, None, [0.25, 0.25, 0.5]),  # known for the problem, whatever the planner wrote
-    ("tracelift", None, {"a": [[1, 0, 1]], "b": [[], [0, 0, 1]]}, [2 / 3, math.nan, 1 / 3]),  # drawn for each trace
-    ("exec_only", BASELINE, None, [math.nan] * 3),
-])
+@pytest.mark.parametrize(
+    "arm, baseline, no_trace, expected",
+    [
+        ("tracelift", BASELINE, None, [0.25, 0.25, 0.5]),  # known for the problem, whatever the planner wrote
+        ("tracelift", None, {"a": [[1, 0, 1]], "b": [[], [0, 0, 1]]}, [2 / 3, math.nan, 1 / 3]),  # drawn for each trace
+        ("exec_only", BASELINE, None, [math.nan] * 3),
+    ],
+)
 def test_success_without_a_trace_is_logged_beside_the_parts(tmp_path, arm, baseline, no_trace, expected):
     e = engine(tmp_path, arm, baseline=baseline, no_trace=no_trace)
     rows = score(e, [wrap_trace("good"), "no trace", wrap_trace("lucky")], ["a", "a", "b"])

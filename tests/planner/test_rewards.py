@@ -15,14 +15,17 @@ verdicts = st.lists(st.integers(0, 1), min_size=1, max_size=8)
 NAMES = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge", "released_code")
 
 
-@pytest.mark.parametrize("s, q, u, j, c, expected", [
-    # In turn: s; 0.5 s + 0.5 q u; 0.5 s + 0.5 q; q u; 0.5 s + 0.5 j u; s + 0.2 q c between 0 and 1.
-    (1.0, 0.8, 0.5, 0.6, -1.0, (1.0, 0.7, 0.9, 0.4, 0.65, 0.84)),
-    (0.0, 0.5, -1.0, 1.0, 1.0, (0.0, -0.25, 0.25, -0.5, -0.5, 0.1)),
-    (1.0, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
-    (0.0, 0.0, 0.0, 0.0, -1.0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
-    (1.0, 0.25, -0.4, 0.5, 0.5, (1.0, 0.45, 0.625, -0.1, 0.4, 1.0)),
-])
+@pytest.mark.parametrize(
+    "s, q, u, j, c, expected",
+    [
+        # In turn: s; 0.5 s + 0.5 q u; 0.5 s + 0.5 q; q u; 0.5 s + 0.5 j u; s + 0.2 q c between 0 and 1.
+        (1.0, 0.8, 0.5, 0.6, -1.0, (1.0, 0.7, 0.9, 0.4, 0.65, 0.84)),
+        (0.0, 0.5, -1.0, 1.0, 1.0, (0.0, -0.25, 0.25, -0.5, -0.5, 0.1)),
+        (1.0, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
+        (0.0, 0.0, 0.0, 0.0, -1.0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
+        (1.0, 0.25, -0.4, 0.5, 0.5, (1.0, 0.45, 0.625, -0.1, 0.4, 1.0)),
+    ],
+)
 def test_arms_by_hand(s, q, u, j, c, expected):
     assert tuple(ARMS) == NAMES
     assert [ARMS[name](s, q, u, j, c) for name in NAMES] == pytest.approx(expected)
@@ -33,13 +36,16 @@ def test_which_arms_compare():
     assert {arm for arm in ARMS if compares(arm)} == {"tracelift", "rm_uplift_only", "llm_judge", "released_code"}
 
 
-@pytest.mark.parametrize("with_trace, without, expected", [
-    ([1, 1, 0], [0, 0, 0, 1], 2 / 3 - 1 / 4),
-    ([1, 1, 1], [0, 0, 0], 1),
-    ([0], [1, 1], -1),
-    ([1, 0, 1], [0, 1, 1], 0),
-    ([1], [0, 1, 1, 1, 1, 1, 1, 1], 1 / 8),
-])
+@pytest.mark.parametrize(
+    "with_trace, without, expected",
+    [
+        ([1, 1, 0], [0, 0, 0, 1], 2 / 3 - 1 / 4),
+        ([1, 1, 1], [0, 0, 0], 1),
+        ([0], [1, 1], -1),
+        ([1, 0, 1], [0, 1, 1], 0),
+        ([1], [0, 1, 1, 1, 1, 1, 1, 1], 1 / 8),
+    ],
+)
 def test_uplift_by_hand(with_trace, without, expected):
     assert uplift(with_trace, without) == pytest.approx(expected)
 
@@ -164,9 +170,9 @@ def test_coefficient_table_for_three_runs():
     assert table == [pytest.approx(row) for row in K3]
 
 
-@pytest.mark.parametrize("k, ties", [
-    (1, [0, 1]), (2, [0, 0.5, 1]), (4, [0, 0.25, 0.5, 0.75, 1]), (5, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-])
+@pytest.mark.parametrize(
+    "k, ties", [(1, [0, 1]), (2, [0, 0.5, 1]), (4, [0, 0.25, 0.5, 0.75, 1]), (5, [0, 0.2, 0.4, 0.6, 0.8, 1])]
+)
 def test_ties_for_other_numbers_of_runs(k, ties):
     assert [code_coefficient(a, a, k) for a in range(k + 1)] == pytest.approx(ties)
 
@@ -178,18 +184,30 @@ def test_a_table_of_tie_values_may_be_given():
     assert code_coefficient(3, 3, 3, [0, 0, 0, 0]) == 0  # a table of zeros restores 'zero uplift, zero bonus'
 
 
-@pytest.mark.parametrize("arguments", [
-    (4, 0, 3), (0, 4, 3), (-1, 0, 3), (0, -1, 3), (1, 1, 3, [0, 1]), (1, 1, 3, [0, 0, 0, 0, 0]), (1, 1, 3, []),
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [(4, 0, 3), (0, 4, 3), (-1, 0, 3), (0, -1, 3), (1, 1, 3, [0, 1]), (1, 1, 3, [0, 0, 0, 0, 0]), (1, 1, 3, [])],
+)
 def test_impossible_counts_and_tables_are_errors(arguments):
     with pytest.raises(ValueError):
         code_coefficient(*arguments)
 
 
-@pytest.mark.parametrize("s, q, c, expected", [
-    (0.5, 0.5, 1, 0.6), (0.5, 0.5, -1, 0.4), (0.4, 1, 0.5, 0.5), (0, 1, 1, 0.2), (0, 1, -1, 0), (1, 1, 1, 1),
-    (1, 0.5, -1, 0.9), (0.95, 1, 1, 1), (0.1, 1, -1, 0), (0.3, 0, 1, 0.3),
-])
+@pytest.mark.parametrize(
+    "s, q, c, expected",
+    [
+        (0.5, 0.5, 1, 0.6),
+        (0.5, 0.5, -1, 0.4),
+        (0.4, 1, 0.5, 0.5),
+        (0, 1, 1, 0.2),
+        (0, 1, -1, 0),
+        (1, 1, 1, 1),
+        (1, 0.5, -1, 0.9),
+        (0.95, 1, 1, 1),
+        (0.1, 1, -1, 0),
+        (0.3, 0, 1, 0.3),
+    ],
+)
 def test_released_reward_by_hand(s, q, c, expected):
     assert released_code_reward(s, q, c) == pytest.approx(expected)
 

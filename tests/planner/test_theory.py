@@ -39,8 +39,9 @@ def expectation(function, *sources):
 
 def expected_reward(arm, p_z, q, p_0, k, j=0.0):
     """Brute force: one run for s, k more with the trace, k without."""
-    return expectation(lambda s, a, b: ARMS[arm](s[0], q, uplift(a, b), j),
-                       verdicts(p_z, 1), verdicts(p_z, k), verdicts(p_0, k))
+    return expectation(
+        lambda s, a, b: ARMS[arm](s[0], q, uplift(a, b), j), verdicts(p_z, 1), verdicts(p_z, k), verdicts(p_0, k)
+    )
 
 
 # --- (a) the uplift ---------------------------------------------------------------------------
@@ -59,10 +60,8 @@ def test_a_the_uplift_is_unbiased_with_the_stated_variance(p_z, p_0, k, k_0):
 @given(unit, unit, unit, st.integers(1, 2), st.integers(1, 2))
 def test_a_a_shared_baseline_correlates_a_group_and_leaves_differences_alone(p_1, p_2, p_0, k, k_0):
     one, two, base = verdicts(p_1, k), verdicts(p_2, k), verdicts(p_0, k_0)
-    covariance = expectation(
-        lambda x, y, b: (uplift(x, b) - p_1 + p_0) * (uplift(y, b) - p_2 + p_0), one, two, base)
-    own = expectation(
-        lambda x, y, b, c: (uplift(x, b) - p_1 + p_0) * (uplift(y, c) - p_2 + p_0), one, two, base, base)
+    covariance = expectation(lambda x, y, b: (uplift(x, b) - p_1 + p_0) * (uplift(y, b) - p_2 + p_0), one, two, base)
+    own = expectation(lambda x, y, b, c: (uplift(x, b) - p_1 + p_0) * (uplift(y, c) - p_2 + p_0), one, two, base, base)
     difference = expectation(lambda x, y, b: (uplift(x, b) - uplift(y, b) - p_1 + p_2) ** 2, one, two, base)
     table = theory.uplift_covariance(np.array([p_1, p_2]), p_0, k, k_0, shared=True)
     assert table[0, 1] == table[1, 0] == pytest.approx(covariance, abs=1e-12)
@@ -122,8 +121,12 @@ def test_c_an_advantage_rises_with_its_own_reward(own, more, others):
 
 
 @settings(max_examples=25)
-@given(st.lists(inner, min_size=2, max_size=3, unique=True), st.sampled_from([0.3, 1.0]), st.integers(1, 3),
-       st.integers(2, 3))
+@given(
+    st.lists(inner, min_size=2, max_size=3, unique=True),
+    st.sampled_from([0.3, 1.0]),
+    st.integers(1, 3),
+    st.integers(2, 3),
+)
 def test_c_grpo_ranks_as_success_does(p, c, k, generations):
     assume(min(abs(a - b) for a, b in itertools.combinations(p, 2)) > 1e-3)
     policy = np.full(len(p), 1 / len(p))
@@ -251,8 +254,10 @@ def test_moments_of_the_reward_in_closed_form(p_z, q, p_0, k, q_sd):
     """Statement (j) 1, for tracelift and its ablations."""
     v, tau = p_z * (1 - p_z), p_z - p_0
     variances = {
-        "exec_only": v, "tracelift": v / 4 + (q**2 * v / k + q_sd**2 * (tau**2 + v / k)) / 4,
-        "no_uplift": v / 4 + q_sd**2 / 4, "rm_uplift_only": q**2 * v / k + q_sd**2 * (tau**2 + v / k),
+        "exec_only": v,
+        "tracelift": v / 4 + (q**2 * v / k + q_sd**2 * (tau**2 + v / k)) / 4,
+        "no_uplift": v / 4 + q_sd**2 / 4,
+        "rm_uplift_only": q**2 * v / k + q_sd**2 * (tau**2 + v / k),
     }
     for arm, variance in variances.items():
         means, seen = theory.reward_moments(arm, [p_z], [q], p_0, k, q_sd)
@@ -350,16 +355,18 @@ R = np.array([0.3, 0.7, 0.5])
 def test_the_expected_update_is_the_gradient():
     logits = np.array([0.2, -0.5, 1.0])
     step = 1e-6
-    numeric = [(theory.softmax(logits + step * e) @ R - theory.softmax(logits - step * e) @ R) / (2 * step)
-               for e in np.eye(3)]
+    numeric = [
+        (theory.softmax(logits + step * e) @ R - theory.softmax(logits - step * e) @ R) / (2 * step) for e in np.eye(3)
+    ]
     assert theory.expected_update(theory.softmax(logits), R) == pytest.approx(numeric, abs=1e-9)
 
 
 def test_the_flow_is_that_of_an_independent_integrator():
     start = np.array([0.6, 0.1, 0.3])
     path = theory.flow(start, R, time=40.0, steps=200)
-    solved = integrate.solve_ivp(lambda t, x: theory.expected_update(theory.softmax(x), R), (0, 40), np.log(start),
-                                 rtol=1e-10, atol=1e-12)
+    solved = integrate.solve_ivp(
+        lambda t, x: theory.expected_update(theory.softmax(x), R), (0, 40), np.log(start), rtol=1e-10, atol=1e-12
+    )
     assert path.shape == (201, 3) and path[0] == pytest.approx(start)
     assert path[-1] == pytest.approx(theory.softmax(solved.y[:, -1]), abs=1e-6)
 

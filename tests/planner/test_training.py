@@ -14,8 +14,15 @@ from tracelift_lib.planner.training import collect_log, grpo_config, load_policy
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs.presets import load_preset
 
-SHAPE = Qwen2Shape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                   num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2)
+SHAPE = Qwen2Shape(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    initializer_range=0.2,
+)
 
 # --- the log ----------------------------------------------------------------------------------
 
@@ -31,8 +38,11 @@ def row(problem, trace, reward, **parts):
 
 
 def test_means_of_a_step(tmp_path):
-    write_step(tmp_path, 0, [row("a", "t", 1.0, s=1.0), row("a", None, 0.0),
-                             row("b", "u", 0.5, q=0.4), row("b", "v", 0.5, q=0.2)])
+    write_step(
+        tmp_path,
+        0,
+        [row("a", "t", 1.0, s=1.0), row("a", None, 0.0), row("b", "u", 0.5, q=0.4), row("b", "v", 0.5, q=0.2)],
+    )
     write_step(tmp_path, 1, [row("a", "t", 0.2), row("a", "t", 0.2), row("b", "u", 0.1), row("b", "v", 0.1)])
     history = [
         {"completions/mean_length": 12.0, "entropy": 1.5, "grad_norm": 0.3, "loss": 0.0, "step": 1},
@@ -77,8 +87,15 @@ def test_what_a_step_took_stands_in_its_row(tmp_path):
 
 
 def test_a_step_sees_problems_times_generations(tmp_path):
-    preset = load_preset("check", overrides={"planner_training.problems_per_step": 3, "planner_training.generations": 5,
-                                             "planner_training.steps": 7, "planner_training.temperature": 0.9})
+    preset = load_preset(
+        "check",
+        overrides={
+            "planner_training.problems_per_step": 3,
+            "planner_training.generations": 5,
+            "planner_training.steps": 7,
+            "planner_training.temperature": 0.9,
+        },
+    )
     config = grpo_config(preset.planner_training, 4, tmp_path)
     assert (config.num_generations, config.generation_batch_size, config.max_steps, config.seed) == (5, 15, 7, 4)
     assert config.temperature == 0.9 and config.learning_rate == preset.planner_training.learning_rate
@@ -86,9 +103,9 @@ def test_a_step_sees_problems_times_generations(tmp_path):
     assert config.num_iterations == 1  # the log has one file a step, and the executor's seed is the step's
 
 
-@pytest.mark.parametrize("precision, flags", [
-    ("bf16", (True, False)), ("fp16", (False, True)), ("fp32", (False, False)),
-])
+@pytest.mark.parametrize(
+    "precision, flags", [("bf16", (True, False)), ("fp16", (False, True)), ("fp32", (False, False))]
+)
 def test_precision_and_schedule_come_from_the_preset(tmp_path, precision, flags):
     changes = {"precision": precision, "schedule": "cosine", "warmup_steps": 9, "weight_decay": 0.1, "steps": 4}
     preset = load_preset("check", overrides={f"planner_training.{name}": value for name, value in changes.items()})

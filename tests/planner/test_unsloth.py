@@ -2,7 +2,7 @@
 
 That source is the installed package, or the wheel in the folder that UNSLOTH_WHEELS names; nothing of it is run:
 
-    pip download --no-deps unsloth==2026.10.7 --dest build/wheels && UNSLOTH_WHEELS=build/wheels pytest tests/test_planner_backend.py
+    pip download --no-deps unsloth==2026.10.7 --dest build/wheels && UNSLOTH_WHEELS=build/wheels pytest tests/planner/test_unsloth.py
 """  # noqa: E501
 
 import ast
@@ -18,7 +18,7 @@ import pytest
 import torch
 import trl
 
-from tracelift_lib.planner import training, unsloth
+from tracelift_lib.planner import training
 from tracelift_lib.planner import unsloth as planner_backend
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.planner.unsloth import adapter_arguments, load_with_unsloth, loading_arguments
@@ -118,21 +118,21 @@ def fake_gpu(monkeypatch, capability, installed):
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
     fake_gpu(monkeypatch, (8, 0), [])
-    assert "unsloth is not installed" in unsloth.why_no_unsloth()
-    assert "vllm is not installed" in unsloth.why_no_vllm()
+    assert "unsloth is not installed" in planner_backend.why_no_unsloth()
+    assert "vllm is not installed" in planner_backend.why_no_vllm()
 
 
 def test_an_unsloth_that_cannot_be_imported_is_no_crash(monkeypatch):
     fake_gpu(monkeypatch, (8, 0), ["unsloth"])
     monkeypatch.setitem(sys.modules, "unsloth", None)  # what makes Python raise ImportError
-    assert "cannot be imported" in unsloth.why_no_unsloth()
+    assert "cannot be imported" in planner_backend.why_no_unsloth()
 
 
 def test_vllm_is_left_out_on_a_t4(monkeypatch):
     fake_gpu(monkeypatch, (7, 5), ["vllm"])
-    assert "7.5" in unsloth.why_no_vllm()
+    assert "7.5" in planner_backend.why_no_vllm()
     fake_gpu(monkeypatch, (8, 9), ["vllm"])
-    assert unsloth.why_no_vllm() is None
+    assert planner_backend.why_no_vllm() is None
 
 
 class Recorder:
@@ -167,6 +167,7 @@ def test_length_is_that_of_the_longest_prompt_and_completion(monkeypatch, capsys
 
 def test_training_takes_the_trainer_that_is_in_trl(monkeypatch, tmp_path):
     """As it has to be after unsloth has replaced it."""
+
     class Replaced(Exception):
         pass
 

@@ -48,8 +48,10 @@ def test_humaneval_prompts_alone_do_not_pass(verifier):
 def test_humaneval_answers_may_lack_what_the_prompt_shows(verifier):
     """An answer that is the bare function finds the prompt's imports and helpers."""
     problems = load_humaneval(DATA)
-    bare = [p.reference_solution[p.reference_solution.index(f"def {p.metadata['tests']['entry_point']}"):]
-            for p in problems]
+    bare = [
+        p.reference_solution[p.reference_solution.index(f"def {p.metadata['tests']['entry_point']}") :]
+        for p in problems
+    ]
     assert [r.passed for r in verify(verifier, problems, bare)].count(True) == 164
 
 
@@ -89,7 +91,10 @@ def test_quixbugs(verifier):
         verifier.limits = limits
     assert [r.passed for r in buggy] == [False] * 31
     assert {p.problem_id for p, r in zip(problems, correct) if not r.passed} <= {
-        "quixbugs-knapsack", "quixbugs-levenshtein", "quixbugs-sqrt"}
+        "quixbugs-knapsack",
+        "quixbugs-levenshtein",
+        "quixbugs-sqrt",
+    }
 
 
 @needs_data
@@ -102,9 +107,13 @@ def test_apps_are_stdio(verifier):
     assert verify(verifier, problems[:1], [f"import sys\ntext = sys.stdin.read()\n{echo}"])[0].passed
 
 
-HUMANEVAL = {"task_id": "HumanEval/0", "prompt": "import math\ndef f(x):\n    '''Double x.'''\n", "entry_point": "f",
-             "canonical_solution": "    return 2 * x\n",
-             "test": "def check(candidate):\n    assert candidate(2) == 4\n"}
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": "import math\ndef f(x):\n    '''Double x.'''\n",
+    "entry_point": "f",
+    "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+}
 
 
 def write(folder, name, *rows):
@@ -118,14 +127,15 @@ def write(folder, name, *rows):
 def test_a_local_folder_is_read(tmp_path, monkeypatch):
     write(tmp_path, "humaneval/HumanEval.jsonl.gz", HUMANEVAL)
     monkeypatch.setenv("TRACELIFT_DATA", str(tmp_path))
-    problem, = load_humaneval()
+    (problem,) = load_humaneval()
     assert problem.reference_solution == HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"]
     assert problem.metadata["tests"]["preamble"] == "import math" and problem.domain == "code"
 
 
-@pytest.mark.parametrize("damage", [{"prompt": None}, {"test": "def check("}, {"entry_point": "g"},
- {"prompt": "def f("},
-                                    {"task_id": "zero"}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"prompt": None}, {"test": "def check("}, {"entry_point": "g"}, {"prompt": "def f("}, {"task_id": "zero"}],
+)
 def test_a_bad_record_is_named(tmp_path, damage):
     path = write(tmp_path, "humaneval/HumanEval.jsonl", HUMANEVAL, HUMANEVAL | damage)
     with pytest.raises(InputError) as caught:

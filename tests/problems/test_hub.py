@@ -53,8 +53,9 @@ def hub(monkeypatch, tmp_path):
 
     def point_to(address):
         template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-                            address + template[template.index("/{repo_id}"):])
+        monkeypatch.setattr(
+            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template[template.index("/{repo_id}") :]
+        )
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
 
@@ -122,10 +123,13 @@ def test_no_error_message_holds_the_token(hub, tmp_path, monkeypatch):
     assert "hf_secret" not in message(tmp_path)
 
 
-@pytest.mark.parametrize("load, name", [
-    (lambda: load_gsm8k(None, "test", "0" * 40), "openai/gsm8k"),
-    (lambda: load_mbpp(revision="0" * 40), "google-research-datasets/mbpp"),
-])
+@pytest.mark.parametrize(
+    "load, name",
+    [
+        (lambda: load_gsm8k(None, "test", "0" * 40), "openai/gsm8k"),
+        (lambda: load_mbpp(revision="0" * 40), "google-research-datasets/mbpp"),
+    ],
+)
 def test_data_sets_are_explained_too(hub, monkeypatch, load, name):
     hub(403, "GatedRepo")
     with pytest.raises(InputError) as caught:
@@ -193,8 +197,14 @@ def test_data_come_from_the_folder_that_the_variable_names(hub, tmp_path, monkey
     hub.point_to("http://127.0.0.1:9")
     rows = {
         "gsm8k/test.jsonl": {"question": "2 + 2?", "answer": "It is 4.\n#### 4"},
-        "mbpp/mbpp.jsonl": {"task_id": 11, "text": "Add one.", "code": "def f(x):\n    return x + 1",
-                            "test_setup_code": "", "test_list": ["assert f(1) == 2"], "challenge_test_list": []},
+        "mbpp/mbpp.jsonl": {
+            "task_id": 11,
+            "text": "Add one.",
+            "code": "def f(x):\n    return x + 1",
+            "test_setup_code": "",
+            "test_list": ["assert f(1) == 2"],
+            "challenge_test_list": [],
+        },
     }
     for name, row in rows.items():
         (tmp_path / name).parent.mkdir()

@@ -23,10 +23,18 @@ def test_records_come_with_their_line_numbers(tmp_path, name):
     assert list(read_jsonl(tmp_path / name)) == [(1, {"x": 1}), (4, {"x": "дом 家"})]
 
 
-@pytest.mark.parametrize("line, word", [
-    ("{", "JSON"), ('{"a": 1', "JSON"), ("not json", "JSON"), ("[1]", "list"), ("3", "int"), ('"text"', "str"),
-    ("null", "NoneType"),
-])
+@pytest.mark.parametrize(
+    "line, word",
+    [
+        ("{", "JSON"),
+        ('{"a": 1', "JSON"),
+        ("not json", "JSON"),
+        ("[1]", "list"),
+        ("3", "int"),
+        ('"text"', "str"),
+        ("null", "NoneType"),
+    ],
+)
 def test_a_bad_line_is_named(tmp_path, line, word):
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\n{"x": 2}\n' + line + "\n")
@@ -40,11 +48,15 @@ def test_a_missing_file_is_named(tmp_path):
         list(read_jsonl(tmp_path / "none.jsonl"))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: data[: len(data) // 2],  # cut off while it was written
-    lambda data: b'{"x": 1}\n',  # not compressed at all
-    lambda data: gzip.compress(b'{"x": "\xff\xfe"}\n'),  # not UTF-8
-], ids=["cut off", "not gzip", "not UTF-8"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],  # cut off while it was written
+        lambda data: b'{"x": 1}\n',  # not compressed at all
+        lambda data: gzip.compress(b'{"x": "\xff\xfe"}\n'),  # not UTF-8
+    ],
+    ids=["cut off", "not gzip", "not UTF-8"],
+)
 def test_a_damaged_file_is_named(tmp_path, damage):
     """These are faults that a person can mend, so they are InputErrors with the path, not tracebacks."""
     path = tmp_path / "a.jsonl.gz"
@@ -56,13 +68,19 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 # --- GSM8K ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer, trace, final", [
-    ("He has 48/2 = <<48/2=24>>24 clips.\nThen 24+48 = <<24+48=72>>72.\n#### 72",
-     "He has 48/2 = 24 clips.\nThen 24+48 = 72.", "72"),
-    ("It costs $<<1200*2=2400>>2,400.\n#### 2,400", "It costs $2,400.", "2400"),
-    ("No sums.\n####  -3 ", "No sums.", "-3"),
-    ("#### in the text\nreally\n#### 5", "#### in the text\nreally", "5"),
-])
+@pytest.mark.parametrize(
+    "answer, trace, final",
+    [
+        (
+            "He has 48/2 = <<48/2=24>>24 clips.\nThen 24+48 = <<24+48=72>>72.\n#### 72",
+            "He has 48/2 = 24 clips.\nThen 24+48 = 72.",
+            "72",
+        ),
+        ("It costs $<<1200*2=2400>>2,400.\n#### 2,400", "It costs $2,400.", "2400"),
+        ("No sums.\n####  -3 ", "No sums.", "-3"),
+        ("#### in the text\nreally\n#### 5", "#### in the text\nreally", "5"),
+    ],
+)
 def test_gsm8k_annotations_are_unfolded_and_the_answer_is_split_off(answer, trace, final):
     assert gsm8k_trace(answer) == (trace, final)
 
@@ -87,10 +105,15 @@ def test_gsm8k_from_a_folder(tmp_path):
     assert first.problem_id != second.problem_id
 
 
-@pytest.mark.parametrize("record", [
-    {"answer": "a\n#### 1"}, {"question": "Q?"}, {"question": "Q?", "answer": "no mark"},
-    {"question": "Q?", "answer": 5},
-])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"answer": "a\n#### 1"},
+        {"question": "Q?"},
+        {"question": "Q?", "answer": "no mark"},
+        {"question": "Q?", "answer": 5},
+    ],
+)
 def test_a_bad_gsm8k_record_is_named(tmp_path, record):
     folder = gsm8k_folder(tmp_path, {"question": "Q1?", "answer": "a\n#### 6"}, record)
     with pytest.raises(InputError) as caught:

@@ -26,40 +26,43 @@ OPEN, CLOSE = "<reasoning>", "</reasoning>"
 # --- taking the trace out ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("completion, trace", [
-    (f"{OPEN}a{CLOSE}", "a"),
-    (f"{OPEN}\na\nb\n{CLOSE}", "a\nb"),
-    (f"before {OPEN} a {CLOSE} after", "a"),
-    (f"{OPEN}  a\n\nb  {CLOSE}", "a\n\nb"),
-    (f"{OPEN}a < b > c <b>{CLOSE}", "a < b > c <b>"),
-    (f"{OPEN}Сначала 5 + 3 = 8{CLOSE}", "Сначала 5 + 3 = 8"),
-    (f"{OPEN}先有八个，再加三个。{CLOSE}", "先有八个，再加三个。"),
-    (f"{OPEN}\u0645\u0631\u062d\u0628\u0627 🙂{CLOSE}", "\u0645\u0631\u062d\u0628\u0627 🙂"),
-    (f"{OPEN}<think>x</think>{CLOSE}", "<think>x</think>"),
-    (f"{OPEN}{{braces}} %s \\n{CLOSE}", "{braces} %s \\n"),
-    ("", None),
-    ("no tags", None),
-    (OPEN, None),
-    (CLOSE, None),
-    (f"{OPEN}a", None),  # not closed
-    (f"a{CLOSE}", None),  # not opened
-    (f"{OPEN}{CLOSE}", None),  # empty
-    (f"{OPEN} \n\t {CLOSE}", None),  # only white space
-    (f"{OPEN}\u00a0\u2003{CLOSE}", None),  # other white space
-    (f"{CLOSE}a{OPEN}", None),  # the wrong way round
-    (f"{CLOSE}{OPEN}", None),
-    (f"{OPEN}a{CLOSE}{OPEN}b{CLOSE}", None),  # two traces
-    (f"{OPEN}a{CLOSE} {CLOSE}", None),
-    (f"{OPEN} {OPEN}a{CLOSE}", None),
-    (f"{OPEN}a{OPEN}b{CLOSE}c{CLOSE}", None),  # nested
-    (f"{OPEN}{OPEN}a{CLOSE}{CLOSE}", None),
-    (f"{OPEN}a{CLOSE}{OPEN}", None),
-    ("<Reasoning>a</Reasoning>", None),  # the tags are exact
-    ("< reasoning>a</ reasoning>", None),
-    ("<reasoning >a</reasoning>", None),
-    ("<reasoning/>a</reasoning>", None),
-    ("&lt;reasoning&gt;a&lt;/reasoning&gt;", None),
-])
+@pytest.mark.parametrize(
+    "completion, trace",
+    [
+        (f"{OPEN}a{CLOSE}", "a"),
+        (f"{OPEN}\na\nb\n{CLOSE}", "a\nb"),
+        (f"before {OPEN} a {CLOSE} after", "a"),
+        (f"{OPEN}  a\n\nb  {CLOSE}", "a\n\nb"),
+        (f"{OPEN}a < b > c <b>{CLOSE}", "a < b > c <b>"),
+        (f"{OPEN}Сначала 5 + 3 = 8{CLOSE}", "Сначала 5 + 3 = 8"),
+        (f"{OPEN}先有八个，再加三个。{CLOSE}", "先有八个，再加三个。"),
+        (f"{OPEN}\u0645\u0631\u062d\u0628\u0627 🙂{CLOSE}", "\u0645\u0631\u062d\u0628\u0627 🙂"),
+        (f"{OPEN}<think>x</think>{CLOSE}", "<think>x</think>"),
+        (f"{OPEN}{{braces}} %s \\n{CLOSE}", "{braces} %s \\n"),
+        ("", None),
+        ("no tags", None),
+        (OPEN, None),
+        (CLOSE, None),
+        (f"{OPEN}a", None),  # not closed
+        (f"a{CLOSE}", None),  # not opened
+        (f"{OPEN}{CLOSE}", None),  # empty
+        (f"{OPEN} \n\t {CLOSE}", None),  # only white space
+        (f"{OPEN}\u00a0\u2003{CLOSE}", None),  # other white space
+        (f"{CLOSE}a{OPEN}", None),  # the wrong way round
+        (f"{CLOSE}{OPEN}", None),
+        (f"{OPEN}a{CLOSE}{OPEN}b{CLOSE}", None),  # two traces
+        (f"{OPEN}a{CLOSE} {CLOSE}", None),
+        (f"{OPEN} {OPEN}a{CLOSE}", None),
+        (f"{OPEN}a{OPEN}b{CLOSE}c{CLOSE}", None),  # nested
+        (f"{OPEN}{OPEN}a{CLOSE}{CLOSE}", None),
+        (f"{OPEN}a{CLOSE}{OPEN}", None),
+        ("<Reasoning>a</Reasoning>", None),  # the tags are exact
+        ("< reasoning>a</ reasoning>", None),
+        ("<reasoning >a</reasoning>", None),
+        ("<reasoning/>a</reasoning>", None),
+        ("&lt;reasoning&gt;a&lt;/reasoning&gt;", None),
+    ],
+)
 def test_exactly_one_pair_of_tags_with_something_in_it(completion, trace):
     assert extract_trace(completion) == trace
 
@@ -91,7 +94,7 @@ def test_every_text_has_one_documented_result(pieces):
     text = "".join(pieces)
     opened = [m.start() for m in re.finditer(OPEN, text)]
     closed = [m.start() for m in re.finditer(CLOSE, text)]
-    between = text[opened[0] + len(OPEN):closed[0]] if len(opened) == len(closed) == 1 else ""
+    between = text[opened[0] + len(OPEN) : closed[0]] if len(opened) == len(closed) == 1 else ""
     assert extract_trace(text) == (between.strip() or None)
 
 
@@ -111,8 +114,9 @@ def test_two_pairs_are_no_trace_whatever_they_hold(first, second):
 
 
 def asked(text, domain):
-    return Problem(problem_id="p", source="hand", domain=domain, task_type="t", problem=text, reference_solution="",
-                   answer="")
+    return Problem(
+        problem_id="p", source="hand", domain=domain, task_type="t", problem=text, reference_solution="", answer=""
+    )
 
 
 def planner(text, style, limits=LIMITS, domain="math"):
@@ -157,7 +161,7 @@ def test_braces_in_texts_are_left_alone(style):
 
 
 def test_the_wording_for_math_stays():
-    """Models of the tiny world are trained on the short one, results of SmolLM2 hang on the other."""
+    """Models of the tiny world are trained on the short one, results of SmolLM2 depend on the other."""
     assert planner("P", "short") == "Plan.\nP"
     assert executor("P", None, "short") == "Solve.\nP"
     assert executor("P", "Z", "short") == "Solve.\nP\n<reasoning>\nZ\n</reasoning>"
@@ -165,7 +169,8 @@ def test_the_wording_for_math_stays():
     assert executor("P", None, "instruct") == f"Solve the problem.\n\nProblem:\nP\n\n{reply}"
     assert executor("P", "Z", "instruct") == (
         "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\nP\n\n"
-        f"Reasoning:\n<reasoning>\nZ\n</reasoning>\n\n{reply}")
+        f"Reasoning:\n<reasoning>\nZ\n</reasoning>\n\n{reply}"
+    )
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -177,8 +182,7 @@ def test_prompts_for_programs_keep_the_same_rules(style, problem, trace):
     assert p in with_trace and f"{OPEN}\n{z}\n{CLOSE}" in with_trace and p in without and OPEN not in without
     assert with_trace.index(p) + len(p) <= with_trace.rindex(z)
     assert p in planner(p, style, PromptLimits(), "code")
-    assert with_trace != executor(p, z, style) and planner(p, style) != planner(
-        p, style, PromptLimits(), "code")
+    assert with_trace != executor(p, z, style) and planner(p, style) != planner(p, style, PromptLimits(), "code")
     assert executor("@@@@", "§§§§", style, PromptLimits(3, 2), "code").count("@") == 3
 
 
@@ -226,8 +230,13 @@ def test_chat_form():
 # --- the reward model's wire format -----------------------------------------------------------
 
 PROBLEM = Problem(
-    problem_id="id-1", source="src", domain="math", task_type="word_problem", problem="Two\nlines <b>?",
-    reference_solution="REF", answer="42",
+    problem_id="id-1",
+    source="src",
+    domain="math",
+    task_type="word_problem",
+    problem="Two\nlines <b>?",
+    reference_solution="REF",
+    answer="42",
 )
 
 

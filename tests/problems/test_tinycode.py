@@ -22,15 +22,14 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinycode import (
     Action,
     Branch,
+    derive_reasoning,
     generate_problem,
     generate_splits,
     has_code,
-    is_faithful,
     plan_of,
     read_plan,
     run_plan,
     signature,
-    work_out,
     write_program,
     write_trace,
 )
@@ -40,8 +39,15 @@ from tracelift_lib.runs.presets import load_preset
 SIZES = {"train": 120, "rl": 40, "test": 60, "long": 30}
 LENGTHS = {"train": [2, 3, 3], "rl": [2, 3], "test": [1, 2, 3], "long": [4]}
 MAX_NUMBER, MAX_VALUE = 9, 20
-KINDS = ("wrong_algorithm_choice", "misread_specification", "wrong_constant", "missing_step", "wrong_order",
-         "unsupported_leap", "leaked_code")
+KINDS = (
+    "wrong_algorithm_choice",
+    "misread_specification",
+    "wrong_constant",
+    "missing_step",
+    "wrong_order",
+    "unsupported_leap",
+    "leaked_code",
+)
 UNDERSTANDING, PLAN, COHERENCE, SUPPORT, LEAKAGE = CODE
 
 
@@ -75,14 +81,17 @@ def expected(p: Problem) -> list[str]:
 
 
 WORDS = [  # (pattern, operation) of an action in the words of a problem; group 1 is its number, or that it is kept back
-    (r"(?:adds|increases it by) (.+)", "+"), (r"(?:subtracts|lowers it by) (.+)", "-"),
-    (r"multiplies by (.+)", "*"), (r"takes it (.+) times", "*"), (r"sums all numbers from one to it", "sum"),
+    (r"(?:adds|increases it by) (.+)", "+"),
+    (r"(?:subtracts|lowers it by) (.+)", "-"),
+    (r"multiplies by (.+)", "*"),
+    (r"takes it (.+) times", "*"),
+    (r"sums all numbers from one to it", "sum"),
 ]
 
 
 def understand_action(text: str) -> tuple[str, int | None]:
     """(operation, number); None for a number that is kept back (and for a sum)."""
-    (op, word), = ((op, m[1] if m.groups() else "") for rule, op in WORDS if (m := re.fullmatch(rule, text)))
+    ((op, word),) = ((op, m[1] if m.groups() else "") for rule, op in WORDS if (m := re.fullmatch(rule, text)))
     assert op == "sum" or word in NUMBER_WORDS or word in ("a fixed number", "a secret number"), text
     return op, NUMBER_WORDS.get(word)
 
@@ -109,8 +118,14 @@ def follow(branches, n: int) -> int:
     """What the told program prints for n, with every number known."""
     for condition, actions in branches:
         word, _, limit = condition.partition(" ")
-        chosen = {"": True, "otherwise": True, "even": n % 2 == 0, "odd": n % 2 == 1,
-                  "above": n > NUMBER_WORDS.get(limit, 0), "below": n < NUMBER_WORDS.get(limit, 0)}
+        chosen = {
+            "": True,
+            "otherwise": True,
+            "even": n % 2 == 0,
+            "odd": n % 2 == 1,
+            "above": n > NUMBER_WORDS.get(limit, 0),
+            "below": n < NUMBER_WORDS.get(limit, 0),
+        }
         if chosen[word]:
             for op, number in actions:
                 n = max(n, 0) * (max(n, 0) + 1) // 2 if op == "sum" else ARITHMETIC[op](n, number)
@@ -187,8 +202,10 @@ def test_a_limit_is_itself_tested_unless_it_is_an_example(problems):
 
 def test_no_two_problems_of_any_splits_are_the_same(problems):
     """Sameness is read from the words, so a fault in `signature` cannot hide it."""
-    told = Counter(str((branches, sorted(examples.items()))) for branches, examples in map(understand, (
-        p.problem for p in problems)))
+    told = Counter(
+        str((branches, sorted(examples.items())))
+        for branches, examples in map(understand, (p.problem for p in problems))
+    )
     assert max(told.values()) == 1
     assert len({p.problem_id for p in problems}) == len(problems)
 
@@ -247,8 +264,9 @@ def test_signature_ignores_words_but_not_facts():
     same = a.model_copy(update={"problem": "other words", "problem_id": "other"})
     others = [
         program(Branch(when="", actions=[Action(op="*", number=3), HIDDEN_PLUS_4], example=(3, 13))),
-        program(Branch(when="", actions=[Action(op="*", number=3, hidden=True), Action(op="+", number=4)],
-                       example=(2, 10))),
+        program(
+            Branch(when="", actions=[Action(op="*", number=3, hidden=True), Action(op="+", number=4)], example=(2, 10))
+        ),
         program(Branch(when="", actions=[HIDDEN_PLUS_4, Action(op="*", number=3)], example=(2, 18))),
         program(Branch(when="even", actions=[Action(op="*", number=3), HIDDEN_PLUS_4], example=(2, 10))),
     ]
@@ -261,20 +279,30 @@ HIDDEN_PLUS_4 = Action(op="+", number=4, hidden=True)
 
 
 def program(*branches: Branch, inputs=(1, 5, 6, 7, 8, 9)) -> Problem:
-    truth = work_out(list(branches))
+    truth = derive_reasoning(list(branches))
     plan = plan_of(truth)
     cases = [{"input": f"{n}\n", "output": f"{run_plan(plan, n)}\n"} for n in inputs]
     return Problem(
-        problem_id="hand", source="tiny_code", domain="code", task_type="t", problem="by hand",
-        reference_solution=write_trace(truth), answer=write_program(plan),
-        metadata={"branches": [b.model_dump() for b in branches],
-                  "steps": [s.model_dump() for part in truth for s in part.steps],
-                  "tests": {"style": "stdio", "cases": cases}},
+        problem_id="hand",
+        source="tiny_code",
+        domain="code",
+        task_type="t",
+        problem="by hand",
+        reference_solution=write_trace(truth),
+        answer=write_program(plan),
+        metadata={
+            "branches": [b.model_dump() for b in branches],
+            "steps": [s.model_dump() for part in truth for s in part.steps],
+            "tests": {"style": "stdio", "cases": cases},
+        },
     )
 
 
-LINE = program(Branch(  # three times n, plus a hidden 4, times 2: 20 for 2
-    when="", actions=[Action(op="*", number=3), HIDDEN_PLUS_4, Action(op="*", number=2)], example=(2, 20)))
+LINE = program(
+    Branch(  # three times n, plus a hidden 4, times 2: 20 for 2
+        when="", actions=[Action(op="*", number=3), HIDDEN_PLUS_4, Action(op="*", number=2)], example=(2, 20)
+    )
+)
 LINE_TRACE = "- times 3: 2*3=6\n- undo times 2: 20/2=10\n- so plus: 10-6=4\nPlan: times 3, plus 4, times 2"
 LINE_PROGRAM = "n = int(input())\nn *= 3\nn += 4\nn *= 2\nprint(n)"
 
@@ -284,26 +312,55 @@ def test_one_line_program_by_hand():
     assert run(LINE_PROGRAM, "5\n") == "38\n"  # (15 + 4) * 2
 
 
-@pytest.mark.parametrize("branches, trace, source", [
-    # The factor is the difference of two outputs: 17 - 14 = 3 for 5 and 4; then 14 - 12 = 2.
-    ([Branch(when="", actions=[Action(op="*", number=3, hidden=True), Action(op="+", number=2, hidden=True)],
-             example=(4, 14), following=17)],
-     "- times: 17-14=3\n- times 3: 4*3=12\n- so plus: 14-12=2\nPlan: times 3, plus 2",
-     "n = int(input())\nn *= 3\nn += 2\nprint(n)"),
-    # The other order: (n - 1) * 4 is 12 for 4 and 16 for 5; back from 12 to 3, and 4 - 3 = 1.
-    ([Branch(when="", actions=[Action(op="-", number=1, hidden=True), Action(op="*", number=4, hidden=True)],
-             example=(4, 12), following=16)],
-     "- times: 16-12=4\n- undo times 4: 12/4=3\n- so minus: 4-3=1\nPlan: minus 1, times 4",
-     "n = int(input())\nn -= 1\nn *= 4\nprint(n)"),
-    # Sum to 3 is 6; 18 / 6 = 3.
-    ([Branch(when="", actions=[Action(op="sum"), Action(op="*", number=3, hidden=True)], example=(3, 18))],
-     "- sum: 1+2=3\n- sum: 3+3=6\n- so times: 18/6=3\nPlan: sum, times 3",
-     "n = int(input())\nn = sum(range(n + 1))\nn *= 3\nprint(n)"),
-    ([Branch(when="above 5", actions=[Action(op="-", number=4, hidden=True)], example=(7, 3)),
-      Branch(when="else", actions=[Action(op="*", number=2, hidden=True), Action(op="+", number=1)], example=(3, 7))],
-     "- so minus: 7-3=4\nIf above 5: minus 4\n- undo plus 1: 7-1=6\n- so times: 6/3=2\nElse: times 2, plus 1",
-     "n = int(input())\nif n > 5:\n    n -= 4\nelse:\n    n *= 2\n    n += 1\nprint(n)"),
-])
+@pytest.mark.parametrize(
+    "branches, trace, source",
+    [
+        # The factor is the difference of two outputs: 17 - 14 = 3 for 5 and 4; then 14 - 12 = 2.
+        (
+            [
+                Branch(
+                    when="",
+                    actions=[Action(op="*", number=3, hidden=True), Action(op="+", number=2, hidden=True)],
+                    example=(4, 14),
+                    following=17,
+                )
+            ],
+            "- times: 17-14=3\n- times 3: 4*3=12\n- so plus: 14-12=2\nPlan: times 3, plus 2",
+            "n = int(input())\nn *= 3\nn += 2\nprint(n)",
+        ),
+        # The other order: (n - 1) * 4 is 12 for 4 and 16 for 5; back from 12 to 3, and 4 - 3 = 1.
+        (
+            [
+                Branch(
+                    when="",
+                    actions=[Action(op="-", number=1, hidden=True), Action(op="*", number=4, hidden=True)],
+                    example=(4, 12),
+                    following=16,
+                )
+            ],
+            "- times: 16-12=4\n- undo times 4: 12/4=3\n- so minus: 4-3=1\nPlan: minus 1, times 4",
+            "n = int(input())\nn -= 1\nn *= 4\nprint(n)",
+        ),
+        # Sum to 3 is 6; 18 / 6 = 3.
+        (
+            [Branch(when="", actions=[Action(op="sum"), Action(op="*", number=3, hidden=True)], example=(3, 18))],
+            "- sum: 1+2=3\n- sum: 3+3=6\n- so times: 18/6=3\nPlan: sum, times 3",
+            "n = int(input())\nn = sum(range(n + 1))\nn *= 3\nprint(n)",
+        ),
+        (
+            [
+                Branch(when="above 5", actions=[Action(op="-", number=4, hidden=True)], example=(7, 3)),
+                Branch(
+                    when="else",
+                    actions=[Action(op="*", number=2, hidden=True), Action(op="+", number=1)],
+                    example=(3, 7),
+                ),
+            ],
+            "- so minus: 7-3=4\nIf above 5: minus 4\n- undo plus 1: 7-1=6\n- so times: 6/3=2\nElse: times 2, plus 1",
+            "n = int(input())\nif n > 5:\n    n -= 4\nelse:\n    n *= 2\n    n += 1\nprint(n)",
+        ),
+    ],
+)
 def test_other_shapes_by_hand(branches, trace, source):
     p = program(*branches)
     assert (p.reference_solution, p.answer) == (trace, source)
@@ -313,10 +370,17 @@ def test_other_shapes_by_hand(branches, trace, source):
         assert b.following is None or run(source, f"{b.example[0] + 1}\n") == f"{b.following}\n"
 
 
-@pytest.mark.parametrize("when, yes, no", [
-    ("", [0, 7], []), ("else", [0, 7], []), ("even", [0, 8], [1, 9]), ("odd", [1, 9], [0, 8]),
-    ("above 5", [6, 20], [0, 5]), ("below 5", [0, 4], [5, 20]),
-])
+@pytest.mark.parametrize(
+    "when, yes, no",
+    [
+        ("", [0, 7], []),
+        ("else", [0, 7], []),
+        ("even", [0, 8], [1, 9]),
+        ("odd", [1, 9], [0, 8]),
+        ("above 5", [6, 20], [0, 5]),
+        ("below 5", [0, 4], [5, 20]),
+    ],
+)
 def test_conditions(when, yes, no):
     """The interpreter and the written program agree with the words, at the limit too."""
     plan = [(when, [("+", 100)])] if when != "else" else [("even", [("+", 100)]), ("else", [("+", 100)])]
@@ -328,33 +392,49 @@ def test_conditions(when, yes, no):
 # --- reading traces, and faithfulness ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, plan", [
-    ("", []),
-    ("Plan: times 3", [("", [("*", 3)])]),
-    ("Plan: sum, minus 12, plus 4", [("", [("sum", None), ("-", 12), ("+", 4)])]),
-    ("so it goes\nPlan: times 3.\nthat is all", [("", [("*", 3)])]),
-    ("If even: times 3\nElse: plus 4", [("even", [("*", 3)]), ("else", [("+", 4)])]),
-    ("If below 7: times 3, plus 1", [("below 7", [("*", 3), ("+", 1)])]),
-    ("If below: times 3", []),
-    ("If blue: times 3", []),
-    ("- times 3: 2*3=6", []),
-    ("Plan: times", []),
-    ("Plan: times three", []),
-    ("Plan: times 3 plus 4", []),
-    ("Plan: times 3, and so on", []),
-    ("Plan: n *= 3", []),
-    ("My Plan: times 3", []),
-])
+@pytest.mark.parametrize(
+    "text, plan",
+    [
+        ("", []),
+        ("Plan: times 3", [("", [("*", 3)])]),
+        ("Plan: sum, minus 12, plus 4", [("", [("sum", None), ("-", 12), ("+", 4)])]),
+        ("so it goes\nPlan: times 3.\nthat is all", [("", [("*", 3)])]),
+        ("If even: times 3\nElse: plus 4", [("even", [("*", 3)]), ("else", [("+", 4)])]),
+        ("If below 7: times 3, plus 1", [("below 7", [("*", 3), ("+", 1)])]),
+        ("If below: times 3", []),
+        ("If blue: times 3", []),
+        ("- times 3: 2*3=6", []),
+        ("Plan: times", []),
+        ("Plan: times three", []),
+        ("Plan: times 3 plus 4", []),
+        ("Plan: times 3, and so on", []),
+        ("Plan: n *= 3", []),
+        ("My Plan: times 3", []),
+    ],
+)
 def test_reading_plans_out_of_free_text(text, plan):
     assert read_plan(text) == plan
 
 
-@pytest.mark.parametrize("text, found", [
-    (LINE_TRACE, False), ("If even: times 3\nElse: plus 4", False), ("- for 4: 4+1=5", False),
-    ("It will print the sum of the input", False), ("", False),
-    (LINE_PROGRAM, True), ("print(n)", True), ("x = int(input())", True), ("so n *= 3", True), ("n = 4", True),
-    ("```\nanything", True), ("def f(n):", True), ("    for i in x:", True), ("import os", True),
-])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (LINE_TRACE, False),
+        ("If even: times 3\nElse: plus 4", False),
+        ("- for 4: 4+1=5", False),
+        ("It will print the sum of the input", False),
+        ("", False),
+        (LINE_PROGRAM, True),
+        ("print(n)", True),
+        ("x = int(input())", True),
+        ("so n *= 3", True),
+        ("n = 4", True),
+        ("```\nanything", True),
+        ("def f(n):", True),
+        ("    for i in x:", True),
+        ("import os", True),
+    ],
+)
 def test_code_is_seen(text, found):
     assert has_code(text) is found
 
@@ -363,7 +443,8 @@ def test_reference_trace_is_faithful_and_has_full_marks(problems):
     for p in problems:
         assert is_faithful(p, p.reference_solution)
         assert [tuple(c) for c in read_calculations(p.reference_solution)] == [
-            (s.before, s.op, s.operand, s.after) for s in true_steps(p)]
+            (s.before, s.op, s.operand, s.after) for s in true_steps(p)
+        ]
         rubric = true_rubric(p, p.reference_solution)
         assert rubric.labels == dict.fromkeys(CODE, 4) and rubric.total == 1.0
 
@@ -412,7 +493,10 @@ def test_faithfulness_and_habits_go_by_the_domain():
 def flawed(problems):
     """Every kind on every problem, three draws each: (problem, kind, trace)."""
     return [
-        (p, kind, trace) for p in problems for kind in KINDS for draw in range(3)
+        (p, kind, trace)
+        for p in problems
+        for kind in KINDS
+        for draw in range(3)
         if (trace := perturb(p, kind, random.Random(draw))) is not None
     ]
 
@@ -501,7 +585,8 @@ def test_missing_step(flawed):
         operations = [[op for op, _ in branch] for _, branch in truth]
         fewer = [operations[:1]] + [
             [[*ops[:j], *ops[j + 1 :]] if k == i else ops for k, ops in enumerate(operations)]
-            for i, chosen in enumerate(operations) for j in range(len(chosen))
+            for i, chosen in enumerate(operations)
+            for j in range(len(chosen))
         ]
         assert [[op for op, _ in branch] for _, branch in plan] in fewer and not wrong(trace)
 
@@ -535,9 +620,16 @@ EXPECTED = {  # of LINE: 2*3=6, 20/2=10, 10-6=4; (3n + 4) * 2. All that some kin
     "wrong_constant": {f"times 3, plus {n}, times 2" for n in (6, 5, 3, 2, 14)},
     # Factor 1, 2, 4 (5, 6: 10 and 12 are too big). Input 1, 3 (4: 12 is too big). Output 18, 22 (the others are odd).
     # Last factor 1: 20, 14; 4: 5-6 too small; 5: 4 too small; 3: uneven.
-    "misread_specification": {"times 1, plus 8, times 2", "times 2, plus 6, times 2", "times 4, plus 2, times 2",
-                              "times 3, plus 7, times 2", "times 3, plus 1, times 2", "times 3, plus 3, times 2",
-                              "times 3, plus 5, times 2", "times 3, plus 14, times 1"},
+    "misread_specification": {
+        "times 1, plus 8, times 2",
+        "times 2, plus 6, times 2",
+        "times 4, plus 2, times 2",
+        "times 3, plus 7, times 2",
+        "times 3, plus 1, times 2",
+        "times 3, plus 3, times 2",
+        "times 3, plus 5, times 2",
+        "times 3, plus 14, times 1",
+    },
 }
 
 
@@ -554,14 +646,16 @@ def test_kinds_that_have_no_place_give_none():
         assert perturb(bare, kind, random.Random(0)) is None
     same = program(  # both branches add: exchanging two sums is no other order of operations
         Branch(when="even", actions=[HIDDEN_PLUS_4], example=(2, 6)),
-        Branch(when="else", actions=[Action(op="+", number=5, hidden=True)], example=(3, 8)))
+        Branch(when="else", actions=[Action(op="+", number=5, hidden=True)], example=(3, 8)),
+    )
     assert perturb(same, "wrong_order", random.Random(0)) is None
 
 
 def test_a_division_by_zero_is_no_flaw_and_no_crash():
     """3 - 3 = 0 before a hidden factor: misreading the input as 3 would divide by zero."""
-    p = program(Branch(when="", actions=[Action(op="-", number=3), Action(op="*", number=2, hidden=True)],
-                       example=(5, 4)))
+    p = program(
+        Branch(when="", actions=[Action(op="-", number=3), Action(op="*", number=2, hidden=True)], example=(5, 4))
+    )
     traces = [perturb(p, kind, random.Random(i)) for kind in KINDS for i in range(60)]
     assert any(traces) and not any("/0" in trace for trace in traces if trace)
 
@@ -589,26 +683,32 @@ def test_each_kind_hurts_its_own_dimensions(flawed, kind):
 # --- the rubric and the groups ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trace, labels, total", [
-    (LINE_TRACE, (4, 4, 4, 4, 4), 1.0),
-    # Nothing but a guess. All four facts (2, 20, 3, 2) unused: 0. Plan 1. Its 4 comes from nowhere: 0 of 1 line. 0. 1.
-    ("Plan: times 3, plus 4, times 2", (0, 4, 0, 0, 4), 0.2),
-    # No plan and no calculation: the empty plan takes up nothing unknown.
-    ("It will be fine.", (0, 0, 4, 0, 4), 0.2),
-    # Leap over 2*3=6. Facts 2 and 3 are missing, of 3 steps: 1/3. 10-6 takes a 6 from nowhere: 20/2 and the plan of 3.
-    # Results 10, 4 of 6, 10, 4: 2/3. Mean (1/3 + 1 + 2/3 + 2/3 + 1) / 5 = 11/15, minimum 1/3.
-    (LINE_TRACE.replace("- times 3: 2*3=6\n", ""), (1, 4, 3, 3, 4), 0.5333),
-    # Slip 20/2=8, then 8-6=2. Results 6, 8, 2 have the 6 in common: 1/3, plan wrong: 1/6. Mean 25/30.
-    ("- times 3: 2*3=6\n- undo times 2: 20/2=8\n- so plus: 8-6=2\nPlan: times 3, plus 2, times 2",
-     (4, 4, 4, 0, 4), 0.5),
-    # Order. Operations * * + and * + * have two of three in common. Support halved. Mean (1+2/3+1+1/2+1)/5 = 5/6.
-    (LINE_TRACE.replace("plus 4, times 2", "times 2, plus 4"), (4, 3, 4, 2, 4), 0.6667),
-    # Leak: mean 0.8, minimum 0.
-    (f"{LINE_TRACE}\n{LINE_PROGRAM}", (4, 4, 4, 4, 0), 0.4),
-    # Two plans: operations 6 against 3 gives 1/2; the second 4 and the second 3 and 2 are from nowhere: 3/4.
-    # Support 1/2. Conditions all there. Mean (1 + .5 + .75 + .5 + 1) / 5 = .75.
-    (LINE_TRACE + "\nPlan: times 3, plus 4, times 2", (4, 2, 3, 2, 4), 0.625),
-])
+@pytest.mark.parametrize(
+    "trace, labels, total",
+    [
+        (LINE_TRACE, (4, 4, 4, 4, 4), 1.0),
+        # Nothing but a guess. All four facts (2, 20, 3, 2) unused: 0. Plan 1. Its 4 is from nowhere: 0 of 1 line. 0. 1.
+        ("Plan: times 3, plus 4, times 2", (0, 4, 0, 0, 4), 0.2),
+        # No plan and no calculation: the empty plan takes up nothing unknown.
+        ("It will be fine.", (0, 0, 4, 0, 4), 0.2),
+        # Leap over 2*3=6. Facts 2, 3 are missing, of 3 steps: 1/3. 10-6 takes a 6 from nowhere: 20/2 and the plan of 3.
+        # Results 10, 4 of 6, 10, 4: 2/3. Mean (1/3 + 1 + 2/3 + 2/3 + 1) / 5 = 11/15, minimum 1/3.
+        (LINE_TRACE.replace("- times 3: 2*3=6\n", ""), (1, 4, 3, 3, 4), 0.5333),
+        # Slip 20/2=8, then 8-6=2. Results 6, 8, 2 have the 6 in common: 1/3, plan wrong: 1/6. Mean 25/30.
+        (
+            "- times 3: 2*3=6\n- undo times 2: 20/2=8\n- so plus: 8-6=2\nPlan: times 3, plus 2, times 2",
+            (4, 4, 4, 0, 4),
+            0.5,
+        ),
+        # Order. Operations * * + and * + * have two of three in common. Support halved. Mean (1+2/3+1+1/2+1)/5 = 5/6.
+        (LINE_TRACE.replace("plus 4, times 2", "times 2, plus 4"), (4, 3, 4, 2, 4), 0.6667),
+        # Leak: mean 0.8, minimum 0.
+        (f"{LINE_TRACE}\n{LINE_PROGRAM}", (4, 4, 4, 4, 0), 0.4),
+        # Two plans: operations 6 against 3 gives 1/2; the second 4 and the second 3 and 2 are from nowhere: 3/4.
+        # Support 1/2. Conditions all there. Mean (1 + .5 + .75 + .5 + 1) / 5 = .75.
+        (LINE_TRACE + "\nPlan: times 3, plus 4, times 2", (4, 2, 3, 2, 4), 0.625),
+    ],
+)
 def test_rubric_by_hand(trace, labels, total):
     rubric = true_rubric(LINE, trace)
     assert tuple(rubric.labels[name] for name in CODE) == labels

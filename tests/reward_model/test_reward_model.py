@@ -43,8 +43,13 @@ from tracelift_lib.runs.presets import load_preset
 
 WEIGHTS = [0.1, 0.3, 0.15, 0.25, 0.2]  # not all 0.2, so that forgetting them shows
 SHAPE = dict(
-    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=512, initializer_range=0.3,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    initializer_range=0.3,
 )
 CONFIGS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
 
@@ -58,8 +63,12 @@ def checkpoint(folder, kind, tokenizer, seed=0):
     """A checkpoint in the layout of method.md section 5, put together by hand; returns (body, heads)."""
     vocabulary = max(320, len(tokenizer))
     config = CONFIGS[kind](
-        vocab_size=vocabulary, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, **SHAPE, **({"head_dim": 8} if kind == "qwen3" else {}),
+        vocab_size=vocabulary,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        **SHAPE,
+        **({"head_dim": 8} if kind == "qwen3" else {}),
     )
     with seeded(seed):
         body = AutoModel.from_config(config).eval()
@@ -71,7 +80,9 @@ def checkpoint(folder, kind, tokenizer, seed=0):
     save_file(weights | heads, folder / "model.safetensors", metadata={"format": "pt"})
     settings = config.to_dict() | {
         "architectures": ["SomeOtherClassName"],
-        "rm_dimension_names": list(MATH), "rm_dimension_weights": WEIGHTS, "rm_num_labels": 5,
+        "rm_dimension_names": list(MATH),
+        "rm_dimension_weights": WEIGHTS,
+        "rm_num_labels": 5,
         "rm_use_total_head": True,
     }
     assert "auto_map" not in settings and settings["model_type"] == kind
@@ -217,13 +228,18 @@ def test_the_config_is_of_its_own_class_and_flat_on_disk(tmp_path, tokenizer, ki
     assert again.to_dict() == config.to_dict() and type(again.backbone) is CONFIGS[kind]
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"rm_num_labels": None}, "no rm_num_labels"), ({"rm_dimension_weights": [0.5, 0.5]}, "must be 5 numbers"),
-    ({"rm_dimension_weights": [1.0] * 5}, "add up to 1"),
-    ({"rm_dimension_weights": [-0.2, 0.4, 0.4, 0.2, 0.2]}, "from 0"),
-    ({"rm_dimension_names": ["a", "a", "b", "c", "d"]}, "different names"), ({"rm_num_labels": 1}, "at least 2"),
-    ({"rm_use_total_head": False}, "rm_use_total_head"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rm_num_labels": None}, "no rm_num_labels"),
+        ({"rm_dimension_weights": [0.5, 0.5]}, "must be 5 numbers"),
+        ({"rm_dimension_weights": [1.0] * 5}, "add up to 1"),
+        ({"rm_dimension_weights": [-0.2, 0.4, 0.4, 0.2, 0.2]}, "from 0"),
+        ({"rm_dimension_names": ["a", "a", "b", "c", "d"]}, "different names"),
+        ({"rm_num_labels": 1}, "at least 2"),
+        ({"rm_use_total_head": False}, "rm_use_total_head"),
+    ],
+)
 def test_settings_that_do_not_fit_are_named(tmp_path, folder, change, message):
     shutil.copytree(folder, tmp_path / "m")
     settings = json.loads((folder / "config.json").read_text()) | change
@@ -449,6 +465,7 @@ def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, t
 @pytest.mark.parametrize("names", [MATH, CODE])
 def test_labels_go_to_their_heads_whatever_their_order_in_the_file(tokenizer, names):
     """A file may list the dimensions in any order (sorted keys, say); head i is dimension i all the same."""
+
     def item(order):
         record = group_record()
         rubric = {name: names.index(name) % 5 for name in order} | {"total": 0.5}
@@ -490,6 +507,7 @@ def test_departures_are_learned_from_every_token(tmp_path, folder, groups, token
     """With a weight their loss falls; without one, no such head is there."""
     seen = {0.0: [], 5.0: []}
     for weight, losses in seen.items():
+
         def noted(logits, departures, losses=losses):
             losses.append(departure_loss(logits, departures))
             return losses[-1]
@@ -518,8 +536,9 @@ def base(tmp_path_factory, tokenizer):
 def trained(base, tokenizer, groups, work, **change):
     """(the RM after a few steps on six groups, its log); LoRA's adapter goes to work/adapter."""
     few = [g for g in groups if len(g.negative_bank) >= 4][:6]
-    chosen = settings(**{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0,
-                         "departure_weight": 0.0, **change})
+    chosen = settings(
+        **{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0, "departure_weight": 0.0, **change}
+    )
     model = ReasoningRewardModel.from_backbone(base, MATH, seed=1)
     log = train_reward_model(model, tokenizer, few, few, chosen, 0, work / "trainer", work / "adapter")
     return model, log
@@ -617,9 +636,11 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("change", [
-    {"departure_weight": 3.0}, {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0},
-], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "change",
+    [{"departure_weight": 3.0}, {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0}],
+    ids=["full", "lora"],
+)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, groups, monkeypatch, change):
     """With dropout, so that the random state has to come back too."""
     whole, whole_log = trained(base, tokenizer, groups, tmp_path / "whole", **change)
@@ -657,10 +678,15 @@ def test_four_bits_without_a_gpu_are_refused(base):
         ReasoningRewardModel.from_backbone(base, MATH, seed=0, four_bit=True)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"lora": LORA, "new_layers": 1}, "new_layers to 0"), ({"four_bit": True}, "four_bit needs lora"),
-    ({"precision": "fp8"}, "precision"), ({"negatives_weight": -0.1}, "negatives_weight"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"lora": LORA, "new_layers": 1}, "new_layers to 0"),
+        ({"four_bit": True}, "four_bit needs lora"),
+        ({"precision": "fp8"}, "precision"),
+        ({"negatives_weight": -0.1}, "negatives_weight"),
+    ],
+)
 def test_settings_that_cannot_be_trained_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         settings(**change)

@@ -23,8 +23,13 @@ from tracelift_lib.reward_model.scorer import Scorer
 from tracelift_lib.reward_model.server import serving
 
 SHAPE = Qwen2Shape(
-    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=512, initializer_range=0.3,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    initializer_range=0.3,
 )
 ITEM = {"problem": "Mia has 3 coins.", "reasoning": "gets 2: 3 + 2 = 5.", "task_name": "math", "task_type": "story"}
 
@@ -64,8 +69,10 @@ def cases(n):
 
 def test_served_scores_are_the_scorers_own(url, scorer):
     problems, traces = cases(9)
-    items = [{"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
-             for p, z in zip(problems, traces)]
+    items = [
+        {"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
+        for p, z in zip(problems, traces)
+    ]
     answer = ask(url, {"items": items, "max_length": 512, "batch_size": 4})
     assert answer.status_code == 200
     scores = answer.json()["scores"]
@@ -79,7 +86,9 @@ def test_served_scores_are_the_scorers_own(url, scorer):
 def test_max_length_cuts_the_texts(url, scorer):
     ids = scorer.tokenizer(
         "<task>math</task>\n<type>story</type>\n<problem>\nMia has 3 coins.\n</problem>\n<reasoning>\n"
-        "gets 2: 3 + 2 = 5.\n</reasoning>", add_special_tokens=False)["input_ids"]
+        "gets 2: 3 + 2 = 5.\n</reasoning>",
+        add_special_tokens=False,
+    )["input_ids"]
     for length in (20, len(ids)):
         expected = scorer.score_tokens([ids[:length]])[0][0]
         answer = ask(url, {"items": [ITEM], "max_length": length, "batch_size": 1}).json()
@@ -92,23 +101,30 @@ def test_length_and_batch_size_may_be_left_out_and_nothing_to_score_is_fine(url)
     assert ask(url, {"items": []}).json() == {"scores": []}
 
 
-@pytest.mark.parametrize("body, words", [
-    ({}, "items: Field required"), ({"items": {}}, "items:"), ([], "body:"),
-    ({"items": [ITEM, {k: v for k, v in ITEM.items() if k != "reasoning"}]}, "items.1.reasoning: Field required"),
-    ({"items": [ITEM | {"problem": 5}]}, "items.0.problem"), ({"items": [ITEM | {"problem": ""}]}, "items.0.problem"),
-    ({"items": [ITEM | {"task_name": "poetry"}]}, "items.0.task_name"),
-    ({"items": [ITEM | {"tests": "x"}]}, "items.0.tests"),
-    ({"items": [ITEM], "max_length": 0}, "max_length"), ({"items": [ITEM], "batch_size": "8"}, "batch_size"),
-    ({"items": [ITEM], "max_length": 513}, "max_length: 513 is more than this server reads (512)"),
-])
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        ({}, "items: Field required"),
+        ({"items": {}}, "items:"),
+        ([], "body:"),
+        ({"items": [ITEM, {k: v for k, v in ITEM.items() if k != "reasoning"}]}, "items.1.reasoning: Field required"),
+        ({"items": [ITEM | {"problem": 5}]}, "items.0.problem"),
+        ({"items": [ITEM | {"problem": ""}]}, "items.0.problem"),
+        ({"items": [ITEM | {"task_name": "poetry"}]}, "items.0.task_name"),
+        ({"items": [ITEM | {"tests": "x"}]}, "items.0.tests"),
+        ({"items": [ITEM], "max_length": 0}, "max_length"),
+        ({"items": [ITEM], "batch_size": "8"}, "batch_size"),
+        ({"items": [ITEM], "max_length": 513}, "max_length: 513 is more than this server reads (512)"),
+    ],
+)
 def test_a_request_that_breaks_the_format_names_the_field(url, body, words):
     answer = ask(url, body)
     assert answer.status_code == 400 and words in answer.json()["error"]
 
 
-@pytest.mark.parametrize("body", [
-    b"{not json", b"", b"\xff\xfe", json.dumps({"items": [ITEM | {"problem": "\ud800"}]}).encode(),
-])
+@pytest.mark.parametrize(
+    "body", [b"{not json", b"", b"\xff\xfe", json.dumps({"items": [ITEM | {"problem": "\ud800"}]}).encode()]
+)
 def test_bytes_that_are_no_request_are_refused_and_the_server_goes_on(url, body):
     answer = httpx.post(f"{url}/score", content=body, trust_env=False)
     assert answer.status_code == 400 and answer.json()["error"]
@@ -144,8 +160,9 @@ def test_requests_that_wait_together_are_scored_together(url, scorer, monkeypatc
         hold.set()
         found = [f.result()[0][0] for f in [first, *rest]]
     assert passes == [1, 12]
-    np.testing.assert_allclose(found, original(scorer.encode(
-        [reward_model_text(p, z) for p, z in zip(problems, traces)], 512))[0], atol=1e-6)
+    np.testing.assert_allclose(
+        found, original(scorer.encode([reward_model_text(p, z) for p, z in zip(problems, traces)], 512))[0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), None])
@@ -166,8 +183,17 @@ def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, fa
 
 
 def test_the_command_serves_a_folder(folder, scorer, unused_port):
-    command = [sys.executable, "-m", "tracelift_lib.rm_server", "--model", str(folder), "--port", str(unused_port),
-               "--max-length", "512"]
+    command = [
+        sys.executable,
+        "-m",
+        "tracelift_lib.rm_server",
+        "--model",
+        str(folder),
+        "--port",
+        str(unused_port),
+        "--max-length",
+        "512",
+    ]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -180,7 +206,8 @@ def test_the_command_serves_a_folder(folder, scorer, unused_port):
                     assert server.poll() is None, "the server ended"
                     time.sleep(0.2)
             np.testing.assert_allclose(
-                RemoteScorer(url, max_length=512).score(*cases(3))[0], scorer.score(*cases(3))[0], atol=1e-6)
+                RemoteScorer(url, max_length=512).score(*cases(3))[0], scorer.score(*cases(3))[0], atol=1e-6
+            )
         finally:
             server.terminate()
 
@@ -195,7 +222,7 @@ def unused_port():
 
 
 def test_remote_and_local_scorers_agree(url, scorer, monkeypatch):
-    monkeypatch.setattr("tracelift_lib.rm_server.REQUEST_ITEMS", 4)  # several requests
+    monkeypatch.setattr("tracelift_lib.reward_model.remote.REQUEST_ITEMS", 4)  # several requests
     problems, traces = cases(10)
     for address in (url, url + "/", url + "/score"):
         q, labels = RemoteScorer(address, max_length=512).score(problems, traces)
@@ -236,17 +263,28 @@ def test_what_the_client_asks(answering):
     answering["body"] = b"[0.25, 1]"
     problems, traces = cases(2)
     RemoteScorer(answering["url"], max_length=100, batch_size=7).score(problems, traces)
-    assert answering["asked"] == [{
-        "items": [{"problem": p.problem, "reasoning": z, "task_name": "math", "task_type": "arithmetic_story"}
-                  for p, z in zip(problems, traces)],
-        "max_length": 100, "batch_size": 7}]
+    assert answering["asked"] == [
+        {
+            "items": [
+                {"problem": p.problem, "reasoning": z, "task_name": "math", "task_type": "arithmetic_story"}
+                for p, z in zip(problems, traces)
+            ],
+            "max_length": 100,
+            "batch_size": 7,
+        }
+    ]
 
 
-@pytest.mark.parametrize("answer", [
-    [0.25, 1], *({name: [0.25, 1]} for name in ("scores", "results", "outputs", "data")),
-    *([{name: 0.25, "text": "x"}, {name: 1}] for name in ("total_score", "score", "reward", "total", "value")),
-    {"results": [{"score": 0.25}, 1.0], "model": "rm"},
-], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [0.25, 1],
+        *({name: [0.25, 1]} for name in ("scores", "results", "outputs", "data")),
+        *([{name: 0.25, "text": "x"}, {name: 1}] for name in ("total_score", "score", "reward", "total", "value")),
+        {"results": [{"score": 0.25}, 1.0], "model": "rm"},
+    ],
+    ids=str,
+)
 def test_every_shape_of_answer_is_read(answering, answer):
     answering["body"] = json.dumps(answer).encode()
     q, labels = RemoteScorer(answering["url"]).score(*cases(2))
@@ -254,22 +292,44 @@ def test_every_shape_of_answer_is_read(answering, answer):
 
 
 def test_labels_that_a_service_gives_are_read(answering):
-    answering["body"] = json.dumps({"scores": [
-        {"total_score": 0.5, "dimensions": {"a": 0, "b": 1.5, "c": 2, "d": 3, "e": 4}}, {"total_score": 0.1}]}).encode()
+    answering["body"] = json.dumps(
+        {
+            "scores": [
+                {"total_score": 0.5, "dimensions": {"a": 0, "b": 1.5, "c": 2, "d": 3, "e": 4}},
+                {"total_score": 0.1},
+            ]
+        }
+    ).encode()
     _, labels = RemoteScorer(answering["url"]).score(*cases(2))
     assert labels[0].tolist() == [0, 1.5, 2, 3, 4] and np.isnan(labels[1]).all()
 
 
-@pytest.mark.parametrize("status, body, words", [
-    (500, b"[0.5, 0.5]", "status 500"), (400, b"items: bad", "items: bad"), (200, b"<html>", "not JSON"),
-    (200, b"\xff", "not JSON"), (200, b"[0.5]", "1 scores for 2 items"), (200, b"[0.5, 0.5, 0.5]", "3 scores for 2"),
-    (200, b"[]", "0 scores"), (200, b"{}", "no list"), (200, b"7", "no list"), (200, b'{"scores": 0.5}', "no list"),
-    (200, b"[0.5, NaN]", "item 1"), (200, b"[0.5, Infinity]", "item 1"), (200, b"[0.5, 1.01]", "item 1"),
-    (200, b"[-0.1, 0.5]", "item 0"), (200, b"[0.5, null]", "item 1"), (200, b'[0.5, "0.5"]', "item 1"),
-    (200, b"[0.5, true]", "item 1"), (200, b'[0.5, {"quality": 0.5}]', "item 1"), (200, b"[[0.5], 0.5]", "item 0"),
-    (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1}}]', "dimensions of item 1"),
-    (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 9}}]', "dimensions of item 1"),
-])
+@pytest.mark.parametrize(
+    "status, body, words",
+    [
+        (500, b"[0.5, 0.5]", "status 500"),
+        (400, b"items: bad", "items: bad"),
+        (200, b"<html>", "not JSON"),
+        (200, b"\xff", "not JSON"),
+        (200, b"[0.5]", "1 scores for 2 items"),
+        (200, b"[0.5, 0.5, 0.5]", "3 scores for 2"),
+        (200, b"[]", "0 scores"),
+        (200, b"{}", "no list"),
+        (200, b"7", "no list"),
+        (200, b'{"scores": 0.5}', "no list"),
+        (200, b"[0.5, NaN]", "item 1"),
+        (200, b"[0.5, Infinity]", "item 1"),
+        (200, b"[0.5, 1.01]", "item 1"),
+        (200, b"[-0.1, 0.5]", "item 0"),
+        (200, b"[0.5, null]", "item 1"),
+        (200, b'[0.5, "0.5"]', "item 1"),
+        (200, b"[0.5, true]", "item 1"),
+        (200, b'[0.5, {"quality": 0.5}]', "item 1"),
+        (200, b"[[0.5], 0.5]", "item 0"),
+        (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1}}]', "dimensions of item 1"),
+        (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 9}}]', "dimensions of item 1"),
+    ],
+)
 def test_an_answer_that_cannot_be_right_is_an_error(answering, status, body, words):
     answering.update(status=status, body=body)
     with pytest.raises(ScoringError, match=words):

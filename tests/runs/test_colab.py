@@ -44,8 +44,9 @@ def run_cell(folder, tmp_path, **environment):
     text = colab.cell().replace(ADDRESS, PROJECT.as_uri()).replace("/content/tracelift", str(folder))
     (tmp_path / "cell.py").write_text(text + "\nprint('after', os.getcwd(), 'tracelift_lib' in sys.modules)\n")
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COLAB_RELEASE_TAG")}
-    return subprocess.run([sys.executable, "-I", "cell.py"], cwd=tmp_path, env={**clean, **environment},
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-I", "cell.py"], cwd=tmp_path, env={**clean, **environment}, capture_output=True, text=True
+    )
 
 
 def test_elsewhere_it_does_nothing(tmp_path):

@@ -29,8 +29,15 @@ def shape(tmp_path):
 
 
 def test_sizes_are_those_of_a_built_model(tmp_path):
-    config = Qwen2Config(vocab_size=100, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
+    config = Qwen2Config(
+        vocab_size=100,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
     config.save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_config(config)
     parts = gpu_budget.estimate(load_preset("colab"), tmp_path, tmp_path)
@@ -67,10 +74,15 @@ def test_what_does_not_fit_is_refused_with_figures(shape):
         assert knob in text
 
 
-@pytest.mark.parametrize("change", [
-    {"planner_training.problems_per_step": 2}, {"planner_training.generations": 2},
-    {"planner_training.max_completion": 128}, {"execution.batch_tokens": 8192},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"planner_training.problems_per_step": 2},
+        {"planner_training.generations": 2},
+        {"planner_training.max_completion": 128},
+        {"execution.batch_tokens": 8192},
+    ],
+)
 def test_every_knob_that_the_error_names_lowers_the_estimate(shape, change):
     folder = shape("0.5B")
     before = gpu_budget.estimate(load_preset("colab"), folder, folder)

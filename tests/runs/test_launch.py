@@ -82,17 +82,26 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
         shutil.copytree(upstream, home, ignore=shutil.ignore_patterns("planner_training"))
         out.mkdir()
         monkeypatch.setenv("TRACELIFT_HOME", str(home))
-        overrides = {**UPSTREAM, "planner_training.parameters": "full", "planner_training.processes": n,
-                     "planner_training.loss_type": loss, "planner_training.steps": 3,
-                     "planner_training.problems_per_step": 4, "planner_training.collapse": None}
+        overrides = {
+            **UPSTREAM,
+            "planner_training.parameters": "full",
+            "planner_training.processes": n,
+            "planner_training.loss_type": loss,
+            "planner_training.steps": 3,
+            "planner_training.problems_per_step": 4,
+            "planner_training.collapse": None,
+        }
         run, commands, instance = Run("check", overrides=overrides), [], {"arm": "exec_only", "seed": 0}
         with monkeypatch.context() as patch:
             patch.setattr(launch, "_run", commands.append)
             with pytest.raises(store.MissingArtifact):
                 launch.train_in_processes(run, [instance])
-        script, at = [str(PROJECT / "tests" / "same_completions.py"), str(out)], commands[0].index("tracelift_lib.launch")
-        before = commands[0][:at - 1] if n == 2 else commands[0][:1]
-        launch._run([*before, *script, *commands[0][at + 1:]])
+        script, at = (
+            [str(PROJECT / "tests" / "same_completions.py"), str(out)],
+            commands[0].index("tracelift_lib.launch"),
+        )
+        before = commands[0][: at - 1] if n == 2 else commands[0][:1]
+        launch._run([*before, *script, *commands[0][at + 1 :]])
         folder = run.need(launch.STAGE, **instance).path
         gradients[n] = [load_file(out / f"{step}.safetensors") for step in range(3)]
         weights[n] = load_file(folder / "model" / "model.safetensors")
@@ -105,7 +114,9 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
         assert whole > 1e-3 and one.keys() == two.keys()
         assert sum((one[name] - two[name]).square().sum() for name in one) ** 0.5 < 1e-4 * whole
     for name, weight in weights[1].items():
-        torch.testing.assert_close(weights[2][name], weight, rtol=0, atol=0.02 * 3 * run.preset.planner_training.learning_rate)
+        torch.testing.assert_close(
+            weights[2][name], weight, rtol=0, atol=0.02 * 3 * run.preset.planner_training.learning_rate
+        )
 
 
 def test_found_runs_are_not_made_again(trained, upstream, monkeypatch):
@@ -135,8 +146,13 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
             launch.train_in_processes(run, [instance])
     work = run._place(launch.STAGE, instance)[0] / WORK
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(commands[0], stdout=log, stderr=log, start_new_session=True,
-                                   env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            commands[0],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        )
         for _ in range(1200):
             if len(list((work / "rollouts").glob("*.json"))) >= 5 or process.poll() is not None:
                 break
@@ -173,8 +189,10 @@ def test_groups_stay_whole():
 def test_one_process_is_what_it_was():
     from tracelift_lib.runs.pipeline import STAGES
 
-    one, two = (STAGES["planner_training"].config(load_preset("check", overrides={"planner_training.processes": n}))
-                for n in (1, 2))
+    one, two = (
+        STAGES["planner_training"].config(load_preset("check", overrides={"planner_training.processes": n}))
+        for n in (1, 2)
+    )
     assert "processes" not in one["planner_training"] and two["planner_training"]["processes"] == 2
     assert one == STAGES["planner_training"].config(load_preset("check"))
 
@@ -190,12 +208,24 @@ def test_logs_of_processes_become_one(tmp_path):
     for rank, folder in enumerate((tmp_path, tmp_path / "rank-1")):
         (folder / "steps").mkdir(parents=True)
         part = dict.fromkeys("squjc", 0.5 * rank)
-        rows = [{"step": 0, "problem_id": f"p{rank}", "trace": "z" if rank else None, "reward": float(rank * i), **part}
-                for i in range(2)]
+        rows = [
+            {"step": 0, "problem_id": f"p{rank}", "trace": "z" if rank else None, "reward": float(rank * i), **part}
+            for i in range(2)
+        ]
         write_json(folder / "000000.json", rows)
-        write_json(folder / "steps" / "000000.json", {
-            "step": 0, "seconds": 1.0 + rank, "executor_seconds": 0.5, "verifier_seconds": 0.25, "rm_seconds": 0.1,
-            "repeated_traces": rank / 2, "baseline": "cached", "failures": {"executor": 1 + rank}})
+        write_json(
+            folder / "steps" / "000000.json",
+            {
+                "step": 0,
+                "seconds": 1.0 + rank,
+                "executor_seconds": 0.5,
+                "verifier_seconds": 0.25,
+                "rm_seconds": 0.1,
+                "repeated_traces": rank / 2,
+                "baseline": "cached",
+                "failures": {"executor": 1 + rank},
+            },
+        )
     rollouts, steps = collect_log(tmp_path, [])
     assert rollouts["problem_id"].tolist() == ["p0", "p0", "p1", "p1"]
     assert steps.loc[0, ["reward", "s", "format_errors", "zero_variance"]].tolist() == [0.25, 0.25, 0.5, 0.5]

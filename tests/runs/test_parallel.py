@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tracelift_lib.runs.parallel import side_by_side
+from tracelift_lib.runs.parallel import run_in_processes
 
 
 def note_threads(path: Path):
@@ -37,8 +37,8 @@ def finished(folder: Path):
 
 def test_every_call_runs_in_another_process_on_one_thread(tmp_path):
     calls = [(tmp_path / str(i),) for i in range(3)]
-    side_by_side(note_threads, calls, 3, finished(tmp_path), "notes")
-    noted = [path.read_text().split() for path, in calls]
+    run_in_processes(note_threads, calls, 3, finished(tmp_path), "notes")
+    noted = [path.read_text().split() for (path,) in calls]
     assert [threads for threads, _ in noted] == ["1"] * 3
     assert str(os.getpid()) not in {pid for _, pid in noted}
 
@@ -46,13 +46,15 @@ def test_every_call_runs_in_another_process_on_one_thread(tmp_path):
 def test_a_failure_is_raised_and_stops_the_others_with_a_chance_to_save(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with pytest.raises(ValueError, match="no such trace"):
-        side_by_side(fail_or_wait, [(tmp_path / "waiting", False), (tmp_path / "failing", True)], 2,
-                     finished(tmp_path), "two")
+        run_in_processes(
+            fail_or_wait, [(tmp_path / "waiting", False), (tmp_path / "failing", True)], 2, finished(tmp_path), "two"
+        )
     assert (tmp_path / "saved").exists()
 
 
 def test_an_interrupt_reaches_the_workers(tmp_path):
     """JupyterLab's stop button and `kill -INT` may reach this process alone."""
+
     def interrupt():
         while not (tmp_path / "waiting").exists():
             time.sleep(0.05)
@@ -60,5 +62,5 @@ def test_an_interrupt_reaches_the_workers(tmp_path):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(fail_or_wait, [(tmp_path / "waiting", False)], 1, finished(tmp_path), "one")
+        run_in_processes(fail_or_wait, [(tmp_path / "waiting", False)], 1, finished(tmp_path), "one")
     assert (tmp_path / "saved").exists()

@@ -26,16 +26,23 @@ from tracelift_lib.runs.store import MissingArtifact
 
 EXEC, LIFT = {"arm": "exec_only", "seed": 0}, {"arm": "tracelift", "seed": 1}
 ALL = {  # every stage in the order of the notebooks; the last ones once an arm
-    "problems": ("problems", {}), "executor": ("executor", {}), "planner": ("planner", {}), "groups": ("groups", {}),
-    "reward_model": ("reward_model", {}), "rm_scores": ("rm_scores", {}),
-    "uplift": ("uplift", {}), "baseline": ("baseline", {}),
-    "train exec_only": ("planner_training", EXEC), "train tracelift": ("planner_training", LIFT),
+    "problems": ("problems", {}),
+    "executor": ("executor", {}),
+    "planner": ("planner", {}),
+    "groups": ("groups", {}),
+    "reward_model": ("reward_model", {}),
+    "rm_scores": ("rm_scores", {}),
+    "uplift": ("uplift", {}),
+    "baseline": ("baseline", {}),
+    "train exec_only": ("planner_training", EXEC),
+    "train tracelift": ("planner_training", LIFT),
     "eval start": ("evaluation", WARM_START),
-    "eval exec_only": ("evaluation", EXEC), "eval tracelift": ("evaluation", LIFT),
+    "eval exec_only": ("evaluation", EXEC),
+    "eval tracelift": ("evaluation", LIFT),
 }
 TRAINED = {"train exec_only", "train tracelift", "eval exec_only", "eval tracelift"}
 EVALS = {"eval start", "eval exec_only", "eval tracelift"}
-RM = {"reward_model", "rm_scores", "train tracelift"} | EVALS  # what hangs on the reward model
+RM = {"reward_model", "rm_scores", "train tracelift"} | EVALS  # what depends on the reward model
 
 
 counter = itertools.count()
@@ -43,6 +50,7 @@ counter = itertools.count()
 
 def stand_in(name, built):
     """A builder that notes what it was asked for. Each build writes something else, as if made at another time."""
+
     def build(run, out, **instance):
         built.append((name, instance))
         (out / "content.txt").write_text(str(next(counter)))
@@ -98,27 +106,41 @@ def test_nothing_is_made_twice(world, builds):
     assert builds == []
 
 
-@pytest.mark.parametrize("overrides, remade", [
-    ({"problems.sizes.train": 201}, set(ALL)),
-    ({"executor.steps": 21}, set(ALL) - {"problems", "groups"}),
-    ({"prompt_style": "instruct"}, set(ALL) - {"problems", "groups"}),
-    ({"planner.steps": 11}, {"planner"} | TRAINED | EVALS),
-    ({"groups.min_negatives": 5}, {"groups", "uplift"} | RM),
-    ({"reward_model.epochs": 7}, RM),
-    ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
-    ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
-    ({"planner_training.learning_rate": 0.5}, TRAINED),
-    ({"evaluation.traces": 3}, EVALS),
-    ({"planner_training.parameters": "full"}, TRAINED),
-    # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.
-    ({"planner_training.temperature": 1.5}, TRAINED | EVALS),
-    ({"planner_training.top_p": 0.5}, TRAINED | EVALS),
-    ({"planner_training.max_completion": 16}, TRAINED | EVALS),
-    # A list of arms and seeds says which runs there are, not what one of them gives. The rest is for people.
-    ({"planner_training.arms": ["tracelift", "no_uplift", "exec_only"], "planner_training.seeds": [1, 0, 5],
-      "description": "other words", "is_result": True, "min_free_gb": 0.001, "leaves_out": {"00": "a reason"},
-      "simulated_groups": 5, "threads": 2}, set()),
-], ids=lambda value: " ".join(value)[:40] if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "overrides, remade",
+    [
+        ({"problems.sizes.train": 201}, set(ALL)),
+        ({"executor.steps": 21}, set(ALL) - {"problems", "groups"}),
+        ({"prompt_style": "instruct"}, set(ALL) - {"problems", "groups"}),
+        ({"planner.steps": 11}, {"planner"} | TRAINED | EVALS),
+        ({"groups.min_negatives": 5}, {"groups", "uplift"} | RM),
+        ({"reward_model.epochs": 7}, RM),
+        ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
+        ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
+        ({"planner_training.learning_rate": 0.5}, TRAINED),
+        ({"evaluation.traces": 3}, EVALS),
+        ({"planner_training.parameters": "full"}, TRAINED),
+        # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.
+        ({"planner_training.temperature": 1.5}, TRAINED | EVALS),
+        ({"planner_training.top_p": 0.5}, TRAINED | EVALS),
+        ({"planner_training.max_completion": 16}, TRAINED | EVALS),
+        # A list of arms and seeds says which runs there are, not what one of them gives. The rest is for people.
+        (
+            {
+                "planner_training.arms": ["tracelift", "no_uplift", "exec_only"],
+                "planner_training.seeds": [1, 0, 5],
+                "description": "other words",
+                "is_result": True,
+                "min_free_gb": 0.001,
+                "leaves_out": {"00": "a reason"},
+                "simulated_groups": 5,
+                "threads": 2,
+            },
+            set(),
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, dict) else "",
+)
 def test_a_changed_setting_remakes_what_it_decides_and_nothing_else(builds, overrides, remade):
     run = Run("check", overrides=overrides)
     assert run.preset != Run("check").preset
@@ -133,8 +155,15 @@ def test_training_settings_at_their_default_do_not_name_the_results():
     """So results stay valid when a later version offers more settings; what is set otherwise counts."""
     config = STAGES["planner_training"].config
     assert config(Run("tiny").preset)["planner_training"] == {
-        "steps": 30, "problems_per_step": 16, "generations": 8, "learning_rate": 1e-3, "temperature": 0.7,
-        "max_completion": 72, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0,
+        "steps": 30,
+        "problems_per_step": 16,
+        "generations": 8,
+        "learning_rate": 1e-3,
+        "temperature": 0.7,
+        "max_completion": 72,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
     }
     other = Run("tiny", overrides={"planner_training.parameters": "full"}).preset
     assert config(other)["planner_training"]["parameters"] == "full"
@@ -151,12 +180,15 @@ def test_another_stage_version_remakes_it_and_what_hangs_on_it(builds, monkeypat
     assert labels(builds) == {"groups", "uplift"} | RM
 
 
-@pytest.mark.parametrize("label, remade", [
-    ("problems", set(ALL)),
-    ("groups", {"groups", "uplift"} | RM),
-    ("baseline", {"baseline", "train tracelift", "eval tracelift"}),
-    ("train exec_only", {"train exec_only", "eval exec_only"}),
-])
+@pytest.mark.parametrize(
+    "label, remade",
+    [
+        ("problems", set(ALL)),
+        ("groups", {"groups", "uplift"} | RM),
+        ("baseline", {"baseline", "train tracelift", "eval tracelift"}),
+        ("train exec_only", {"train exec_only", "eval exec_only"}),
+    ],
+)
 def test_a_deleted_folder_is_remade_with_what_hangs_on_it_and_nothing_else(builds_in_copy, label, remade):
     name, instance = ALL[label]
     made = {other: Run("check").need(ALL[other][0], **ALL[other][1]).digest for other in set(ALL) - remade}
@@ -179,16 +211,19 @@ def without(label):
     path.with_suffix(".away").rename(path)
 
 
-@pytest.mark.parametrize("gone, wanted, notebook", [
-    ("problems", "groups", "00_start_here"),
-    ("executor", "uplift", "00_start_here"),
-    ("planner", "train exec_only", "00_start_here"),
-    ("groups", "reward_model", "01_build_groups"),
-    ("reward_model", "rm_scores", "02_train_reward_model"),
-    ("reward_model", "train tracelift", "02_train_reward_model"),
-    ("baseline", "train tracelift", "03_executor_uplift"),
-    ("train exec_only", "eval exec_only", "05_train_planner_lora"),
-])
+@pytest.mark.parametrize(
+    "gone, wanted, notebook",
+    [
+        ("problems", "groups", "00_start_here"),
+        ("executor", "uplift", "00_start_here"),
+        ("planner", "train exec_only", "00_start_here"),
+        ("groups", "reward_model", "01_build_groups"),
+        ("reward_model", "rm_scores", "02_train_reward_model"),
+        ("reward_model", "train tracelift", "02_train_reward_model"),
+        ("baseline", "train tracelift", "03_executor_uplift"),
+        ("train exec_only", "eval exec_only", "05_train_planner_lora"),
+    ],
+)
 def test_a_missing_upstream_names_its_notebook(builds, gone, wanted, notebook):
     """Whether the stage is asked for or is to be made: its upstream is never made in passing."""
     name, instance = ALL[wanted]
@@ -324,7 +359,9 @@ def test_groups_of_public_seeds_are_split_by_problem(symbolic):
     folder = symbolic.need("groups").path
     assert {p.name for p in folder.iterdir()} == {
         *(f"{split}.{kind}" for split in ("train", "dev", "test") for kind in ("jsonl", "parquet")),
-        "report.json", "README.md", "manifest.json",
+        "report.json",
+        "README.md",
+        "manifest.json",
     }
     made = {split: [g.problem_id for g in symbolic.groups(split)] for split in ("train", "dev", "test")}
     numbers = {split: [int(i.rsplit("-", 1)[1]) for i in ids] for split, ids in made.items()}
@@ -354,13 +391,16 @@ def test_a_setting_of_the_seeds_is_part_of_the_key(symbolic):
 @pytest.fixture
 def seed_folder(tmp_path, monkeypatch):
     """GSM8K-like data named by TRACELIFT_DATA: 42 train problems of three steps, of which the 4th is also in test."""
+
     def record(n):
         a, b = 3 + n, 10 + 2 * n
         question = f"Ann has {a} boxes with {b} eggs each. {a + 1} eggs break and she buys {b + 3} more. How many now?"
-        answer = (f"The boxes hold {a} * {b} = <<{a}*{b}={a * b}>>{a * b} eggs.\n"
-                  f"After the fall there are {a * b} - {a + 1} = {a * b - a - 1} eggs.\n"
-                  f"With the new ones there are {a * b - a - 1} + {b + 3} = {a * b - a + b + 2} eggs.\n"
-                  f"#### {a * b - a + b + 2}")
+        answer = (
+            f"The boxes hold {a} * {b} = <<{a}*{b}={a * b}>>{a * b} eggs.\n"
+            f"After the fall there are {a * b} - {a + 1} = {a * b - a - 1} eggs.\n"
+            f"With the new ones there are {a * b - a - 1} + {b + 3} = {a * b - a + b + 2} eggs.\n"
+            f"#### {a * b - a + b + 2}"
+        )
         return {"question": question, "answer": answer}
 
     folder = tmp_path / "data" / "gsm8k"
@@ -408,8 +448,9 @@ def test_an_interrupted_build_of_groups_goes_on(seed_folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.make("groups")
     assert len(seen) == 19
-    monkeypatch.setattr(builder, "make_group", lambda problem, *rest: seen.append(problem.problem_id)
-                        or make_group(problem, *rest))
+    monkeypatch.setattr(
+        builder, "make_group", lambda problem, *rest: seen.append(problem.problem_id) or make_group(problem, *rest)
+    )
     run.make("groups")
     assert len(seen) == len(set(seen)) == 41
 
@@ -421,8 +462,13 @@ def test_released_groups_are_a_source(symbolic, tmp_path, monkeypatch):
     for split in ("train", "dev"):
         shutil.copy(symbolic.need("groups").path / f"{split}.parquet", released)
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))
-    run = Run("check", overrides={"groups.sizes": {"train": 10, "test": 2},
-                                  "groups.seeds": {"source": "released", "where": str(released)}})
+    run = Run(
+        "check",
+        overrides={
+            "groups.sizes": {"train": 10, "test": 2},
+            "groups.seeds": {"source": "released", "where": str(released)},
+        },
+    )
     run.make("groups")
     first = [g.problem_id for g in symbolic.groups("train")][:10]
     assert [g.problem_id for g in run.groups("test")] == [g.problem_id for g in symbolic.groups("dev")][:2]
@@ -445,8 +491,10 @@ def test_reward_model_and_its_scores_on_groups_of_public_seeds(symbolic):
 def test_groups_of_the_real_public_sets(source, refused, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
     monkeypatch.setenv("TRACELIFT_DATA", str(DATA))
-    run = Run("check", overrides={"groups.sizes": {"train": 120, "test": 20},
-                                  "groups.seeds": {"source": source, "drop_leaked": True}})
+    run = Run(
+        "check",
+        overrides={"groups.sizes": {"train": 120, "test": 20}, "groups.seeds": {"source": source, "drop_leaked": True}},
+    )
     run.make("groups")
     report = run.need("groups").json("report.json")
     assert sum(report["groups"].values()) >= 60 and report["groups"]["test"] >= 8

@@ -10,12 +10,20 @@ from tracelift_lib.executor.backends import CallFailed
 from tracelift_lib.runs import pipeline
 from tracelift_lib.runs.pipeline import Run
 
-SMALL = {"executor.steps": 2, "planner.steps": 2, "groups": None, "reward_model": None, "evaluation": None,
-         "planner_training.steps": 1, "planner_training.arms": ["llm_judge"], "execution.problems": 4}
+SMALL = {
+    "executor.steps": 2,
+    "planner.steps": 2,
+    "groups": None,
+    "reward_model": None,
+    "evaluation": None,
+    "planner_training.steps": 1,
+    "planner_training.arms": ["llm_judge"],
+    "execution.problems": 4,
+}
 
 
 def solver(number, body):
-    """Right on every second seed with a trace, never without one; hangs on the request alone."""
+    """Right on every second seed with a trace, never without one; depends on the request alone."""
     right = "<reasoning>" in question(body)
     return [f"Answer: {3 if right and (body['seed'] + i) % 2 else 100 + i}" for i in range(body["n"])]
 

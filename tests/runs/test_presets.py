@@ -56,14 +56,30 @@ def test_unknown_preset_names_those_there_are():
     assert "tniy" in str(caught.value) and all(name in str(caught.value) for name in preset_names())
 
 
-@pytest.mark.parametrize("key, value", [
-    ("seed", 7), ("min_free_gb", 0.5), ("execution.k", 5), ("execution.temperature", 0.9),
-    ("execution.answer", "last_number"), ("execution.baseline", "fresh"), ("execution.s_run", "merged"),
-    ("execution.style", "coderl"),
-    ("executor.shape.hidden_size", 48), ("executor.mix.plan", 0.1), ("planner.steps", 3), ("problems.sizes.train", 99),
-    ("problems.max_number", 12), ("planner_training.arms", ["no_uplift"]), ("reward_model.dimension_loss", "mse"),
-    ("limits.problem", 100), ("limits.trace", 50), ("simulated_groups", 77), ("threads", 2),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("seed", 7),
+        ("min_free_gb", 0.5),
+        ("execution.k", 5),
+        ("execution.temperature", 0.9),
+        ("execution.answer", "last_number"),
+        ("execution.baseline", "fresh"),
+        ("execution.s_run", "merged"),
+        ("execution.style", "coderl"),
+        ("executor.shape.hidden_size", 48),
+        ("executor.mix.plan", 0.1),
+        ("planner.steps", 3),
+        ("problems.sizes.train", 99),
+        ("problems.max_number", 12),
+        ("planner_training.arms", ["no_uplift"]),
+        ("reward_model.dimension_loss", "mse"),
+        ("limits.problem", 100),
+        ("limits.trace", 50),
+        ("simulated_groups", 77),
+        ("threads", 2),
+    ],
+)
 def test_overrides_change_exactly_their_value(key, value):
     before = flat(load_preset("check").model_dump(mode="json"))
     after = flat(load_preset("check", overrides={key: value}).model_dump(mode="json"))
@@ -82,13 +98,23 @@ def test_the_executor_may_be_behind_a_server():
     assert load_preset("check", overrides=keys).execution.backend == backend
 
 
-@pytest.mark.parametrize("change, word", [
-    ({"colour": "red"}, "colour"), ({"base_urls": []}, "base_urls"), ({"base_urls": ["localhost:8000"]}, "address"),
-    ({"base_urls": ["http://user:sk-1@host/v1"]}, "api_key_env"), ({"api_key": "sk-1"}, "api_key"),
-    ({"kind": "cloud"}, "kind"), ({"model": None}, "model"), ({"concurrency": 0}, "concurrency"),
-    ({"timeout": 0}, "timeout"), ({"retries": -1}, "retries"), ({"api": "responses"}, "api"),
-    ({"backoff": 0}, "backoff"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"colour": "red"}, "colour"),
+        ({"base_urls": []}, "base_urls"),
+        ({"base_urls": ["localhost:8000"]}, "address"),
+        ({"base_urls": ["http://user:sk-1@host/v1"]}, "api_key_env"),
+        ({"api_key": "sk-1"}, "api_key"),
+        ({"kind": "cloud"}, "kind"),
+        ({"model": None}, "model"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"timeout": 0}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"api": "responses"}, "api"),
+        ({"backoff": 0}, "backoff"),
+    ],
+)
 def test_a_wrong_backend_is_refused_and_named(change, word):
     with pytest.raises(InputError, match=word) as caught:
         load_preset("check", overrides={"execution.backend": SERVER | change})
@@ -128,17 +154,20 @@ def test_a_section_may_be_left_out():
     assert load_preset("check", overrides={"reward_model": None}).reward_model is None
 
 
-@pytest.mark.parametrize("key, meant", [
-    ("sede", "seed"),
-    ("executon.k", "execution"),
-    ("execution.temprature", "temperature"),
-    ("planner_training.generation", "generations"),
-    ("problems.max_numbr", "max_number"),  # in a union
-    ("executor.vocab", "vocab_size"),
-    ("executor.shape.hidden", "hidden_size"),  # a section in a section of a union
-    ("planner.habbits", "habits"),
-    ("reward_model.epoch", "epochs"),
-])
+@pytest.mark.parametrize(
+    "key, meant",
+    [
+        ("sede", "seed"),
+        ("executon.k", "execution"),
+        ("execution.temprature", "temperature"),
+        ("planner_training.generation", "generations"),
+        ("problems.max_numbr", "max_number"),  # in a union
+        ("executor.vocab", "vocab_size"),
+        ("executor.shape.hidden", "hidden_size"),  # a section in a section of a union
+        ("planner.habbits", "habits"),
+        ("reward_model.epoch", "epochs"),
+    ],
+)
 def test_unknown_override_keys_are_refused_with_the_nearest(key, meant):
     with pytest.raises(InputError) as caught:
         load_preset("check", overrides={key: 1})
@@ -146,9 +175,9 @@ def test_unknown_override_keys_are_refused_with_the_nearest(key, meant):
     assert key in message and f"did you mean {meant!r}" in message
 
 
-@pytest.mark.parametrize("key", [
-    "zzz", "execution.zzz", "executor.shape.zzz", "problems.folder", "limits.zzz", "", "execution.",
-])
+@pytest.mark.parametrize(
+    "key", ["zzz", "execution.zzz", "executor.shape.zzz", "problems.folder", "limits.zzz", "", "execution."]
+)
 def test_unknown_override_keys_are_refused_even_without_one(key):
     """`problems.folder` belongs to another member of the union than this preset has."""
     with pytest.raises(InputError) as caught:
@@ -162,17 +191,42 @@ def test_unknown_names_in_a_table_are_refused(key):
         load_preset("check", overrides={key: 0.5 if "mix" in key or "habits" in key else 5})
 
 
-@pytest.mark.parametrize("key, value", [
-    ("execution.k", "5"), ("execution.k", 2.5), ("execution.k", 0), ("execution.k", -1), ("execution.k", True),
-    ("execution.k", None), ("execution.temperature", 0), ("execution.temperature", "hot"), ("execution.top_p", 1.5),
-    ("execution.answer", "lenient"), ("execution.baseline", "none"), ("execution.s_run", "both"),
-    ("execution.style", "lax"), ("execution.ties", [1, "a", 0, 0]), ("execution.backend", "server"),
-    ("execution.max_failure_rate", 2), ("planner_training.arms", ["fastest"]), ("planner_training.arms", "tracelift"),
-    ("planner_training.seeds", [0, "a"]), ("planner_training.generations", 1), ("problems.steps.train", [0]),
-    ("problems.source", "imagenet"), ("executor.source", "nowhere"), ("reward_model.dimension_loss", "hinge"),
-    ("seed", "x"), ("simulated_groups", 0), ("threads", 0),
-    ("prompt_style", "long"), ("execution", 3), ("is_result", "yes"), ("problems.sizes.extra", 5),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("execution.k", "5"),
+        ("execution.k", 2.5),
+        ("execution.k", 0),
+        ("execution.k", -1),
+        ("execution.k", True),
+        ("execution.k", None),
+        ("execution.temperature", 0),
+        ("execution.temperature", "hot"),
+        ("execution.top_p", 1.5),
+        ("execution.answer", "lenient"),
+        ("execution.baseline", "none"),
+        ("execution.s_run", "both"),
+        ("execution.style", "lax"),
+        ("execution.ties", [1, "a", 0, 0]),
+        ("execution.backend", "server"),
+        ("execution.max_failure_rate", 2),
+        ("planner_training.arms", ["fastest"]),
+        ("planner_training.arms", "tracelift"),
+        ("planner_training.seeds", [0, "a"]),
+        ("planner_training.generations", 1),
+        ("problems.steps.train", [0]),
+        ("problems.source", "imagenet"),
+        ("executor.source", "nowhere"),
+        ("reward_model.dimension_loss", "hinge"),
+        ("seed", "x"),
+        ("simulated_groups", 0),
+        ("threads", 0),
+        ("prompt_style", "long"),
+        ("execution", 3),
+        ("is_result", "yes"),
+        ("problems.sizes.extra", 5),
+    ],
+)
 def test_a_value_of_the_wrong_kind_is_refused_and_named(key, value):
     with pytest.raises(InputError) as caught:
         load_preset("check", overrides={key: value})
@@ -193,13 +247,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("change, words", [
-    ("colour: red", ["colour"]),
-    ("execution: {k: 3, colour: red}", ["execution.colour"]),
-    ("planner: {stepz: 3}", ["stepz"]),
-    ("problems: {source: gsm8k}", ["problems"]),
-    ("execution: {k: many}", ["execution.k", "many"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("colour: red", ["colour"]),
+        ("execution: {k: 3, colour: red}", ["execution.colour"]),
+        ("planner: {stepz: 3}", ["stepz"]),
+        ("problems: {source: gsm8k}", ["problems"]),
+        ("execution: {k: many}", ["execution.k", "many"]),
+    ],
+)
 def test_a_bad_preset_file_is_named_with_its_key(folder, change, words):
     (folder / "mine.yaml").write_text(f"extends: tiny\nname: mine\n{change}\n")
     with pytest.raises(InputError) as caught:
@@ -207,9 +264,9 @@ def test_a_bad_preset_file_is_named_with_its_key(folder, change, words):
     assert all(word in str(caught.value) for word in ["mine", *words])
 
 
-@pytest.mark.parametrize("section, key", [
-    (None, "executor"), (None, "execution"), ("execution", "k"), ("problems", "max_value"),
-])
+@pytest.mark.parametrize(
+    "section, key", [(None, "executor"), (None, "execution"), ("execution", "k"), ("problems", "max_value")]
+)
 def test_a_missing_key_is_named(folder, section, key):
     data = yaml.safe_load((folder / "tiny.yaml").read_text())
     del (data[section] if section else data)[key]

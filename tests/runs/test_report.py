@@ -108,7 +108,8 @@ def test_texts():
     assert report.with_interval(0.81249, 0.78, 0.8434) == "0.812 [0.780, 0.843]"
     assert report.with_interval(-1.5, -2, 1, digits=1) == "-1.5 [-2.0, 1.0]"
     assert report.markdown_table(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})) == (
-        "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |")
+        "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+    )
 
 
 def test_costs_come_from_the_manifests():

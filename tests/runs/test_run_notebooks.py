@@ -98,7 +98,8 @@ def executed(monkeypatch):
     """papermill replaced by a list of what it would have run."""
     calls = []
     monkeypatch.setattr(
-        run_notebooks.papermill, "execute_notebook",
+        run_notebooks.papermill,
+        "execute_notebook",
         lambda notebook, output, parameters, **options: calls.append((notebook, output, parameters)),
     )
     return calls
@@ -121,17 +122,20 @@ def test_a_notebook_without_parameters_takes_none(tmp_path, executed):
         run_notebook(source, {"PRESET": "check"}, tmp_path / "x.ipynb")
 
 
-@pytest.mark.parametrize("text, key, value", [
-    ("execution.k=5", "execution.k", 5),
-    ("execution.temperature=0.25", "execution.temperature", 0.25),
-    ("execution.answer=last_number", "execution.answer", "last_number"),
-    ("planner_training.arms=[exec_only, tracelift]", "planner_training.arms", ["exec_only", "tracelift"]),
-    ("planner_training.seeds=[0]", "planner_training.seeds", [0]),
-    ("reward_model=null", "reward_model", None),
-    ("is_result=true", "is_result", True),
-    ("problems.sizes={train: 5, test: 6}", "problems.sizes", {"train": 5, "test": 6}),
-    ("description=a=b", "description", "a=b"),
-])
+@pytest.mark.parametrize(
+    "text, key, value",
+    [
+        ("execution.k=5", "execution.k", 5),
+        ("execution.temperature=0.25", "execution.temperature", 0.25),
+        ("execution.answer=last_number", "execution.answer", "last_number"),
+        ("planner_training.arms=[exec_only, tracelift]", "planner_training.arms", ["exec_only", "tracelift"]),
+        ("planner_training.seeds=[0]", "planner_training.seeds", [0]),
+        ("reward_model=null", "reward_model", None),
+        ("is_result=true", "is_result", True),
+        ("problems.sizes={train: 5, test: 6}", "problems.sizes", {"train": 5, "test": 6}),
+        ("description=a=b", "description", "a=b"),
+    ],
+)
 def test_overrides_are_read_as_yaml(text, key, value):
     assert _read_override(text) == (key, value)
 
@@ -196,7 +200,8 @@ def test_copies_for_a_course_lack_the_solutions(tmp_path, monkeypatch, executed,
         copy = nbformat.read(tmp_path / "build" / "course" / f"{source.stem}.ipynb", as_version=4)
         cells = convert(source).cells
         assert [c.source for c in copy.cells] == [
-            c.source for c in cells if "solution" not in c.metadata.get("tags", [])]
+            c.source for c in cells if "solution" not in c.metadata.get("tags", [])
+        ]
 
 
 def test_a_choice_runs_in_the_order_of_the_numbers(executed):

@@ -57,12 +57,15 @@ def test_hub_models_are_pinned_to_a_commit():
             assert len(revision) == 40 and int(revision, 16)
 
 
-@pytest.mark.parametrize("overrides, word", [
-    ({"execution.answer": "first"}, "execution.answer"),
-    ({"executor.sha": "0"}, "'sha256'"),
-    ({"problems.sizes": {"dev": 3}}, "problems"),
-    ({"limits.trac": 5}, "limits"),
-])
+@pytest.mark.parametrize(
+    "overrides, word",
+    [
+        ({"execution.answer": "first"}, "execution.answer"),
+        ({"executor.sha": "0"}, "'sha256'"),
+        ({"problems.sizes": {"dev": 3}}, "problems"),
+        ({"limits.trac": 5}, "limits"),
+    ],
+)
 def test_a_wrong_value_is_named(overrides, word):
     with pytest.raises(InputError, match=word):
         load_preset("smol", overrides=overrides)
@@ -179,8 +182,14 @@ def test_gsm_symbolic_leaves_out_copies_and_solutions_that_contradict_the_answer
     def stream(settings, split):
         for text, answer, stated in [("a", "1", "1"), ("A.", "1", "1"), ("b", "2", "3"), ("c", "1000", "1,000")]:
             yield problem.Problem(
-                problem_id=f"{split}-{text}", source="gsm_symbolic", domain="math", task_type="t", problem=text,
-                reference_solution="", answer=answer, metadata={"stated": stated},
+                problem_id=f"{split}-{text}",
+                source="gsm_symbolic",
+                domain="math",
+                task_type="t",
+                problem=text,
+                reference_solution="",
+                answer=answer,
+                metadata={"stated": stated},
             )
 
     monkeypatch.setattr(seeds, "_gsm_symbolic", stream)
@@ -206,8 +215,9 @@ def put_wheel(folder, content: bytes, name: str = FILE) -> WheelModel:
     info = "tiny_llm-1.0.dist-info"
     with zipfile.ZipFile(folder / "tiny_llm-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"tiny_llm/{name}", content)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 1.0\n"
-                                           "Requires-Dist: absent-package\n")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 1.0\nRequires-Dist: absent-package\n"
+        )
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     return WheelModel(
@@ -276,9 +286,16 @@ def write_gguf(path, splitting: str = "smollm") -> np.ndarray:
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_chat_template(TEMPLATE)
-    shapes = {"token_embd": (len(VOCABULARY), HIDDEN), "blk.0.attn_q": (HIDDEN, HIDDEN), "blk.0.attn_k": (16, HIDDEN),
-              "blk.0.attn_v": (16, HIDDEN), "blk.0.attn_output": (HIDDEN, HIDDEN), "blk.0.ffn_gate": (64, HIDDEN),
-              "blk.0.ffn_up": (64, HIDDEN), "blk.0.ffn_down": (HIDDEN, 64)}
+    shapes = {
+        "token_embd": (len(VOCABULARY), HIDDEN),
+        "blk.0.attn_q": (HIDDEN, HIDDEN),
+        "blk.0.attn_k": (16, HIDDEN),
+        "blk.0.attn_v": (16, HIDDEN),
+        "blk.0.attn_output": (HIDDEN, HIDDEN),
+        "blk.0.ffn_gate": (64, HIDDEN),
+        "blk.0.ffn_up": (64, HIDDEN),
+        "blk.0.ffn_down": (HIDDEN, 64),
+    }
     kind = gguf.GGMLQuantizationType.Q4_1
     packed = {name: gguf.quants.quantize(rng.normal(size=s).astype(np.float32), kind) for name, s in shapes.items()}
     for name, weights in packed.items():
@@ -336,10 +353,15 @@ def smol_run(data, converted, monkeypatch):
     monkeypatch.setenv("TRACELIFT_DATA", str(data))
     monkeypatch.setattr(pipeline, "UPLIFT_CHUNK", 10)
     monkeypatch.setattr(store, "_check_space", lambda *_: None)
-    run = Run("smol", overrides={
-        "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
-        "execution.problems": 24, "execution.baseline_samples": 2, "execution.max_new_tokens": 4,
-    })
+    run = Run(
+        "smol",
+        overrides={
+            "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
+            "execution.problems": 24,
+            "execution.baseline_samples": 2,
+            "execution.max_new_tokens": 4,
+        },
+    )
     run.make("problems")
     run.make("executor")
     return run
@@ -385,13 +407,21 @@ def whole_run(data, converted, monkeypatch):
     """Preset smol_short with the tiny converted model and problems of gsm_symbolic, cut to what its size can do."""
     monkeypatch.delenv("TRACELIFT_DATA", raising=False)
     monkeypatch.setattr(store, "_check_space", lambda *_: None)
-    return Run("smol_short", overrides={
-        "problems": {"source": "gsm_symbolic", "sizes": {"train": 12, "rl": 4, "test": 4}},
-        "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
-        "groups.seeds": {"source": "gsm_symbolic"}, "groups.sizes": {"train": 24, "test": 6},
-        "groups.min_negatives": 2, "planner.steps": 4, "planner_training.steps": 1,
-        "planner_training.max_completion": 8, "planner_training.generations": 2, "execution.max_new_tokens": 4,
-    })
+    return Run(
+        "smol_short",
+        overrides={
+            "problems": {"source": "gsm_symbolic", "sizes": {"train": 12, "rl": 4, "test": 4}},
+            "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
+            "groups.seeds": {"source": "gsm_symbolic"},
+            "groups.sizes": {"train": 24, "test": 6},
+            "groups.min_negatives": 2,
+            "planner.steps": 4,
+            "planner_training.steps": 1,
+            "planner_training.max_completion": 8,
+            "planner_training.generations": 2,
+            "execution.max_new_tokens": 4,
+        },
+    )
 
 
 def test_the_whole_path_with_a_tiny_model_in_smollm2s_layout(whole_run):
@@ -414,10 +444,17 @@ def test_the_whole_path_with_a_tiny_model_in_smollm2s_layout(whole_run):
 
 def test_the_warm_start_learns_reference_traces(converted, tmp_path):
     """Another text than the problems' own reference traces would not come out of it."""
-    train = [problem.Problem(
-        problem_id="p", source="gsm8k", domain="math", task_type="t", problem="ab", answer="1",
-        reference_solution="abab",
-    )]
+    train = [
+        problem.Problem(
+            problem_id="p",
+            source="gsm8k",
+            domain="math",
+            task_type="t",
+            problem="ab",
+            answer="1",
+            reference_solution="abab",
+        )
+    ]
     source = ReferenceStart(source="reference_traces", steps=60, batch_size=4, learning_rate=1e-2)
     reference_start(source, converted[0], train, "short", 0, tmp_path)
     text = as_chat(planner_prompt(train[0], "short"), load_tokenizer(tmp_path))

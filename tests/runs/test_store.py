@@ -100,8 +100,12 @@ def test_keys_hash_all_that_decides():
     assert len(key) == 12 and set(key) <= set("0123456789abcdef")
     assert key == key_of("stage", 1, {"b": [1, 2], "a": 1}, {"up": "k"})  # the order of the keys is no content
     others = [
-        ("other", *base[1:]), (base[0], 2, *base[2:]), (*base[:2], {"a": 2, "b": [1, 2]}, base[3]),
-        (*base[:2], {"a": 1, "b": [2, 1]}, base[3]), (*base[:3], {"up": "l"}), (*base[:3], {"down": "k"}),
+        ("other", *base[1:]),
+        (base[0], 2, *base[2:]),
+        (*base[:2], {"a": 2, "b": [1, 2]}, base[3]),
+        (*base[:2], {"a": 1, "b": [2, 1]}, base[3]),
+        (*base[:3], {"up": "l"}),
+        (*base[:3], {"down": "k"}),
         (*base[:3], {}),
     ]
     assert len({key, *(key_of(*other) for other in others)}) == 8
@@ -148,7 +152,8 @@ DAMAGE = {
     "manifest is a list": lambda f: (f / "manifest.json").write_text("[]"),
     "manifest is a number": lambda f: (f / "manifest.json").write_text("5"),
     "manifest without files": lambda f: write_json(
-        f / "manifest.json", {k: v for k, v in json.loads((f / "manifest.json").read_text()).items() if k != "files"}),
+        f / "manifest.json", {k: v for k, v in json.loads((f / "manifest.json").read_text()).items() if k != "files"}
+    ),
     "file missing": lambda f: (f / "data.txt").unlink(),
     "file missing in a folder": lambda f: (f / "deep" / "more.json").unlink(),
     "file shorter": lambda f: (f / "data.txt").write_text("hell"),
@@ -299,6 +304,7 @@ def test_a_disk_that_fills_up_while_weights_are_saved_is_named(tmp_path):
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_is_named(tmp_path, monkeypatch):
     """torch.save says nothing about the disk; only the free space tells. With space left it is another fault."""
+
     def build(out):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
 

@@ -19,11 +19,15 @@ from tracelift_lib.verifier.verify_code import CodeVerifier
 LIMITS = Limits(cpu_s=1.0, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
 SHORT_WALL = 1.0
 NEXT = [  # uses what an attack may have spoilt: files, builtins, modules, processes
-    ("import os, json\nopen('f', 'w').write(json.dumps(sorted(map(abs, [-2, 1]))))\n"
-     "p = os.fork()\nif p == 0: os._exit(0)\nos.waitpid(p, 0)\nprint(open('f').read(), os.listdir('.'), input())",
-     StdioTests(style="stdio", cases=[StdioCase(input="in", output="[1, 2] ['f'] in")])),
-    ("def solve(x): return str(x) + 'a'",
-     AssertTests(style="asserts", code=["assert solve(5) == '5a'"], entry_point="solve")),
+    (
+        "import os, json\nopen('f', 'w').write(json.dumps(sorted(map(abs, [-2, 1]))))\n"
+        "p = os.fork()\nif p == 0: os._exit(0)\nos.waitpid(p, 0)\nprint(open('f').read(), os.listdir('.'), input())",
+        StdioTests(style="stdio", cases=[StdioCase(input="in", output="[1, 2] ['f'] in")]),
+    ),
+    (
+        "def solve(x): return str(x) + 'a'",
+        AssertTests(style="asserts", code=["assert solve(5) == '5a'"], entry_point="solve"),
+    ),
 ]
 
 
@@ -70,8 +74,10 @@ def processes_of(worker: Worker) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                mine = entry.stat().st_uid == worker.uid or f"'uid': {worker.uid}".encode() in (
-                    entry / "cmdline").read_bytes()
+                mine = (
+                    entry.stat().st_uid == worker.uid
+                    or f"'uid': {worker.uid}".encode() in (entry / "cmdline").read_bytes()
+                )
             except OSError:
                 continue
             if mine:
@@ -100,7 +106,7 @@ def test_an_attack_is_contained(verifier, outside, attack):
     program = attack.program.replace("OUTSIDE", str(outside)).replace("PARENT", str(os.getpid()))
     verifier.limits = replace(LIMITS, wall_s=SHORT_WALL) if attack.waits else LIMITS
     try:
-        result, = verifier.verify([(program, attack.tests)])
+        (result,) = verifier.verify([(program, attack.tests)])
     finally:
         verifier.limits = LIMITS
     assert result.outcomes[0] in attack.outcomes

@@ -12,13 +12,19 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.sandbox.running import Outcome
-from tracelift_lib.verifier.verdicts import CodeJudge, Judgement
+from tracelift_lib.verifier.verdicts import ProgramVerifier, Verdict
 from tracelift_lib.verifier.verify_code import CodeResult
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
-    problem_id="double", source="hand", domain="code", task_type="stdin", problem="Read a number and print its double.",
-    reference_solution="", answer="", metadata={"tests": {"style": "stdio", "cases": CASES}},
+    problem_id="double",
+    source="hand",
+    domain="code",
+    task_type="stdin",
+    problem="Read a number and print its double.",
+    reference_solution="",
+    answer="",
+    metadata={"tests": {"style": "stdio", "cases": CASES}},
 )
 RIGHT = "Here it is:\n```python\nprint(2 * int(input()))\n```"
 HALF = "n = int(input())\nprint(2 * n if n < 3 else 0)"  # passes two of four
@@ -28,13 +34,18 @@ NO_CODE = "```python\nprint(2 *\n```"
 
 def judge(style, *answers):
     execution = load_preset("check", overrides={"execution.style": style}).execution
-    return verifier_of(execution).judge([DOUBLE] * len(answers), list(answers))
+    return verifier_of(execution).verify([DOUBLE] * len(answers), list(answers))
 
 
-@pytest.mark.parametrize("style, expected", [
-    ("binary", [1, 0, 0, 0]), ("pass_rate", [1, 0.5, 0.75, 0]), ("coderl", [1, -0.3, -0.6, -1]),
-    ("hybrid", [1, 0.8 * 0.5 + 0.2, 0.8 * 0.75 + 0.05, 0]),
-])
+@pytest.mark.parametrize(
+    "style, expected",
+    [
+        ("binary", [1, 0, 0, 0]),
+        ("pass_rate", [1, 0.5, 0.75, 0]),
+        ("coderl", [1, -0.3, -0.6, -1]),
+        ("hybrid", [1, 0.8 * 0.5 + 0.2, 0.8 * 0.75 + 0.05, 0]),
+    ],
+)
 def test_success_s_and_outcome_of_a_program(style, expected):
     """Method section 4, by hand."""
     judgements = judge(style, RIGHT, HALF, CRASH, NO_CODE)
@@ -45,19 +56,21 @@ def test_success_s_and_outcome_of_a_program(style, expected):
 
 def test_a_problem_without_tests_is_an_error_that_names_it():
     with pytest.raises(InputError, match="double"):
-        verifier_of(load_preset("check").execution).judge([DOUBLE.model_copy(update={"metadata": {}})], [RIGHT])
+        verifier_of(load_preset("check").execution).verify([DOUBLE.model_copy(update={"metadata": {}})], [RIGHT])
 
 
 def test_math_and_code_in_one_batch():
-    four = Problem(problem_id="m", source="hand", domain="math", task_type="t", problem="2 + 2?",
-                   reference_solution="", answer="4")
+    four = Problem(
+        problem_id="m", source="hand", domain="math", task_type="t", problem="2 + 2?", reference_solution="", answer="4"
+    )
     verifier = verifier_of(load_preset("check").execution)
-    judgements = verifier.judge([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
-    assert judgements == [Judgement(1, 1.0, "right"), Judgement(1, 1.0, "pass"), Judgement(0, 0.0, "wrong")]
+    judgements = verifier.verify([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
+    assert judgements == [Verdict(1, 1.0, "right"), Verdict(1, 1.0, "pass"), Verdict(0, 0.0, "wrong")]
 
 
 def test_rewards_of_plans_for_a_program(tmp_path):
     """s is the hybrid reward of its own run , the uplift counts programs that pass all (2 of 3 and 1 of 2)."""
+
     class Backend:
         name = "fake"
 
@@ -69,8 +82,15 @@ def test_rewards_of_plans_for_a_program(tmp_path):
 
     executor = Executor(Backend(), "short", PromptLimits(3500, 2500), verifier_of(load_preset("check").execution))
     engine = RewardEngine(
-        arm="rm_uplift_only", k=3, executor=executor, scorer=None, problems={"double": DOUBLE},
-        baseline={"double": [1, 0]}, seed=0, max_failure_rate=0.0, log_folder=tmp_path,
+        arm="rm_uplift_only",
+        k=3,
+        executor=executor,
+        scorer=None,
+        problems={"double": DOUBLE},
+        baseline={"double": [1, 0]},
+        seed=0,
+        max_failure_rate=0.0,
+        log_folder=tmp_path,
     )
 
     class Scorer:
@@ -85,7 +105,7 @@ def test_rewards_of_plans_for_a_program(tmp_path):
 
 def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     """Other tests or another program run; a verdict that is missing is asked for again."""
-    judge = CodeJudge("binary")
+    judge = ProgramVerifier("binary")
     ran, real = [], judge._verifier.verify
 
     def verify(jobs):
@@ -95,12 +115,12 @@ def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     monkeypatch.setattr(judge._verifier, "verify", verify)
     cases = [{"input": "1", "output": "3"}]
     triple = DOUBLE.model_copy(update={"metadata": {"tests": {"style": "stdio", "cases": cases}}})
-    first = judge.judge([DOUBLE, DOUBLE, triple], [RIGHT, RIGHT, RIGHT])
+    first = judge.verify([DOUBLE, DOUBLE, triple], [RIGHT, RIGHT, RIGHT])
     assert [j.success for j in first] == [1, 1, 0] and len(ran) == 2
-    assert judge.judge([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
-    assert [j.success for j in judge.judge([DOUBLE], [HALF])] == [0] and len(ran) == 3
+    assert judge.verify([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
+    assert [j.success for j in judge.verify([DOUBLE], [HALF])] == [0] and len(ran) == 3
     broken = CodeResult((Outcome.INFRA,), True, "bubblewrap")
     monkeypatch.setattr(judge._verifier, "verify", lambda jobs: [broken for _ in jobs])
-    assert judge.judge([DOUBLE], [CRASH])[0].success is None
+    assert judge.verify([DOUBLE], [CRASH])[0].success is None
     monkeypatch.setattr(judge._verifier, "verify", verify)
-    assert judge.judge([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4
+    assert judge.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4

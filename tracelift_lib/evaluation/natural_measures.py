@@ -41,8 +41,13 @@ LUCKY = "right answer, wrong reason"
 
 
 def score_traces(
-    traces: Sequence[NaturalTrace], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    scorer: TraceScorer | None, style: PromptStyle, batch_tokens: int, seed: int,
+    traces: Sequence[NaturalTrace],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: TraceScorer | None,
+    style: PromptStyle,
+    batch_tokens: int,
+    seed: int,
 ) -> pd.DataFrame:
     """One row a prefix: the fields of the trace, `step` (the prefix's last, from 0), `steps` (of the whole trace), and
     the SCORES; q only with a scorer.
@@ -54,11 +59,20 @@ def score_traces(
     unique = list(dict.fromkeys((t.problem, t.steps) for t in traces))
     likelihood = dict(zip(unique, _prefix_likelihoods(unique, model, tokenizer, style, batch_tokens)))
     rows = pd.DataFrame(
-        {"set": t.set, "item": t.item, "part": t.part, "kind": t.kind, "problem": t.problem, "step": len(prefix) - 1,
-         "steps": len(t.steps), "errors": list(t.errors), "answer_right": t.answer_right,
-         "log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][0],
-         "step_log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][1],
-         "length": -float(len("\n".join(prefix)))}
+        {
+            "set": t.set,
+            "item": t.item,
+            "part": t.part,
+            "kind": t.kind,
+            "problem": t.problem,
+            "step": len(prefix) - 1,
+            "steps": len(t.steps),
+            "errors": list(t.errors),
+            "answer_right": t.answer_right,
+            "log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][0],
+            "step_log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][1],
+            "length": -float(len("\n".join(prefix))),
+        }
         for t, prefix in parts
     )
     rows["answer_right"] = rows["answer_right"].astype("boolean")
@@ -68,13 +82,23 @@ def score_traces(
 
 
 def _as_problem(text: str) -> Problem:
-    return Problem(problem_id="natural", source="natural", domain="math", task_type="math_word_problem",
-                   problem=text, reference_solution="", answer="")
+    return Problem(
+        problem_id="natural",
+        source="natural",
+        domain="math",
+        task_type="math_word_problem",
+        problem=text,
+        reference_solution="",
+        answer="",
+    )
 
 
 def _prefix_likelihoods(
-    traces: Sequence[tuple[str, tuple[str, ...]]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    style: PromptStyle, batch_tokens: int,
+    traces: Sequence[tuple[str, tuple[str, ...]]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    style: PromptStyle,
+    batch_tokens: int,
 ) -> list[np.ndarray]:
     """For each (problem, steps): shape (steps, 2), mean log-likelihood in nats a token of the prefix and of its last
     step. A token belongs to the step in which it starts."""
@@ -106,8 +130,10 @@ def cluster_interval(
         table: a row a problem (the cluster), columns of sums over its traces. statistic: sums -> number.
     """
     values, rng = table.to_numpy(float), np.random.default_rng(seed)
-    draws = [statistic(rng.multinomial(len(values), np.full(len(values), 1 / len(values))) @ values)
-             for _ in range(resamples)]
+    draws = [
+        statistic(rng.multinomial(len(values), np.full(len(values), 1 / len(values))) @ values)
+        for _ in range(resamples)
+    ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return statistic(values.sum(0)), float(low), float(high)
@@ -128,11 +154,14 @@ def rank_solutions(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFram
     for score in known_scores(rows):
         pairs = pd.DataFrame(_pairs_of(group, score) for _, group in rows.groupby("problem")).dropna()
         means = pd.DataFrame({"sum": pairs["wins"] / pairs["pairs"], "n": 1})
-        for metric, table, n in (("pair accuracy", means, len(pairs)),
-                                 ("AUC within problem", pairs, int(pairs["pairs"].sum()))):
+        for metric, table, n in (
+            ("pair accuracy", means, len(pairs)),
+            ("AUC within problem", pairs, int(pairs["pairs"].sum())),
+        ):
             value, low, high = cluster_interval(table, _share, resamples, seed)
-            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high,
-                            "cases": n})
+            results.append(
+                {"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "cases": n}
+            )
     return pd.DataFrame(results)
 
 
@@ -160,8 +189,9 @@ def rank_pairs(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             if part.empty:
                 continue
             value, low, high = cluster_interval(part.groupby("problem")[["win", "n"]].sum(), _share, resamples, seed)
-            results.append({"score": SCORES[score], "kind": kind, "value": value, "low": low, "high": high,
-                            "cases": len(part)})
+            results.append(
+                {"score": SCORES[score], "kind": kind, "value": value, "low": low, "high": high, "cases": len(part)}
+            )
     return pd.DataFrame(results)
 
 
@@ -182,8 +212,11 @@ GRID = 101  # thresholds tried: quantiles of the scores of the half on which it 
 
 
 def decide(
-    rows: pd.DataFrame, score: str, outcome: Callable[[pd.DataFrame, float], pd.DataFrame],
-    statistic: Callable[[np.ndarray], float], seed: int,
+    rows: pd.DataFrame,
+    score: str,
+    outcome: Callable[[pd.DataFrame, float], pd.DataFrame],
+    statistic: Callable[[np.ndarray], float],
+    seed: int,
 ) -> pd.DataFrame:
     """`outcome` of every trace, each with the threshold that is best by `statistic` on the *other* half of problems.
 
@@ -195,8 +228,10 @@ def decide(
     for judged in (0, 1):
         chosen_on, reported = rows[half != judged], rows[half == judged]
         if chosen_on.empty or reported.empty:
-            raise InputError("one problem only: a threshold cannot be chosen on other problems than it is judged on; "
-                             "raise the number of problems in natural_errors.sets")
+            raise InputError(
+                "one problem only: a threshold cannot be chosen on other problems than it is judged on; "
+                "raise the number of problems in natural_errors.sets"
+            )
         thresholds = [*np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf]
         quality = [statistic(outcome(chosen_on, t).drop(columns="problem").to_numpy(float).sum(0)) for t in thresholds]
         best = thresholds[int(np.argmax(np.nan_to_num(quality)))]
@@ -216,6 +251,7 @@ def harmonic_f1(sums: np.ndarray) -> float:
 
 def _first_error_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
     """Of each trace: did the rule find its first error, or leave a correct trace alone."""
+
     def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
         rows = rows.sort_values(["item", "part", "step"], kind="stable")
         items = (rows["item"] + "\n" + rows["part"]).to_numpy()
@@ -225,12 +261,18 @@ def _first_error_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataF
         label = np.array([e[0] if len(e) else -1 for e in first["errors"]])
         wrong, hit = label >= 0, found == label
         lucky = wrong & first["answer_right"].fillna(False).to_numpy(bool)
-        return pd.DataFrame({
-            "problem": first["problem"].to_numpy(), "hit_wrong": hit & wrong, "wrong": wrong,
-            "hit_right": hit & ~wrong, "right": ~wrong,
-            "flagged_lucky": (found >= 0) & lucky,
-            "hit_lucky": hit & lucky, "lucky": lucky,
-        })
+        return pd.DataFrame(
+            {
+                "problem": first["problem"].to_numpy(),
+                "hit_wrong": hit & wrong,
+                "wrong": wrong,
+                "hit_right": hit & ~wrong,
+                "right": ~wrong,
+                "flagged_lucky": (found >= 0) & lucky,
+                "hit_lucky": hit & lucky,
+                "lucky": lucky,
+            }
+        )
 
     return outcome
 
@@ -261,8 +303,9 @@ def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
             table = by_problem[names]
             value, low, high = cluster_interval(table, statistic, resamples, seed)
             n = int(table.to_numpy()[:, 1].sum()) if metric != "F1" else len(traces)
-            results.append({"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high,
-                            "cases": n})
+            results.append(
+                {"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "cases": n}
+            )
     return pd.DataFrame(results)
 
 
@@ -281,25 +324,30 @@ def _step_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
     def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
         flagged = rows[score].to_numpy() < threshold
         wrong = np.array([step in errors for step, errors in zip(rows["step"], rows["errors"])])
-        return pd.DataFrame({
-            "problem": rows["problem"].to_numpy(), "hit": wrong & flagged, "miss": wrong & ~flagged,
-            "false": ~wrong & flagged, "quiet": ~wrong & ~flagged,
-        })
+        return pd.DataFrame(
+            {
+                "problem": rows["problem"].to_numpy(),
+                "hit": wrong & flagged,
+                "miss": wrong & ~flagged,
+                "false": ~wrong & flagged,
+                "quiet": ~wrong & ~flagged,
+            }
+        )
 
     return outcome
 
 
 def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """PRMBench: is each step of the modified processes wrong? A row a score: `step_f1` with interval; a case is a step.
-    """
+    """PRMBench: is a step of the modified processes wrong? A row per score: `step_f1` with interval."""
     rows = rows[(rows["part"] == "modified") & (rows["kind"] != CONTROL) & (rows["errors"].map(len) > 0)]
     results = []
     for score in known_scores(rows):
         steps = decide(rows, score, _step_outcome(score), step_f1, seed)
         table = steps.groupby("problem")[["hit", "miss", "false", "quiet"]].sum()
         value, low, high = cluster_interval(table, step_f1, resamples, seed)
-        results.append({"score": SCORES[score], "metric": "step F1", "value": value, "low": low, "high": high,
-                        "cases": len(steps)})
+        results.append(
+            {"score": SCORES[score], "metric": "step F1", "value": value, "low": low, "high": high, "cases": len(steps)}
+        )
     return pd.DataFrame(results)
 
 
@@ -339,11 +387,15 @@ def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         if name in tables:
             part = tables[name][tables[name][column] == wanted]
             coin = part[part["score"] == SCORES["coin"]].set_index("set")
-            parts.append(part.assign(
-                task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
-                **{column: part["set"].map(coin[of]) if chance is None else chance for column, of in
-                   (("chance", "value"), ("chance_low", "low"), ("chance_high", "high"))},
-            ))
+            parts.append(
+                part.assign(
+                    task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
+                    **{
+                        column: part["set"].map(coin[of]) if chance is None else chance
+                        for column, of in (("chance", "value"), ("chance_low", "low"), ("chance_high", "high"))
+                    },
+                )
+            )
     columns = ["task", "score", "value", "low", "high", "cases", "chance", "chance_low", "chance_high"]
     return pd.concat(parts, ignore_index=True)[columns]
 

@@ -200,11 +200,10 @@ def _prm_pair(name: str, record: dict) -> list[NaturalTrace]:
     errors = tuple(sorted({e - 1 for e in row.error_steps or [] if 1 <= e <= len(row.modified_process)}))
     item = f"{row.classification}: {row.idx.removeprefix(row.classification + '_')}"
     return [
-        NaturalTrace(name, item, part, row.classification, row.original_question,
-                     tuple(map(plain_step, steps)), wrong, None)
-        for part, steps, wrong in (
-            ("original", row.original_process, ()), ("modified", row.modified_process, errors)
+        NaturalTrace(
+            name, item, part, row.classification, row.original_question, tuple(map(plain_step, steps)), wrong, None
         )
+        for part, steps, wrong in (("original", row.original_process, ()), ("modified", row.modified_process, errors))
     ]
 
 

@@ -113,7 +113,7 @@ class ServerBackend:
         return prompt if self.settings.api == "chat" else as_completion(prompt)
 
     def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Answers]:
-        """Each call's seed hangs on `seed` and its prompt only, so chunks and order change nothing."""
+        """Each call's seed depends on `seed` and its prompt only, so chunks and order change nothing."""
         seen: Counter[str] = Counter()
         futures = []
         for prompt in prompts:
@@ -124,6 +124,7 @@ class ServerBackend:
 
     def close(self) -> None:
         """Give up waiting requests and connections."""
+
         async def end() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
@@ -141,16 +142,23 @@ class ServerBackend:
             got = await self._request(prompt, asked, derived_seed(seed, len(texts)))
             if len(got) < asked and not self._short:
                 self._short = True
-                log.warning("%s gives %d texts where n=%d are asked for: the rest is asked for in further requests",
-                            self.name, len(got), asked)
+                log.warning(
+                    "%s gives %d texts where n=%d are asked for: the rest is asked for in further requests",
+                    self.name,
+                    len(got),
+                    asked,
+                )
             texts += got[:asked]
         return texts
 
     async def _request(self, prompt: str, n: int, seed: int) -> list[str]:
         """The texts of one request, at least one and perhaps fewer than n; retried."""
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(self.settings.retries + 1), reraise=True, wait=self._wait,
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.retry), before_sleep=self._log_retry,
+            stop=stop_after_attempt(self.settings.retries + 1),
+            reraise=True,
+            wait=self._wait,
+            retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.retry),
+            before_sleep=self._log_retry,
         ):
             with attempt:
                 async with self._server() as url:
@@ -198,15 +206,23 @@ class ServerBackend:
         return min(MAX_WAIT, max(growing, state.outcome.exception().retry_after))
 
     def _log_retry(self, state: RetryCallState) -> None:
-        log.warning("executor request, try %d of %d: %s", state.attempt_number, self.settings.retries + 1,
-                    state.outcome.exception())
+        log.warning(
+            "executor request, try %d of %d: %s",
+            state.attempt_number,
+            self.settings.retries + 1,
+            state.outcome.exception(),
+        )
 
     async def _once(self, url: str, prompt: str, n: int, seed: int) -> list[str]:
         api, text = self.settings.api, self.show(prompt)
         client = self._clients[url]
         options: dict[str, Any] = dict(
-            model=self.settings.model, n=n, seed=seed, temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p, max_tokens=self.sampling.max_new_tokens,
+            model=self.settings.model,
+            n=n,
+            seed=seed,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=self.sampling.max_new_tokens,
         )
         try:
             async with asyncio.timeout(self.settings.timeout):  # the client's own limit starts anew with every byte
@@ -254,5 +270,5 @@ def _api_key(variable: str | None) -> str:
 
 
 def derived_seed(*parts: Any) -> int:
-    """A seed of 31 bits (what servers take) that hangs on all `parts`, the same in every process."""
+    """A seed of 31 bits (what servers take) that depends on all `parts`, the same in every process."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:4]) >> 1

@@ -8,19 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tracelift_lib.executor.backends import Backend, CallFailed, LocalBackend, ServerBackend
-from tracelift_lib.executor.settings import Execution, LocalBackendSettings
-from tracelift_lib.models.generation import Sampler, Sampling
-from tracelift_lib.models.loading import load_model, load_tokenizer
+from tracelift_lib.executor.backends import Backend, CallFailed, LocalBackend
+from tracelift_lib.executor.settings import Execution
+from tracelift_lib.models.generation import Sampler
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, executor_prompt
-from tracelift_lib.runs.presets import Preset
-from tracelift_lib.verifier.verdicts import CodeJudge, Judgement, MathVerifier, Verifier, VerifierByDomain
+from tracelift_lib.verifier.verdicts import MathVerifier, ProgramVerifier, Verdict, Verifier, VerifierByDomain
 
 Trace = str | None  # None: ask without a trace
 SELF_TEST_SAMPLES = 8
@@ -39,17 +36,6 @@ class Executor:
     limits: PromptLimits
     verifier: Verifier
 
-    @classmethod
-    def from_preset(cls, preset: Preset, folder: Path | str | None = None) -> Executor:
-        """The executor that `preset.execution` describes; a local one is the model in `folder`."""
-        e = preset.execution
-        sampling = Sampling(e.temperature, e.top_p, e.max_new_tokens, e.batch_tokens)
-        if isinstance(e.backend, LocalBackendSettings):
-            backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
-        else:
-            backend = ServerBackend(e.backend, sampling)
-        return cls(backend, preset.prompt_style, preset.limits, verifier_of(e))
-
     @property
     def sampler(self) -> Sampler:
         """Model and tokenizer of a local executor."""
@@ -62,8 +48,7 @@ class Executor:
         return executor_prompt(problem, trace, self.style, self.limits)
 
     def answer(
-        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
-        progress: str | None = None,
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, progress: str | None = None
     ) -> list[list[str]]:
         """n sampled answers for each (problem, trace); `progress` names a bar.
 
@@ -80,10 +65,10 @@ class Executor:
             raise
         return [future.result() for future in futures]
 
-    async def judged(
+    async def verified(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, seconds: Counter[str]
-    ) -> list[list[Judgement] | CallFailed]:
-        """For each (problem, trace) the judgements of n answers, or why there are none.
+    ) -> list[list[Verdict] | CallFailed]:
+        """For each (problem, trace) the verdicts of n answers, or why there are none.
 
         Answers are verified in threads as they come. Adds to `seconds` the wall time until the last answer (`executor`)
         and the sum over all verifier calls (`verifier`).
@@ -91,23 +76,23 @@ class Executor:
         start = time.monotonic()
         futures = self._submit(problems, traces, n, seed)
 
-        async def one(problem: Problem, future) -> list[Judgement] | CallFailed:
+        async def one(problem: Problem, future) -> list[Verdict] | CallFailed:
             try:
                 texts = await asyncio.wrap_future(future)
             except CallFailed as failure:
                 return failure
             seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
-            judgements, took = await asyncio.to_thread(self._judge, problem, texts)
+            verdicts, took = await asyncio.to_thread(self._verify, problem, texts)
             seconds["verifier"] += took
-            return judgements
+            return verdicts
 
         return list(await asyncio.gather(*(one(p, f) for p, f in zip(problems, futures))))
 
-    def _judge(self, problem: Problem, texts: list[str]) -> tuple[list[Judgement] | CallFailed, float]:
-        """The judgements, or the failure if one of them is missing; and the seconds that they took."""
+    def _verify(self, problem: Problem, texts: list[str]) -> tuple[list[Verdict] | CallFailed, float]:
+        """The verdicts, or the failure if one of them is missing; and the seconds that they took."""
         start = time.monotonic()
         try:
-            result: list[Judgement] | CallFailed = self.verifier.judge([problem] * len(texts), texts)
+            result: list[Verdict] | CallFailed = self.verifier.verify([problem] * len(texts), texts)
             missing = [j.outcome for j in result if j.success is None]
             if missing:
                 result = CallFailed("verifier", f"problem {problem.problem_id}: no verdict ({missing[0]})")
@@ -124,8 +109,7 @@ class Executor:
         return self.successes([problem], [answer])[0]
 
     def verdicts(
-        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int,
-        progress: str | None = None,
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, progress: str | None = None
     ) -> np.ndarray:
         """V(x, y) of n answers for each (problem, trace): 0/1 integers of shape (len(problems), n)."""
         answers = self.answer(problems, traces, n, seed, progress)
@@ -134,11 +118,11 @@ class Executor:
 
     def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
         """V(x, y) of each answer, 1 or 0. Raises RuntimeError if one could not be judged."""
-        judgements = self.verifier.judge(problems, answers)
-        for problem, judgement in zip(problems, judgements):
-            if judgement.success is None:
-                raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({judgement.outcome})")
-        return [j.success for j in judgements]
+        verdicts = self.verifier.verify(problems, answers)
+        for problem, verdict in zip(problems, verdicts):
+            if verdict.success is None:
+                raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({verdict.outcome})")
+        return [j.success for j in verdicts]
 
     def self_test(self, problems: Sequence[Problem]) -> None:
         """Check that samples asked without trace differ for at least one of `problems`.
@@ -158,7 +142,6 @@ class Executor:
 
 def verifier_of(execution: Execution) -> Verifier:
     """The verifiers of a preset, each made when a problem of its domain comes."""
-    return VerifierByDomain({
-        "math": lambda: MathVerifier(execution.answer),
-        "code": lambda: CodeJudge(execution.style),
-    })
+    return VerifierByDomain(
+        {"math": lambda: MathVerifier(execution.answer), "code": lambda: ProgramVerifier(execution.style)}
+    )

@@ -17,7 +17,7 @@ class LocalBackendSettings(Section):
     kind: Literal["local"] = "local"
 
 
-def plain_url(url: str) -> str:
+def http_url_without_credentials(url: str) -> str:
     """An http address without a key in it; raises ValueError otherwise."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -31,7 +31,7 @@ class ServerBackendSettings(Section):
     """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (backends.py)."""
 
     kind: Literal["server"]
-    base_urls: list[Annotated[str, AfterValidator(plain_url)]] = Field(
+    base_urls: list[Annotated[str, AfterValidator(http_url_without_credentials)]] = Field(
         min_length=1, description="such as http://localhost:8000/v1; all serve `model`"
     )
     model: str
@@ -49,7 +49,9 @@ BackendSettings = Annotated[LocalBackendSettings | ServerBackendSettings, Field(
 class ScorerSettings(Section):
     """A reward model behind rm_server, or another service with the same request and answer."""
 
-    url: Annotated[str, AfterValidator(plain_url)] = Field(description="such as http://localhost:8100")
+    url: Annotated[str, AfterValidator(http_url_without_credentials)] = Field(
+        description="such as http://localhost:8100"
+    )
     model: str = Field(description="what is served there, a name for the results: scores of another model are others")
     max_length: Positive = Field(3072, description="tokens of a text; the rest is cut")
     batch_size: Positive = Field(64, description="texts of one forward pass")

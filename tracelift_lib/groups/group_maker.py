@@ -20,7 +20,7 @@ from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
 from tracelift_lib.groups.flaws.plan_words import Unsupported
 from tracelift_lib.groups.flaws.plans import parse_program, reference_plan
-from tracelift_lib.groups.judge import Judge, Judgement, candidate, programmatic_judgement
+from tracelift_lib.groups.judge import Judge, RubricJudgement, candidate, programmatic_judgement
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import Group, Rubric, dimensions
 from tracelift_lib.groups.seeds import SeedSettings
@@ -143,10 +143,10 @@ def make_group(
 
 def _judge_all(
     problem: Problem, reference: str, kept: dict[str, Flaw], judge: Judge | None, counts: Counter[str]
-) -> dict[str, Judgement] | None:
+) -> dict[str, RubricJudgement] | None:
     """Judgements of the reference (key "") and of each kind; a negative without one is left out."""
     names = dimensions(problem.domain)
-    full = Judgement(
+    full = RubricJudgement(
         Rubric(labels=dict.fromkeys(names, 4), total=1.0), 10.0, "reference trace: full marks by definition"
     )
     if judge is None:
@@ -165,7 +165,7 @@ def _judge_all(
     return judged if "" in judged else None
 
 
-def _assemble(problem: Problem, reference: str, kept: dict[str, Flaw], judged: dict[str, Judgement]) -> Group:
+def _assemble(problem: Problem, reference: str, kept: dict[str, Flaw], judged: dict[str, RubricJudgement]) -> Group:
     return Group(
         problem_id=problem.problem_id,
         source=problem.source,

@@ -43,7 +43,7 @@ Reasoning:
 """
 
 
-class Judgement(NamedTuple):
+class RubricJudgement(NamedTuple):
     """A rubric, the overall score 0..10 that it came from, and the judge's reason."""
 
     rubric: Rubric
@@ -54,20 +54,20 @@ class Judgement(NamedTuple):
 class Judge(Protocol):
     """Scores a trace; `repeat` asks for another opinion on the same trace."""
 
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> Judgement | Failure: ...
+    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure: ...
 
 
 class GroundTruthJudge:
     """The infallible judge of the tiny world, stories and programs."""
 
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> Judgement | Failure:
+    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
         try:
             rubric = true_rubric(problem, trace)
         except KeyError:
             return Failure("no ground truth")
         weak = [name for name, label in rubric.labels.items() if label < 4]
         reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
-        return Judgement(rubric, round(10 * rubric.total, 3), reason)
+        return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
 
 
 class ModelJudge:
@@ -76,7 +76,7 @@ class ModelJudge:
     def __init__(self, asker: Asker):
         self._asker = asker
 
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> Judgement | Failure:
+    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
         names = dimensions(problem.domain)
         asked = "\n".join(f"- {name}: {ASKED[name]}" for name in names)
         prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
@@ -84,7 +84,7 @@ class ModelJudge:
         if isinstance(answer, Failure):
             return answer
         scores = {name: getattr(answer, name) for name in names}
-        return Judgement(rubric_from_scores(scores, answer.overall), answer.overall, answer.reason)
+        return RubricJudgement(rubric_from_scores(scores, answer.overall), answer.overall, answer.reason)
 
 
 def score_schema(domain: str) -> type[BaseModel]:
@@ -99,7 +99,7 @@ def rubric_from_scores(scores: dict[str, int], overall: float) -> Rubric:
     return rubric_from_shares({name: score / 10 for name, score in scores.items()}, overall / 10)
 
 
-def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> Judgement:
+def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> RubricJudgement:
     """A rubric for a flaw that we made and therefore know; no judge has read the trace. Source: ours.
 
     The dimension that the kind hurts most gets label 2, or 1 if more than half of the trace builds on the flaw; the
@@ -118,10 +118,10 @@ def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> Judg
     reason = (
         f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
     )
-    return Judgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
+    return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
 
 
-def candidate(trace: str, kind: str | None, judgement: Judgement) -> Candidate:
+def candidate(trace: str, kind: str | None, judgement: RubricJudgement) -> Candidate:
     """A group's candidate with its judgement."""
     return Candidate(
         reasoning=trace,
@@ -150,7 +150,7 @@ def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[s
         problem, scored = group.as_problem(), []
         for trace in [*group.positive_pool, *group.negative_bank]:
             all_given = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
-            given = [j for j in all_given if isinstance(j, Judgement)]
+            given = [j for j in all_given if isinstance(j, RubricJudgement)]
             asked, failed = asked + repeats, failed + repeats - len(given)
             totals = [j.rubric.total for j in given]
             scored.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about

@@ -19,12 +19,13 @@ from tracelift_lib.problems.files import InputError, read_jsonl
 from tracelift_lib.problems.problem import Problem
 
 MATH_DIMENSIONS = (
-    "problem_understanding", "solution_strategy", "step_coherence",
-    "calculation_correctness", "answer_support",
+    "problem_understanding",
+    "solution_strategy",
+    "step_coherence",
+    "calculation_correctness",
+    "answer_support",
 )
-CODE_DIMENSIONS = (
-    "task_understanding", "plan_quality", "step_coherence", "action_support", "non_leakage",
-)
+CODE_DIMENSIONS = ("task_understanding", "plan_quality", "step_coherence", "action_support", "non_leakage")
 SPLIT_SEED = 18
 DEV_SHARE = 0.1
 
@@ -109,10 +110,14 @@ class Group(BaseModel):
     def as_problem(self) -> Problem:
         """The problem of this group, for prompts and the RM text."""
         return Problem(
-            problem_id=self.problem_id, source=self.source, domain=self.domain,
-            task_type=self.task_type, problem=self.problem,
+            problem_id=self.problem_id,
+            source=self.source,
+            domain=self.domain,
+            task_type=self.task_type,
+            problem=self.problem,
             reference_solution=self.reference_solution,
-            answer=self.metadata.get("answer", ""), metadata=self.metadata,
+            answer=self.metadata.get("answer", ""),
+            metadata=self.metadata,
         )
 
     def to_record(self) -> dict:
@@ -143,9 +148,7 @@ def load_groups(path: Path) -> Iterator[Group]:
 
 def split_train_dev(problem_ids: Iterable[str]) -> tuple[list[str], list[str]]:
     """(train, dev) ids: ordered by SHA-256 of (seed 18, id), the first 10 % are dev (method.md section 3)."""
-    ordered = sorted(
-        problem_ids, key=lambda i: hashlib.sha256(f"{SPLIT_SEED}:{i}".encode()).hexdigest()
-    )
+    ordered = sorted(problem_ids, key=lambda i: hashlib.sha256(f"{SPLIT_SEED}:{i}".encode()).hexdigest())
     cut = round(DEV_SHARE * len(ordered))
     return ordered[cut:], ordered[:cut]
 

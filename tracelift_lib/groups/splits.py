@@ -18,8 +18,7 @@ from tracelift_lib.groups.group_files import GroupWriter
 from tracelift_lib.groups.group_maker import BuildSettings
 from tracelift_lib.groups.schema import DEV_SHARE, SPLIT_SEED
 from tracelift_lib.groups.seeds import normalise
-from tracelift_lib.problems.files import write_json
-from tracelift_lib.runs import store
+from tracelift_lib.problems.files import git_revision, write_json
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
 
@@ -67,7 +66,7 @@ def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks:
         "mean_total": {kind: round(s / n, 4) for kind, (n, s) in sorted(totals.items())},
         "traces": {kind: n for kind, (n, _) in sorted(totals.items())},
         "benchmark_problems_kept_out": benchmarks,
-        "revision": store.git_revision(),
+        "revision": git_revision(),
     }
     (out / "README.md").write_text(data_card(report), encoding="utf-8")
     write_json(out / REPORT, report)

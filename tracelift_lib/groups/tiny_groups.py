@@ -32,8 +32,11 @@ def build_group(problem: Problem, seed: int) -> Group:
         if trace and trace != reference:
             negatives.setdefault(trace, kind)
     return Group(
-        problem_id=problem.problem_id, source=problem.source, task_type=problem.task_type,
-        problem=problem.problem, reference_solution=reference,
+        problem_id=problem.problem_id,
+        source=problem.source,
+        task_type=problem.task_type,
+        problem=problem.problem,
+        reference_solution=reference,
         positive_pool=[_candidate(problem, reference, None)],
         negative_bank=[_candidate(problem, trace, kind) for trace, kind in negatives.items()],
         metadata={**problem.metadata, "answer": problem.answer},
@@ -44,7 +47,10 @@ def _candidate(problem: Problem, trace: str, kind: str | None) -> Candidate:
     rubric = true_rubric(problem, trace)
     weak = [name for name, label in rubric.labels.items() if label < 4]
     return Candidate(
-        reasoning=trace, rubric=rubric, negative_kind=kind,
-        rubric_label=rubric_label(rubric.total), rubric_score_raw=round(10 * rubric.total, 3),
+        reasoning=trace,
+        rubric=rubric,
+        negative_kind=kind,
+        rubric_label=rubric_label(rubric.total),
+        rubric_score_raw=round(10 * rubric.total, 3),
         rubric_reason=f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw",
     )

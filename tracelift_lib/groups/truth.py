@@ -16,7 +16,7 @@ def true_rubric(problem: Problem, trace: str) -> Rubric:
     Each dimension is a share of right things in [0, 1]; the overall score is the mean of their mean
     and their minimum, because a trace is not much better than its weakest part.
     """
-    values = (_shares if problem.domain == "math" else tinycode.shares)(problem, trace)
+    values = (_shares if problem.domain == "math" else tinycode.rubric_shares)(problem, trace)
     shares = dict(zip(dimensions(problem.domain), values, strict=True))
     return rubric_from_shares(shares, (sum(values) / len(values) + min(values)) / 2)
 

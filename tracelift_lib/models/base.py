@@ -45,9 +45,7 @@ transformers_logging.disable_progress_bar()  # one bar a shard and a load buries
 SAMPLE_TEXTS = 2000  # problems that the tokenizer learns from
 
 
-def train_base(
-    source: TrainedModel, problems: list[Problem], style: PromptStyle, seed: int, out: Path
-) -> None:
+def train_base(source: TrainedModel, problems: list[Problem], style: PromptStyle, seed: int, out: Path) -> None:
     """Train a small Qwen2 from random weights to plan and to solve; `out` becomes its folder.
 
     Three kinds of examples, by `source.mix`: write the reference trace for a problem, answer with the reference trace
@@ -65,8 +63,14 @@ def train_base(
     kinds = rng.choices(list(source.mix), list(source.mix.values()), k=source.steps * source.batch_size)
     pairs = [_base_pair(kind, p, style, tokenizer) for kind, p in zip(kinds, _endless(problems, rng))]
     log = supervised_training(
-        model, tokenizer, pairs, steps=source.steps, batch_size=source.batch_size,
-        learning_rate=source.learning_rate, seed=seed, work=work / "trainer",
+        model,
+        tokenizer,
+        pairs,
+        steps=source.steps,
+        batch_size=source.batch_size,
+        learning_rate=source.learning_rate,
+        seed=seed,
+        work=work / "trainer",
     )
     model.save_pretrained(out)
     write_json(out / "log.json", log)

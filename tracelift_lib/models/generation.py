@@ -31,7 +31,11 @@ class Sampler:
     sampling: Sampling
 
     def sample(
-        self, prompts: Sequence[str], n: int, seed: int, progress: str | None = None,
+        self,
+        prompts: Sequence[str],
+        n: int,
+        seed: int,
+        progress: str | None = None,
         deliver: Callable[[int, list[str]], None] | None = None,
     ) -> list[list[str]]:
         """n completions for each prompt (chat text as `prompts.as_chat` makes it), in the order of `prompts`.

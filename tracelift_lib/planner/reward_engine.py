@@ -37,7 +37,7 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import extract_trace
 from tracelift_lib.reward_model.remote import ScoringError
 from tracelift_lib.reward_model.scorer import TraceScorer
-from tracelift_lib.verifier.verdicts import Judgement
+from tracelift_lib.verifier.verdicts import Verdict
 
 log = logging.getLogger(__name__)
 PARTS = ("s", "q", "u", "j", "c")  # in the order in which the arms take them
@@ -84,8 +84,13 @@ class RewardEngine:
     ended: float = 0.0
 
     async def reward(
-        self, completions: list[str], problem_id: list[str], trainer_state: Any,
-        completion_ids: list[list[int]] | None = None, log_metric: Callable[[str, float], None] | None = None, **_: Any,
+        self,
+        completions: list[str],
+        problem_id: list[str],
+        trainer_state: Any,
+        completion_ids: list[list[int]] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **_: Any,
     ) -> list:
         """TRL's reward function: one reward (or None) a completion; logs the step's rows and figures."""
         self.began, step = time.monotonic(), trainer_state.global_step
@@ -118,9 +123,17 @@ class RewardEngine:
         traces = list(dict.fromkeys(key for key in keys if key[1]))
         parts = dict(zip(traces, await self._parts(traces, seed, seconds)))
         rows = [
-            {"problem_id": key[0], "trace": key[1], "malformed": None if key[1] else text,
-             "completion_characters": len(text), "reward": 0.0, "failure": None, **dict.fromkeys(PARTS, 0.0),
-             BASELINE: self._cached_baseline(key[0]), **parts.get(key, {})}
+            {
+                "problem_id": key[0],
+                "trace": key[1],
+                "malformed": None if key[1] else text,
+                "completion_characters": len(text),
+                "reward": 0.0,
+                "failure": None,
+                **dict.fromkeys(PARTS, 0.0),
+                BASELINE: self._cached_baseline(key[0]),
+                **parts.get(key, {}),
+            }
             for key, text in zip(keys, completions)
         ]
         failed = Counter(row["failure"] for row in rows if row["failure"])
@@ -128,10 +141,13 @@ class RewardEngine:
         self.calls += len(rows)
         written = sum(trace is not None for _, trace in keys)
         return rows, {
-            "seconds": time.monotonic() - start, "executor_seconds": seconds["executor"],
-            "verifier_seconds": seconds["verifier"], "rm_seconds": seconds["rm"],
+            "seconds": time.monotonic() - start,
+            "executor_seconds": seconds["executor"],
+            "verifier_seconds": seconds["verifier"],
+            "rm_seconds": seconds["rm"],
             "repeated_traces": 1 - len(traces) / written if written else 0.0,
-            "baseline": "fresh" if self.baseline is None else "cached", "failures": dict(failed),
+            "baseline": "fresh" if self.baseline is None else "cached",
+            "failures": dict(failed),
         }
 
     async def _parts(self, keys: list[tuple[str, str]], seed: int, seconds: Counter[str]) -> list[dict]:
@@ -141,9 +157,10 @@ class RewardEngine:
         runs = 1 if not compares(self.arm) else self.k + (self.s_run == "separate")
         fresh = compares(self.arm) and self.baseline is None
         results = await asyncio.gather(
-            self.executor.judged(problems, traces, runs, seed, seconds),
-            self.executor.judged(problems, [None] * len(keys), self.k, derived_seed(seed, "baseline"), seconds)
-            if fresh else _constant(len(keys), None),
+            self.executor.verified(problems, traces, runs, seed, seconds),
+            self.executor.verified(problems, [None] * len(keys), self.k, derived_seed(seed, "baseline"), seconds)
+            if fresh
+            else _constant(len(keys), None),
             self._quality(problems, traces, seconds) if "q" in needs else _constant(len(keys), 0.0),
             self._judge_all(problems, traces) if "j" in needs else _constant(len(keys), 0.0),
         )
@@ -158,7 +175,7 @@ class RewardEngine:
         part = {**dict.fromkeys(PARTS, 0.0), **self._from_runs(problem, runs, without), "q": q, "j": j}
         return {**part, "reward": ARMS[self.arm](*(part[name] for name in PARTS))}
 
-    def _from_runs(self, problem: Problem, runs: list[Judgement], without: list[Judgement] | None) -> dict:
+    def _from_runs(self, problem: Problem, runs: list[Verdict], without: list[Verdict] | None) -> dict:
         """s, and û or c if the arm compares. Of the separate runs the first is s."""
         if not compares(self.arm):
             return {"s": runs[0].s}

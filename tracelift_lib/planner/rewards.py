@@ -49,9 +49,7 @@ def llm_judge(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
     return EXECUTION_WEIGHT * s + BONUS_WEIGHT * j * u
 
 
-def code_coefficient(
-    with_successes: int, without_successes: int, k: int, ties: Sequence[float] | None = None
-) -> float:
+def code_coefficient(with_successes: int, without_successes: int, k: int, ties: Sequence[float] | None = None) -> float:
     """The sign-valued coefficient c of the released code-domain code (method.md section 2).
 
     +1 if the trace helped, -1 if it hurt; a tie of a successes each pays `ties[a]`, by default

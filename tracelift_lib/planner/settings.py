@@ -70,8 +70,10 @@ class PlannerTraining(Section):
     @model_validator(mode="after")
     def _whole_groups(self) -> PlannerTraining:
         if self.problems_per_step % self.processes:
-            raise ValueError(f"problems_per_step = {self.problems_per_step} must be a multiple of processes = "
-                             f"{self.processes}: a group stays in one process")
+            raise ValueError(
+                f"problems_per_step = {self.problems_per_step} must be a multiple of processes = "
+                f"{self.processes}: a group stays in one process"
+            )
         return self
 
     @model_validator(mode="after")

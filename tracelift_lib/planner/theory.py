@@ -141,8 +141,11 @@ def expected_advantages(
     values = np.concatenate([v for v, _ in distributions]).round(12)
     levels, index = np.unique(values, return_inverse=True)
     own = np.zeros((len(policy), len(levels)))  # probability of each reward level, trace by trace
-    np.add.at(own, (np.repeat(np.arange(len(policy)), [len(v) for v, _ in distributions]), index),
-              np.concatenate([w for _, w in distributions]))
+    np.add.at(
+        own,
+        (np.repeat(np.arange(len(policy)), [len(v) for v, _ in distributions]), index),
+        np.concatenate([w for _, w in distributions]),
+    )
     combinations = np.array(list(itertools.product(range(len(levels)), repeat=generations)))
     others = (policy @ own)[combinations[:, 1:]].prod(1)
     first = advantages(levels[combinations], normalise)[:, 0]

@@ -30,16 +30,30 @@ from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, as_chat, p
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 TRL_FIGURES = {
-    "completions/mean_length": "tokens", "completions/clipped_ratio": "truncated", "num_tokens": "tokens_so_far",
-    "loss": "loss", "entropy": "entropy", "kl": "kl", "grad_norm": "grad_norm", "learning_rate": "learning_rate",
-    "generation_seconds": "generation_seconds", "update_seconds": "update_seconds",
+    "completions/mean_length": "tokens",
+    "completions/clipped_ratio": "truncated",
+    "num_tokens": "tokens_so_far",
+    "loss": "loss",
+    "entropy": "entropy",
+    "kl": "kl",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "generation_seconds": "generation_seconds",
+    "update_seconds": "update_seconds",
 }  # name in TRL's log -> column; kl is there if beta > 0
 SAVED = {"lora": "adapter", "full": "model"}  # where in its folder a training run leaves what has learned
 
 
 def train_planner(
-    start: Path, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], engine: RewardEngine,
-    settings: PlannerTraining, style: PromptStyle, limits: PromptLimits, seed: int, out: Path,
+    start: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: list[Problem],
+    engine: RewardEngine,
+    settings: PlannerTraining,
+    style: PromptStyle,
+    limits: PromptLimits,
+    seed: int,
+    out: Path,
 ) -> None:
     """GRPO from the model folder `start`; resumes from checkpoints in `out/work`.
 
@@ -74,8 +88,12 @@ def train_planner(
 
 
 def prompts_of_all_steps(
-    problems: list[Problem], tokenizer: PreTrainedTokenizerBase, settings: PlannerTraining, style: PromptStyle,
-    limits: PromptLimits, seed: int,
+    problems: list[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: PlannerTraining,
+    style: PromptStyle,
+    limits: PromptLimits,
+    seed: int,
 ) -> Dataset:
     """A row (prompt, problem_id) for each problem of each step."""
     order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
@@ -112,8 +130,11 @@ def lora_config(settings: PlannerTraining) -> LoraConfig | None:
     if settings.parameters == "full":
         return None
     return LoraConfig(
-        r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules="all-linear", task_type="CAUSAL_LM",
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
@@ -172,8 +193,10 @@ class _Clock(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         row = state.log_history[-1]
         if "loss" in row:
-            row |= {"generation_seconds": self.engine.began - self.began,
-                    "update_seconds": self.ended - self.engine.ended}
+            row |= {
+                "generation_seconds": self.engine.began - self.began,
+                "update_seconds": self.ended - self.engine.ended,
+            }
 
 
 def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -226,8 +249,13 @@ def _all_failures(of_ranks: pd.Series) -> str:
 
 # How what the rewards of a step took is put together: processes work side by side, each has as many completions.
 OF_RANKS = {
-    "seconds": "max", "executor_seconds": "max", "verifier_seconds": "sum", "rm_seconds": "max",
-    "repeated_traces": "mean", "baseline": "first", "failures": _all_failures,
+    "seconds": "max",
+    "executor_seconds": "max",
+    "verifier_seconds": "sum",
+    "rm_seconds": "max",
+    "repeated_traces": "mean",
+    "baseline": "first",
+    "failures": _all_failures,
 }
 
 

@@ -78,9 +78,13 @@ def loading_arguments(
 ) -> dict[str, Any]:
     """Arguments of FastLanguageModel.from_pretrained. `length`: tokens of the longest prompt and completion."""
     arguments = {
-        "model_name": str(start), "max_seq_length": length, "dtype": DTYPES[settings.precision],
-        "load_in_4bit": False, "load_in_16bit": True,  # 16 bits as with transformers: the arms must not differ in this
-        "random_state": seed, "fast_inference": fast_inference,
+        "model_name": str(start),
+        "max_seq_length": length,
+        "dtype": DTYPES[settings.precision],
+        "load_in_4bit": False,
+        "load_in_16bit": True,  # 16 bits as with transformers: the arms must not differ in this
+        "random_state": seed,
+        "fast_inference": fast_inference,
     }
     vllm = {"max_lora_rank": settings.lora_r, "gpu_memory_utilization": VLLM_SHARE}
     return arguments | vllm if fast_inference else arguments
@@ -89,7 +93,11 @@ def loading_arguments(
 def adapter_arguments(settings: PlannerTraining, seed: int, length: int) -> dict[str, Any]:
     """Arguments of FastLanguageModel.get_peft_model besides the model."""
     return {
-        "r": settings.lora_r, "lora_alpha": settings.lora_alpha, "lora_dropout": settings.lora_dropout,
-        "target_modules": TARGETS, "use_gradient_checkpointing": "unsloth", "random_state": seed,
+        "r": settings.lora_r,
+        "lora_alpha": settings.lora_alpha,
+        "lora_dropout": settings.lora_dropout,
+        "target_modules": TARGETS,
+        "use_gradient_checkpointing": "unsloth",
+        "random_state": seed,
         "max_seq_length": length,
     }

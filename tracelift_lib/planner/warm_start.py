@@ -44,15 +44,25 @@ def reference_start(
 
 
 def _learn_to_plan(
-    source: WarmStart | ReferenceStart, start: Path, examples: list[tuple[Problem, str]], style: PromptStyle, seed: int,
+    source: WarmStart | ReferenceStart,
+    start: Path,
+    examples: list[tuple[Problem, str]],
+    style: PromptStyle,
+    seed: int,
     out: Path,
 ) -> None:
     """Supervised training of the model in `start` on (problem, trace) examples, in this order."""
     tokenizer, model = load_tokenizer(start), load_model(start)
     pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(z)) for p, z in examples]
     log = supervised_training(
-        model, tokenizer, pairs, steps=source.steps, batch_size=source.batch_size,
-        learning_rate=source.learning_rate, seed=seed, work=out / WORK / "trainer",
+        model,
+        tokenizer,
+        pairs,
+        steps=source.steps,
+        batch_size=source.batch_size,
+        learning_rate=source.learning_rate,
+        seed=seed,
+        work=out / WORK / "trainer",
     )
     tokenizer.save_pretrained(out)
     model.save_pretrained(out)

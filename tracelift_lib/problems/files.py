@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,3 +70,24 @@ def write_json(path: Path, value: Any) -> None:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def git_revision() -> str:
+    """Newest commit that touched code, notebooks or presets; `+` if they have been changed since.
+
+    Commits of results or prose do not change it, so a figure's footer stays true after it is committed.
+    """
+    code = ["tracelift_lib", "notebooks", "presets", "pyproject.toml"]
+    try:
+        revision = _git("log", "-1", "--format=%h", "--abbrev=10", "--", *code)
+        changed = _git("status", "--porcelain", "--", *code)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git)"
+    return (revision or "uncommitted") + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(PROJECT), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()

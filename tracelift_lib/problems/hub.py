@@ -31,14 +31,18 @@ def explain(error: Exception, name: str, revision: str | None, kind: str, local:
         return any(isinstance(e, types) for e in chain)
 
     if is_a(GatedRepoError):  # is a RepositoryNotFoundError too
-        return (f"{what}: it is gated. Open {page} while logged in and accept its licence (some owners take a day to "
-                f"grant access); then {LOGIN}. Or {local}")
+        return (
+            f"{what}: it is gated. Open {page} while logged in and accept its licence (some owners take a day to "
+            f"grant access); then {LOGIN}. Or {local}"
+        )
     if is_a(RevisionNotFoundError):
         return f"{what}: it has no such revision. {page}/commits/main lists them; correct the preset. Or {local}"
     if is_a(RepositoryNotFoundError):
-        return (f"{what}: the hub knows no such {kind}, or it is private, or your token is wrong. Check the name at "
-                f"{page}; if it is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it holds. "
-                f"Or {local}")
+        return (
+            f"{what}: the hub knows no such {kind}, or it is private, or your token is wrong. Check the name at "
+            f"{page}; if it is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it holds. "
+            f"Or {local}"
+        )
     status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)
     if status in (401, 403):
         return f"{what}: the hub refused your token or its rights ({status}): {LOGIN}. Or {local}"

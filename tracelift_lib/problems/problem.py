@@ -66,8 +66,13 @@ def gsm8k_problem(record: dict, problem_id: str) -> Problem:
     """The problem of one GSM8K record, which has GSM8K_FIELDS; raises KeyError, ValueError and the like if not."""
     trace, final = gsm8k_trace(record["answer"])
     return Problem(
-        problem_id=problem_id, source="gsm8k", domain="math", task_type="math_word_problem",
-        problem=record["question"], reference_solution=trace, answer=final,
+        problem_id=problem_id,
+        source="gsm8k",
+        domain="math",
+        task_type="math_word_problem",
+        problem=record["question"],
+        reference_solution=trace,
+        answer=final,
     )
 
 

@@ -46,7 +46,8 @@ EXECUTOR = {
         "instruct": {
             "with": (
                 "Solve the problem. Use the reasoning that is given with it.\n\nProblem:\n{problem}"
-                + _GIVEN + _MATH_REPLY
+                + _GIVEN
+                + _MATH_REPLY
             ),
             "without": "Solve the problem.\n\nProblem:\n{problem}\n\n" + _MATH_REPLY,
         },
@@ -135,7 +136,9 @@ def reward_model_text(problem: Problem, trace: str, tests: str | None = None) ->
     lines = [
         f"<task>{problem.domain}</task>",
         f"<type>{problem.task_type}</type>",
-        "<problem>", problem.problem, "</problem>",
+        "<problem>",
+        problem.problem,
+        "</problem>",
     ]
     if tests:
         lines += ["<tests>", tests, "</tests>"]

@@ -129,7 +129,7 @@ def _name(move: Move) -> str:
 # --- from the branches to the reasoning ------------------------------------------------------
 
 
-def work_out(branches: list[Branch]) -> Reasoning:
+def derive_reasoning(branches: list[Branch]) -> Reasoning:
     """The calculations that find every hidden number, and the actions that follow from them."""
     return [_solve(branch) for branch in branches]
 
@@ -176,14 +176,14 @@ def _forward(move: Move, value: int, note: Callable[[str, int, str, int], int]) 
 def run_plan(plan: Plan, n: int) -> int:
     """What a program that follows `plan` prints for the input n; a number that no branch names stays as it is."""
     for when, moves in plan:
-        if holds(when, n):
+        if branch_applies(when, n):
             for op, number in moves:
                 n = sum(range(n + 1)) if op == "sum" else apply(op, n, number)
             break
     return n
 
 
-def holds(when: str, n: int) -> bool:
+def branch_applies(when: str, n: int) -> bool:
     """Whether a branch is for the number n."""
     word, _, limit = when.partition(" ")
     if word in ("even", "odd"):
@@ -218,10 +218,9 @@ def read_plan(trace: str) -> Plan:
         moves = [PLAN_MOVE.fullmatch(part.strip()) for part in text.rstrip(". ").split(",")]
         if all(moves):
             signs = {name: op for op, name in NAMED.items()}
-            plan.append((
-                condition or otherwise.lower(),
-                [(signs[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves],
-            ))
+            plan.append(
+                (condition or otherwise.lower(), [(signs[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves])
+            )
     return plan
 
 
@@ -232,20 +231,20 @@ def has_code(trace: str) -> bool:
 
 def is_faithful(problem: Problem, trace: str) -> bool:
     """True if `trace` makes exactly the true calculations, in order, states the true plan and holds no code."""
-    truth = work_out(true_branches(problem))
+    truth = derive_reasoning(true_branches(problem))
     calculations = [(s.before, s.op, s.operand, s.after) for part in truth for s in part.steps]
     return read_calculations(trace) == calculations and read_plan(trace) == plan_of(truth) and not has_code(trace)
 
 
 def bare_plan(problem: Problem) -> str:
     """The true plan without the calculations that lead to it."""
-    return write_trace([replace(part, steps=[]) for part in work_out(true_branches(problem))])
+    return write_trace([replace(part, steps=[]) for part in derive_reasoning(true_branches(problem))])
 
 
-def shares(problem: Problem, trace: str) -> tuple[float, ...]:
+def rubric_shares(problem: Problem, trace: str) -> tuple[float, ...]:
     """(task understanding, plan quality, step coherence, action support, non-leakage) of `trace`, each in [0, 1]."""
     branches, given, plan = true_branches(problem), read_calculations(trace), read_plan(trace)
-    truth = work_out(branches)
+    truth = derive_reasoning(branches)
     true_plan, true_results = plan_of(truth), [s.after for part in truth for s in part.steps]
     facts = Counter(number for b in branches for number in b.facts())
     conditions = Counter(b.when for b in branches)
@@ -288,9 +287,7 @@ def _coherence(branches: list[Branch], given: list[tinyworld.Calculation], plan:
 # --- the generator ----------------------------------------------------------------------------
 
 
-def generate_problem(
-    rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str
-) -> Problem:
+def generate_problem(rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str) -> Problem:
     """One program whose trace has `n_steps` calculations.
 
     Added and subtracted numbers are at most `max_number`, all values of a trace in 1..`max_value` (both at most
@@ -306,7 +303,7 @@ def generate_problem(
             f"no program of {n_steps} steps found with numbers to {max_number} and values to {max_value}: raise "
             "problems.max_value or lower problems.steps"
         )
-    truth = work_out(branches)
+    truth = derive_reasoning(branches)
     plan = plan_of(truth)
     cases = [{"input": f"{n}\n", "output": f"{run_plan(plan, n)}\n"} for n in _inputs(rng, branches)]
     return Problem(
@@ -345,7 +342,7 @@ def _draw_branch(
     """One branch whose example fits `when` and takes `n_steps` calculations."""
     x = rng.randint(2, 4) if shape == "sum" else rng.randint(1, min(max_number, max_value, LARGEST_TOLD - 1))
     n_actions = n_steps - {"sum": x - 1, "slope": 1}.get(shape, 0)
-    if n_actions < (2 if shape == "slope" else 1) or holds(condition, x) != (when != "else"):
+    if n_actions < (2 if shape == "slope" else 1) or branch_applies(condition, x) != (when != "else"):
         return None
     actions = _draw_actions(rng, n_actions, max_number)
     hidden = {rng.randrange(n_actions)}
@@ -386,7 +383,7 @@ def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
     free = [n for n in range(LARGEST_INPUT + 1) if n not in shown]
     chosen: list[int] = []
     for branch in branches:
-        mine = [n for n in free if holds(branches[0].when, n) == (branch.when != "else")]
+        mine = [n for n in free if branch_applies(branches[0].when, n) == (branch.when != "else")]
         limit = [n for n in mine if branches[0].when.endswith(f" {n}")]
         share = min(CASES // len(branches), len(mine)) - len(limit)
         chosen += limit + rng.sample([n for n in mine if n not in limit], share)

@@ -31,10 +31,18 @@ NUMBER_WORDS = (
 # What happens to the quantity: (as the story tells it, as a trace line names it).
 # {n} is the quantity of the event, {o} the objects.
 EVENTS: dict[str, list[tuple[str, str]]] = {
-    "+": [("buys {n} more {o}", "buys {n}"), ("finds {n} {o}", "finds {n}"),
-          ("gets {n} {o} from a friend", "gets {n}"), ("wins {n} {o}", "wins {n}")],
-    "-": [("gives away {n} {o}", "gives {n}"), ("loses {n} {o}", "loses {n}"),
-          ("sells {n} {o}", "sells {n}"), ("uses up {n} {o}", "uses {n}")],
+    "+": [
+        ("buys {n} more {o}", "buys {n}"),
+        ("finds {n} {o}", "finds {n}"),
+        ("gets {n} {o} from a friend", "gets {n}"),
+        ("wins {n} {o}", "wins {n}"),
+    ],
+    "-": [
+        ("gives away {n} {o}", "gives {n}"),
+        ("loses {n} {o}", "loses {n}"),
+        ("sells {n} {o}", "sells {n}"),
+        ("uses up {n} {o}", "uses {n}"),
+    ],
     "*2": [("doubles the number of {o}", "doubles")],
     "*3": [("triples the number of {o}", "triples")],
     "/2": [("gives half of the {o} to a friend", "gives half")],
@@ -89,9 +97,7 @@ def apply(op: str, before: int, operand: int) -> int:
 
 def read_calculations(trace: str) -> list[Calculation]:
     """All `a+b=c` (any of + - * /, with or without spaces) in `trace`, in order. Text between them is ignored."""
-    return [
-        Calculation(int(a), op, int(b), int(c)) for a, op, b, c in STEP_PATTERN.findall(trace)
-    ]
+    return [Calculation(int(a), op, int(b), int(c)) for a, op, b, c in STEP_PATTERN.findall(trace)]
 
 
 def write_trace(steps: list[Step]) -> str:
@@ -110,9 +116,7 @@ def is_faithful(problem: Problem, trace: str) -> bool:
     return read_calculations(trace) == truth
 
 
-def generate_problem(
-    rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str
-) -> Problem:
+def generate_problem(rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str) -> Problem:
     """One story of `n_steps` events.
 
     Quantities named in the story are at most `max_number` (itself at most 20); the running value stays in
@@ -129,9 +133,7 @@ def generate_problem(
         told, named = rng.choice(EVENTS[f"{op}{operand}" if op in "*/" else op])
         event = _fill(told, operand if op in "+-" else 2, what)
         sentences.append(rng.choice(LINKS).format(who=who, event=event))
-        steps.append(
-            Step(before=value, op=op, operand=operand, after=after, event=_fill(named, operand, what))
-        )
+        steps.append(Step(before=value, op=op, operand=operand, after=after, event=_fill(named, operand, what)))
         value = after
     return Problem(
         problem_id=problem_id,
@@ -189,8 +191,13 @@ def longest_common(left: list, right: list) -> int:
 
 
 def generate_splits(
-    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int,
-    generate: Callable[..., Problem] = generate_problem, sign: Callable[[Problem], tuple] = signature,
+    sizes: dict[str, int],
+    steps: dict[str, list[int]],
+    max_number: int,
+    max_value: int,
+    seed: int,
+    generate: Callable[..., Problem] = generate_problem,
+    sign: Callable[[Problem], tuple] = signature,
 ) -> dict[str, list[Problem]]:
     """Problems for each split; no two problems in any splits have the same `signature`.
 
@@ -209,9 +216,7 @@ def generate_splits(
         misses = 0
         while len(problems) < size:
             n_steps = steps[split][len(problems) % len(steps[split])]
-            candidate = generate(
-                rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}"
-            )
+            candidate = generate(rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}")
             if sign(candidate) in seen:
                 misses += 1
                 if misses > 100 * size:

@@ -85,6 +85,8 @@ def four_bit_settings() -> BitsAndBytesConfig:
             "4-bit loading (reward_model.four_bit) needs bitsandbytes: pip install bitsandbytes, or set it to false"
         ) from None
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )

@@ -32,7 +32,11 @@ def expected_labels(logits: Tensor) -> Tensor:
 
 
 def reward_model_loss(
-    scores: Scores, labels: Tensor, totals: Tensor, group_size: int, dimension_loss: str = "ce",
+    scores: Scores,
+    labels: Tensor,
+    totals: Tensor,
+    group_size: int,
+    dimension_loss: str = "ce",
     negatives_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """The loss of method.md section 5 on B = G · group_size traces, the positive first in each group.

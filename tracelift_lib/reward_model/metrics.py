@@ -31,10 +31,14 @@ def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | N
     traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
     q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
     return pd.DataFrame(
-        {"problem_id": group.problem_id, "kind": candidate.negative_kind or "reference", "q": score,
-         "gold_total": candidate.rubric.total,
-         **{f"gold_{name}": candidate.rubric.labels[name] for name in dimensions(group.domain)},
-         **{f"expected_{name}": value for name, value in zip(dimensions(group.domain), label)}}
+        {
+            "problem_id": group.problem_id,
+            "kind": candidate.negative_kind or "reference",
+            "q": score,
+            "gold_total": candidate.rubric.total,
+            **{f"gold_{name}": candidate.rubric.labels[name] for name in dimensions(group.domain)},
+            **{f"expected_{name}": value for name, value in zip(dimensions(group.domain), label)},
+        }
         for (group, candidate), score, label in zip(traces, q, labels)
     )
 
@@ -62,8 +66,10 @@ def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
     error = rows["q"] - rows["gold_total"]
     by_dimension = metrics_by_dimension(rows).set_index("dimension")["mae"]
     return {
-        "pair_accuracy": float(wins.mean().mean()), "group_accuracy": float((wins.min() == 1).mean()),
-        "mae": float(error.abs().mean()), "rmse": float((error**2).mean() ** 0.5),
+        "pair_accuracy": float(wins.mean().mean()),
+        "group_accuracy": float((wins.min() == 1).mean()),
+        "mae": float(error.abs().mean()),
+        "rmse": float((error**2).mean() ** 0.5),
         **{f"mae_{name}": float(value) for name, value in by_dimension.items()},
     }
 
@@ -72,10 +78,19 @@ def metrics_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a kind of trace: kind, traces, pair_accuracy (nan for references), mae, rmse, bias (mean of q − gold)."""
     accuracy = pair_wins(rows).groupby("kind")["win"].mean()
     error = (rows["q"] - rows["gold_total"]).groupby(rows["kind"])
-    return pd.DataFrame(
-        {"traces": error.size(), "pair_accuracy": accuracy, "mae": error.apply(lambda e: e.abs().mean()),
-         "rmse": error.apply(lambda e: (e**2).mean() ** 0.5), "bias": error.mean()}
-    ).rename_axis("kind").reset_index()
+    return (
+        pd.DataFrame(
+            {
+                "traces": error.size(),
+                "pair_accuracy": accuracy,
+                "mae": error.apply(lambda e: e.abs().mean()),
+                "rmse": error.apply(lambda e: (e**2).mean() ** 0.5),
+                "bias": error.mean(),
+            }
+        )
+        .rename_axis("kind")
+        .reset_index()
+    )
 
 
 def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,8 +98,12 @@ def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
     names = [name.removeprefix("expected_") for name in rows if name.startswith("expected_")]
     errors = {name: rows[f"expected_{name}"] - rows[f"gold_{name}"] for name in names}
     return pd.DataFrame(
-        {"dimension": name, "accuracy": float((error.abs() < 0.5).mean()), "mae": float(error.abs().mean()),
-         "rmse": float((error**2).mean() ** 0.5)}
+        {
+            "dimension": name,
+            "accuracy": float((error.abs() < 0.5).mean()),
+            "mae": float(error.abs().mean()),
+            "rmse": float((error**2).mean() ** 0.5),
+        }
         for name, error in errors.items()
     )
 

@@ -47,9 +47,7 @@ class ReasoningRewardModel(PreTrainedModel):
         for module in body.modules() if body else ():
             module._is_hf_initialized = True
         labels = config.rm_num_labels
-        self.dimension_heads = nn.ModuleList(
-            nn.Linear(config.hidden_size, labels) for _ in config.rm_dimension_names
-        )
+        self.dimension_heads = nn.ModuleList(nn.Linear(config.hidden_size, labels) for _ in config.rm_dimension_names)
         self.total_head = nn.Linear(config.hidden_size, 1)
         self.departure_head: nn.Linear | None = None  # see `rm_training.train_reward_model`
         self.post_init()
@@ -94,8 +92,13 @@ class ReasoningRewardModel(PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, folder: str | Path, dimensions: Sequence[str], seed: int, new_layers: int = 0,
-        dtype: torch.dtype = torch.float32, four_bit: bool = False,
+        cls,
+        folder: str | Path,
+        dimensions: Sequence[str],
+        seed: int,
+        new_layers: int = 0,
+        dtype: torch.dtype = torch.float32,
+        four_bit: bool = False,
     ) -> ReasoningRewardModel:
         """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them.
 
@@ -107,8 +110,10 @@ class ReasoningRewardModel(PreTrainedModel):
             backbone = backbone.from_dict(backbone.to_dict() | {"num_hidden_layers": depth, "layer_types": None})
         config = RewardModelConfig(
             **backbone.to_dict() | {"dtype": dtype},
-            rm_dimension_names=list(dimensions), rm_dimension_weights=[1 / len(dimensions)] * len(dimensions),
-            rm_num_labels=NUM_LABELS, rm_use_total_head=True,
+            rm_dimension_names=list(dimensions),
+            rm_dimension_weights=[1 / len(dimensions)] * len(dimensions),
+            rm_num_labels=NUM_LABELS,
+            rm_use_total_head=True,
         )
         quantization = {"quantization_config": four_bit_settings()} if four_bit else {}
         body = AutoModel.from_pretrained(folder, dtype=dtype, **quantization)
@@ -123,8 +128,11 @@ class ReasoningRewardModel(PreTrainedModel):
         return model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor,
-        problem_ids: Tensor | None = None, problem_mask: Tensor | None = None,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        problem_ids: Tensor | None = None,
+        problem_mask: Tensor | None = None,
     ) -> Scores:
         """Score token ids (B, T); padding may stand on either side.
 
@@ -138,7 +146,10 @@ class ReasoningRewardModel(PreTrainedModel):
             cache.batch_repeat_interleave(traces)
             full_mask = torch.cat([problem_mask.repeat_interleave(traces, 0), attention_mask], 1)
         output = self.model(
-            input_ids=input_ids, attention_mask=full_mask, past_key_values=cache, use_cache=cache is not None,
+            input_ids=input_ids,
+            attention_mask=full_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
             output_hidden_states=self.departure_head is not None,
         )
         positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)

@@ -41,8 +41,13 @@ class Item(BaseModel):
     def text(self) -> str:
         """The RM's input for this item."""
         problem = Problem(
-            problem_id="", source="", domain=self.task_name, task_type=self.task_type, problem=self.problem,
-            reference_solution="", answer="",
+            problem_id="",
+            source="",
+            domain=self.task_name,
+            task_type=self.task_type,
+            problem=self.problem,
+            reference_solution="",
+            answer="",
         )
         return reward_model_text(problem, self.reasoning)
 
@@ -128,10 +133,14 @@ def make_app(scorer: Scorer) -> web.Application:
             q, labels = await request.app[BATCHER].score(wanted)
         except ScoringError as error:
             return web.json_response({"error": str(error)}, status=500)
-        return web.json_response({"scores": [
-            {"total_score": float(total), "dimensions": dict(zip(names, map(float, row)))}
-            for total, row in zip(q, labels)
-        ]})
+        return web.json_response(
+            {
+                "scores": [
+                    {"total_score": float(total), "dimensions": dict(zip(names, map(float, row)))}
+                    for total, row in zip(q, labels)
+                ]
+            }
+        )
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "dimensions": names, "max_length": scorer.max_length})

@@ -36,9 +36,7 @@ class _GroupTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, totals, departures = (inputs.pop(name) for name in ("labels", "totals", "departures"))
         scores = model(**inputs)
-        parts = reward_model_loss(
-            scores, labels, totals, self.group_size, self.dimension_loss, self.negatives_weight
-        )
+        parts = reward_model_loss(scores, labels, totals, self.group_size, self.dimension_loss, self.negatives_weight)
         loss = parts["loss"]
         if scores.departures is not None:
             loss = loss + self.departure_weight * departure_loss(scores.departures, departures)
@@ -90,16 +88,23 @@ def _with_parts_to_train(model: ReasoningRewardModel, settings: RewardModelTrain
 
 
 def _group_trainer(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, steps: list[GroupSample], settings: RewardModelTraining,
-    seed: int, work: Path,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: list[GroupSample],
+    settings: RewardModelTraining,
+    seed: int,
+    work: Path,
 ) -> _GroupTrainer:
     """A trainer of the groups in `steps`, in this order."""
     return _GroupTrainer(
-        model=model, args=_training_arguments(settings, len(steps), seed, work), train_dataset=steps,
+        model=model,
+        args=_training_arguments(settings, len(steps), seed, work),
+        train_dataset=steps,
         data_collator=lambda items: collate(
             items, tokenizer, settings.max_length, share_problems=not settings.gradient_checkpointing
         ),
-        group_size=1 + settings.negatives, settings=settings,
+        group_size=1 + settings.negatives,
+        settings=settings,
     )
 
 
@@ -115,10 +120,16 @@ def _save_adapter(trained: PeftModel, folder: Path) -> None:
 def add_lora(model: ReasoningRewardModel, lora: LoRA) -> PeftModel:
     """The model with an adapter on every projection of the backbone; its heads learn as a whole, the rest is frozen."""
     projections = {name.split(".")[-1] for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
-    return get_peft_model(model, LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-        target_modules=sorted(projections), modules_to_save=_head_names(model),
-    ))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=sorted(projections),
+            modules_to_save=_head_names(model),
+        ),
+    )
 
 
 def _head_names(model: ReasoningRewardModel) -> list[str]:
@@ -168,8 +179,12 @@ class _DevMetrics(TrainerCallback):
             by_kind = pair_wins(rows).groupby("kind")["win"].mean()
             # Into the history itself, which checkpoints keep; Trainer.log here would swallow the step's loss.
             state.log_history.append(
-                {"step": state.global_step, "dev_pair_accuracy": metrics.pop("pair_accuracy"),
-                 **{f"dev_{kind}": value for kind, value in by_kind.items()}, **metrics}
+                {
+                    "step": state.global_step,
+                    "dev_pair_accuracy": metrics.pop("pair_accuracy"),
+                    **{f"dev_{kind}": value for kind, value in by_kind.items()},
+                    **metrics,
+                }
             )
 
 
@@ -200,7 +215,8 @@ def _schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> 
         rng.shuffle(batches)
         schedule += [
             GroupSample(g.as_problem(), [rng.choice(g.positive_pool), *rng.sample(g.negative_bank, settings.negatives)])
-            for b in batches for g in b
+            for b in batches
+            for g in b
         ]
     return schedule
 
@@ -231,7 +247,8 @@ def collate(
     trace = tokenizer.pad({"input_ids": traces}, padding_side="right", return_tensors="pt")
     width = trace["input_ids"].shape[1]
     batch = {
-        "input_ids": trace["input_ids"], "attention_mask": trace["attention_mask"],
+        "input_ids": trace["input_ids"],
+        "attention_mask": trace["attention_mask"],
         "labels": torch.tensor([[c.rubric.labels[name] for name in dimensions(c.rubric.domain)] for c in candidates]),
         "totals": torch.tensor([c.rubric.total for c in candidates]),
         "departures": torch.tensor([(d + [-1.0] * width)[:width] for d in departures]),

@@ -48,8 +48,10 @@ def prepare() -> None:
         if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing]).returncode:
             raise SystemExit("pip could not install these packages; its messages above say why")
         if replaced := sorted(name for name, version in before.items() if _version(name) != version):
-            raise SystemExit(f"{', '.join(replaced)} changed while in use: choose Runtime > Restart session, "
-                             "then run this cell again")
+            raise SystemExit(
+                f"{', '.join(replaced)} changed while in use: choose Runtime > Restart session, "
+                "then run this cell again"
+            )
     os.chdir(PROJECT / "notebooks")
 
 

@@ -1,4 +1,4 @@
-"""Planner training in several processes: `accelerate launch -m tracelift_lib.runs.launch --preset tiny --run tracelift:0`.
+"""Planner training in several processes: `accelerate launch -m tracelift_lib.runs.launch --preset tiny --run ARM:SEED`.
 
 Every process has the whole training loop, its own part of a step's completions and their rewards; torch.distributed
 puts their gradients together. Only the first goes through the store: it holds the lock, and writes weights, log and

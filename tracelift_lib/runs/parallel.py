@@ -17,7 +17,9 @@ import torch
 from tqdm.auto import tqdm
 
 
-def side_by_side(work: Callable[..., None], calls: list[tuple], total: int, done: Callable[[], int], name: str) -> None:
+def run_in_processes(
+    work: Callable[..., None], calls: list[tuple], total: int, done: Callable[[], int], name: str
+) -> None:
     """`work(*call)` for each of `calls`, in as many processes as there are cores; a bar shows `done()` of `total`.
 
     After an interrupt, or when one call fails, the others are interrupted too, so that they can save what they have.

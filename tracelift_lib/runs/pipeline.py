@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from tracelift_lib.evaluation.natural_measures import score_traces
 from tracelift_lib.evaluation.natural_sets import load_natural, sample_problems
 from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
-from tracelift_lib.executor.backends import derived_seed
-from tracelift_lib.executor.frozen import Executor
+from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend, derived_seed
+from tracelift_lib.executor.frozen import Executor, verifier_of
 from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import load_released
 from tracelift_lib.groups.group_maker import BuildSettings
@@ -52,7 +52,7 @@ from tracelift_lib.reward_model.remote import RemoteScorer
 from tracelift_lib.reward_model.scorer import Scorer, TraceScorer
 from tracelift_lib.reward_model.training import train_reward_model
 from tracelift_lib.runs import gpu_budget, store
-from tracelift_lib.runs.parallel import side_by_side
+from tracelift_lib.runs.parallel import run_in_processes
 from tracelift_lib.runs.presets import Preset, load_preset, variant
 
 SCORING_LENGTH = 3072  # tokens; method.md section 5
@@ -81,7 +81,7 @@ class Run:
         """The finished stage: found if it is there, otherwise built (or resumed) now.
 
         Raises:
-            store.MissingArtifact: a stage it hangs on has not been made.
+            store.MissingArtifact: a stage it depends on has not been made.
         """
         return self._get(stage, instance, build=True)
 
@@ -91,8 +91,10 @@ class Run:
         if missing and not torch.cuda.is_available():
             steps, logged = STAGES[stage].steps(self.preset)
             folders = [self._place(stage, i)[0] for i in missing]
-            side_by_side(
-                _make_in_worker, [(self.arguments, stage, i) for i in missing], steps * len(missing),
+            run_in_processes(
+                _make_in_worker,
+                [(self.arguments, stage, i) for i in missing],
+                steps * len(missing),
                 lambda: sum(steps if (f / store.MANIFEST).exists() else len(list(f.glob(logged))) for f in folders),
                 f"{stage}: {len(missing)} runs",
             )
@@ -126,7 +128,14 @@ class Run:
     def executor(self) -> Executor:
         """The frozen executor, loaded, or asked over HTTP."""
         local = self.preset.execution.backend.kind == "local"
-        return Executor.from_preset(self.preset, self.need("executor").path if local else None)
+        e = self.preset.execution
+        sampling = Sampling(e.temperature, e.top_p, e.max_new_tokens, e.batch_tokens)
+        if local:
+            folder = self.need("executor").path
+            backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
+        else:
+            backend = ServerBackend(e.backend, sampling)
+        return Executor(backend, self.preset.prompt_style, self.preset.limits, verifier_of(e))
 
     def scorer(self) -> TraceScorer:
         """What gives q in rewards and evaluations: the trained Reasoning RM, or the service that the preset names."""
@@ -154,7 +163,7 @@ class Run:
         return [{"arm": arm, "seed": seed} for arm in t.arms for seed in t.seeds]
 
     def _place(self, name: str, instance: dict[str, Any]) -> tuple[Path, dict[str, store.Artifact], dict[str, Any]]:
-        """Folder of a stage, the stages it hangs on, and the settings that decide its result."""
+        """Folder of a stage, the stages it depends on, and the settings that decide its result."""
         stage = STAGES[name]
         config = {"seed": self.preset.seed, **stage.config(self.preset), **instance}
         upstream, keys = {}, {}
@@ -176,8 +185,13 @@ class Run:
                 f"was made from other inputs. Notebook {stage.notebook} makes it: run that first "
                 f"(or `make reproduce PRESET={self.preset.name}` for all)."
             )
-        description = {"stage": name, "version": stage.version, "preset": self.preset.name,
-                       "seed": self.preset.seed, "config": config}
+        description = {
+            "stage": name,
+            "version": stage.version,
+            "preset": self.preset.name,
+            "seed": self.preset.seed,
+            "config": config,
+        }
 
         def begin(out: Path) -> None:
             self.on_build(out)
@@ -321,7 +335,10 @@ def _groups_of_seeds(run: Run, out: Path) -> None:
     """Test groups come from the last seeds, so from problems that no other split has."""
     g, folder = run.preset.groups, data_folder()
     seeds = SeedSettings(
-        source=g.seeds.source, folder=folder, limit=g.sizes["train"] + g.sizes["test"], every=g.seeds.every,
+        source=g.seeds.source,
+        folder=folder,
+        limit=g.sizes["train"] + g.sizes["test"],
+        every=g.seeds.every,
         seed=run.preset.seed,
     )
     settings = BuildSettings(
@@ -374,8 +391,7 @@ def _build_reward_model(run: Run, out: Path) -> None:
         backbone, dimensions(groups[0].domain), seed, settings.new_layers, frozen, settings.four_bit
     )
     log = train_reward_model(
-        model, tokenizer, groups, dev_groups, settings, seed,
-        out / WORK / "trainer", out / "adapter",
+        model, tokenizer, groups, dev_groups, settings, seed, out / WORK / "trainer", out / "adapter"
     )
     if settings.lora:  # merged into the backbone as it is on disk: into 4-bit weights it would be rounded
         model = ReasoningRewardModel.from_adapter(out / "adapter", backbone, frozen)
@@ -408,14 +424,19 @@ def _build_natural_errors(run: Run, out: Path) -> None:
     """scores.parquet: every prefix of the sampled natural traces under each score (natural_errors.score_traces)."""
     settings, seed = run.preset.natural_errors, run.preset.seed
     traces = [
-        t for name, problems in settings.sets.items()
+        t
+        for name, problems in settings.sets.items()
         for t in sample_problems(load_natural(name, data_folder()), problems, seed)
     ]
     backbone = run.need(_backbone_stage(run.preset)).path
     model, tokenizer = load_model(backbone), load_tokenizer(backbone)
     scorer = run.reward_model() if run.preset.reward_model else None
     _rows_by_chunk(
-        out, "traces", traces, NATURAL_CHUNK, "natural errors: traces",
+        out,
+        "traces",
+        traces,
+        NATURAL_CHUNK,
+        "natural errors: traces",
         lambda chunk, start: score_traces(
             chunk, model, tokenizer, scorer, run.preset.prompt_style, settings.batch_tokens, 100_003 * seed + start
         ),
@@ -466,7 +487,11 @@ def _build_uplift(run: Run, out: Path) -> None:
     executor = run.executor()
     executor.self_test(problems[:4])
     _rows_by_chunk(
-        out, "problems", problems, UPLIFT_CHUNK, "executor: problems",
+        out,
+        "problems",
+        problems,
+        UPLIFT_CHUNK,
+        "executor: problems",
         lambda chunk, start: _uplift_rows(executor, chunk, banks, e.baseline_samples, 100_003 * seed + start),
     ).to_parquet(out / "verdicts.parquet", index=False)
 
@@ -488,7 +513,7 @@ def _uplift_rows(
 def _build_baseline(run: Run, out: Path) -> None:
     """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
 
-    What a server draws does not hang on the other requests, so it is saved and resumed in chunks; this process draws
+    What a server draws does not depend on the other requests, so it is saved and resumed in chunks; this process draws
     all at once.
     """
     problems, executor, e = run.problems("rl"), run.executor(), run.preset.execution
@@ -513,8 +538,11 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     preset, needs, rank = run.preset, NEEDS[arm], launched_as(run.preset.planner_training.processes)
     problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
     engine = RewardEngine(
-        arm=arm, k=preset.execution.k, executor=run.executor(),
-        s_run=preset.execution.s_run, ties=preset.execution.ties,
+        arm=arm,
+        k=preset.execution.k,
+        executor=run.executor(),
+        s_run=preset.execution.s_run,
+        ties=preset.execution.ties,
         scorer=run.scorer() if "q" in needs else None,
         judge=truth_judge if "j" in needs else None,
         problems={p.problem_id: p for p in problems},
@@ -525,8 +553,15 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     )
     start = run.need("planner").path
     train_planner(
-        start, load_tokenizer(start), problems, engine, preset.planner_training,
-        preset.prompt_style, preset.limits, seed, out,
+        start,
+        load_tokenizer(start),
+        problems,
+        engine,
+        preset.planner_training,
+        preset.prompt_style,
+        preset.limits,
+        seed,
+        out,
     )
 
 
@@ -577,8 +612,14 @@ def _build_evaluation(run: Run, out: Path, arm: str, seed: int) -> None:
     parts = []
     for split in run.preset.evaluation.splits:
         rows = evaluate_planner(
-            planner, executor, scorer, run.problems(split), run.preset.evaluation.traces,
-            run.preset.prompt_style, run.preset.limits, run.preset.seed,
+            planner,
+            executor,
+            scorer,
+            run.problems(split),
+            run.preset.evaluation.traces,
+            run.preset.prompt_style,
+            run.preset.limits,
+            run.preset.seed,
         )
         parts.append(rows.assign(split=split, arm=arm, seed=seed))
     pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
@@ -600,52 +641,66 @@ def _needs_of_evaluation(preset: Preset, instance: dict[str, Any]) -> Needs:
 STAGES: dict[str, Stage] = {
     "problems": Stage("00_start_here", _build_problems, _section("problems")),
     "executor": Stage(
-        "00_start_here", _build_executor, _section("executor", "prompt_style"),
+        "00_start_here",
+        _build_executor,
+        _section("executor", "prompt_style"),
         lambda preset, instance: [("problems", {})] if preset.executor.source == "train" else [],
     ),
     "planner": Stage(
-        "00_start_here", _build_planner, _section("planner", "prompt_style"),
+        "00_start_here",
+        _build_planner,
+        _section("planner", "prompt_style"),
         lambda preset, instance: (
             [("problems", {}), ("executor", {})] if preset.planner.source in ("executor", "reference_traces") else []
         ),
     ),
     "groups": Stage(
-        "01_build_groups", _build_groups, _groups_config,
+        "01_build_groups",
+        _build_groups,
+        _groups_config,
         lambda preset, instance: [("problems", {})] if _own_groups(preset) else [],
     ),
     "reward_model": Stage(
-        "02_train_reward_model", _build_reward_model, _section("reward_model"),
+        "02_train_reward_model",
+        _build_reward_model,
+        _section("reward_model"),
         lambda preset, instance: [("groups", {}), (preset.reward_model.backbone, {})],
     ),
     "rm_scores": Stage(
-        "02_train_reward_model", _build_rm_scores, _section("prompt_style"),
+        "02_train_reward_model",
+        _build_rm_scores,
+        _section("prompt_style"),
         lambda preset, instance: [("groups", {}), ("reward_model", {}), (preset.reward_model.backbone, {})],
     ),
     "natural_errors": Stage(
-        "02_train_reward_model", _build_natural_errors, _natural_config,
+        "02_train_reward_model",
+        _build_natural_errors,
+        _natural_config,
         lambda preset, instance: [
             (name, {}) for name in (_backbone_stage(preset), *(["reward_model"] if preset.reward_model else []))
         ],
     ),
     "uplift": Stage(
-        "03_executor_uplift", _build_uplift,
+        "03_executor_uplift",
+        _build_uplift,
         lambda preset: {**_execution(preset), **_section("prompt_style", "limits")(preset)},
         lambda preset, instance: [
             (name, {}) for name in ("problems", *_executor_stage(preset), *(["groups"] if _own_groups(preset) else []))
         ],
     ),
     "baseline": Stage(
-        "03_executor_uplift", _build_baseline,
+        "03_executor_uplift",
+        _build_baseline,
         lambda preset: {**_execution(preset), **_section("prompt_style", "limits")(preset)},
         lambda preset, instance: [(name, {}) for name in ("problems", *_executor_stage(preset))],
     ),
     "planner_training": Stage(
-        "05_train_planner_lora", _build_planner_training,
-        _training_config, _needs_of_arm, version=2,
+        "05_train_planner_lora",
+        _build_planner_training,
+        _training_config,
+        _needs_of_arm,
+        version=2,
         steps=lambda preset: (preset.planner_training.steps, f"{WORK}/rollouts/*.json"),
     ),
-    "evaluation": Stage(
-        "07_evaluate", _build_evaluation, _evaluation_config,
-        _needs_of_evaluation,
-    ),
+    "evaluation": Stage("07_evaluate", _build_evaluation, _evaluation_config, _needs_of_evaluation),
 }

@@ -8,7 +8,6 @@ preset leaves out (null) is a part of the pipeline that this size does not run.
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any
 
 import yaml

@@ -27,11 +27,17 @@ CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
 def set_theme() -> None:
     """One look for all figures."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({
-        "figure.figsize": (COLUMN_WIDTH, 2.6), "figure.dpi": 130, "savefig.dpi": 200,
-        "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
-        "pdf.fonttype": 42,
-    })
+    plt.rcParams.update(
+        {
+            "figure.figsize": (COLUMN_WIDTH, 2.6),
+            "figure.dpi": 130,
+            "savefig.dpi": 200,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "pdf.fonttype": 42,
+        }
+    )
 
 
 def figures_folder(run: Run) -> Path:
@@ -56,8 +62,13 @@ def provenance(run: Run, sources: Sequence[store.Artifact], n: str, seeds: Seque
 
 
 def save_figure(
-    run: Run, figure: Figure, name: str, data: pd.DataFrame,
-    sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = (),
+    run: Run,
+    figure: Figure,
+    name: str,
+    data: pd.DataFrame,
+    sources: Sequence[store.Artifact],
+    n: str,
+    seeds: Sequence[int] = (),
 ) -> None:
     """Save a figure as PDF and PNG with a footer, and the plotted `data` as CSV beside it."""
     facts = provenance(run, sources, n, seeds or [run.preset.seed])
@@ -74,8 +85,7 @@ def save_figure(
 
 
 def save_table(
-    run: Run, table: pd.DataFrame, name: str,
-    sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = (),
+    run: Run, table: pd.DataFrame, name: str, sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
     """Save `table` as CSV with the provenance as last columns (floats to 4 decimals); returns it unchanged.
 
@@ -102,11 +112,7 @@ def claims() -> list[dict]:
 def cost_table(artifacts: Sequence[store.Artifact]) -> pd.DataFrame:
     """Seconds and peak memory of each stage's run, from the manifests."""
     return pd.DataFrame(
-        {
-            "stage": a.manifest["stage"],
-            "seconds": a.manifest["seconds"],
-            "peak_memory_gb": a.manifest["peak_memory_gb"],
-        }
+        {"stage": a.manifest["stage"], "seconds": a.manifest["seconds"], "peak_memory_gb": a.manifest["peak_memory_gb"]}
         for a in artifacts
     )
 
@@ -137,20 +143,27 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 
 def write_summary(
-    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str,
+    run: Run,
+    main: pd.DataFrame,
+    bounds: pd.DataFrame,
+    ledger: pd.DataFrame,
+    hardware: str,
     sources: Sequence[store.Artifact],
 ) -> str:
     """The run's results in Markdown, for the README: written to summary.md and returned."""
-    facts = provenance(run, sources, f"test problems x {run.preset.evaluation.traces} traces",
-                       run.preset.planner_training.seeds)
+    facts = provenance(
+        run, sources, f"test problems x {run.preset.evaluation.traces} traces", run.preset.planner_training.seeds
+    )
     command = f"make reproduce PRESET={run.preset.name} SEED={run.preset.seed}"
-    text = "\n\n".join([
-        f"`{command}`: preset {facts['preset']}, planner seeds {facts['seeds']}, revision {facts['revision']}; "
-        f"on {hardware}. Means with 95 % intervals over problems and seeds.",
-        markdown_table(main),
-        markdown_table(bounds.round(3)),
-        markdown_table(ledger.drop(columns="source")),
-    ])
+    text = "\n\n".join(
+        [
+            f"`{command}`: preset {facts['preset']}, planner seeds {facts['seeds']}, revision {facts['revision']}; "
+            f"on {hardware}. Means with 95 % intervals over problems and seeds.",
+            markdown_table(main),
+            markdown_table(bounds.round(3)),
+            markdown_table(ledger.drop(columns="source")),
+        ]
+    )
     (figures_folder(run) / "summary.md").write_text(text + "\n")
     return text
 

@@ -80,8 +80,13 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     papermill.execute_notebook(
-        notebook, str(output), parameters=parameters, kernel_name="python3",
-        progress_bar=progress, cwd=str(NOTEBOOKS), request_save_on_cell_execute=True,
+        notebook,
+        str(output),
+        parameters=parameters,
+        kernel_name="python3",
+        progress_bar=progress,
+        cwd=str(NOTEBOOKS),
+        request_save_on_cell_execute=True,
     )
 
 
@@ -149,20 +154,25 @@ def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) 
         try:
             run_notebook(source, parameters, output)
         except PapermillExecutionError as error:
-            print(f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                  f"The notebook up to there: {output}. Finished stages are kept; run again to go on.", file=sys.stderr)
+            print(
+                f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"The notebook up to there: {output}. Finished stages are kept; run again to go on.",
+                file=sys.stderr,
+            )
             return 1
         except KeyboardInterrupt:
             print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
             return 130
         _note_done(source, parameters, output)
         print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
-    print(f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
-          + (f", {left_out} left out (see above)" if left_out else ""))
+    print(
+        f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
+        + (f", {left_out} left out (see above)" if left_out else "")
+    )
     return 0
 
 
-# A notebook is not run again while nothing that it hangs on has changed: its source, its parameters, the library, the
+# A notebook is not run again while nothing that it depends on has changed: its source, its parameters, the library, the
 # versions of packages, and the stages, tables and figures of its preset that were there when it had run.
 def _is_done(source: Path, parameters: dict[str, Any], output: Path) -> bool:
     """Whether the executed copy `output` is what a run would make."""
@@ -187,8 +197,16 @@ def _note_done(source: Path, parameters: dict[str, Any], output: Path) -> None:
 def _recipe(source: Path, parameters: dict[str, Any]) -> str:
     """Hash of everything but files that decides what a notebook makes."""
     preset = load_preset(*parameters.values()).model_dump(mode="json")
-    parts = [file_sha256(source), parameters, preset, store.code_sha256(), store.git_revision(), store.versions(),
-             file_sha256(PROJECT / "paper_figures" / "claims.yaml"), os.environ.get(DATA_VARIABLE)]
+    parts = [
+        file_sha256(source),
+        parameters,
+        preset,
+        store.code_sha256(),
+        store.git_revision(),
+        store.versions(),
+        file_sha256(PROJECT / "paper_figures" / "claims.yaml"),
+        os.environ.get(DATA_VARIABLE),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

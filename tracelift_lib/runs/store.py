@@ -3,7 +3,7 @@
 `runs/<preset>/<stage>/<key>/` holds plain files and `manifest.json`, which is written last and by
 rename: a folder without it is unfinished work, to be resumed or redone. The key hashes what decides
 the result (config slice, seed, stage version, upstream keys); the manifest also records the hashes of
-the upstream manifests it was made from, so a stage is remade when one it hangs on was remade.
+the upstream manifests it was made from, so a stage is remade when one it depends on was remade.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from typing import Any
 
 import torch
 
-from tracelift_lib.problems.files import PROJECT, WORK, file_sha256, write_json
+from tracelift_lib.problems.files import PROJECT, WORK, file_sha256, git_revision, write_json
 
 MANIFEST = "manifest.json"
 FULL = 2**20  # bytes left on a disk that counts as full
@@ -172,33 +171,12 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def git_revision() -> str:
-    """Newest commit that touched code, notebooks or presets; `+` if they have been changed since.
-
-    Commits of results or prose do not change it, so a figure's footer stays true after it is committed.
-    """
-    code = ["tracelift_lib", "notebooks", "presets", "pyproject.toml"]
-    try:
-        revision = _git("log", "-1", "--format=%h", "--abbrev=10", "--", *code)
-        changed = _git("status", "--porcelain", "--", *code)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (no git)"
-    return (revision or "uncommitted") + ("+" if changed else "")
-
-
-@functools.cache
 def code_sha256() -> str:
     """Hash of the library's sources."""
     digest = hashlib.sha256()
     for path in sorted((PROJECT / "tracelift_lib").rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(PROJECT), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def _read_manifest(folder: Path) -> dict:
@@ -209,7 +187,7 @@ def _read_manifest(folder: Path) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise CorruptArtifact(
             f"{path}: not valid JSON ({error}). Delete the folder {folder} and run again: "
-            "only this stage and what hangs on it will be remade."
+            "only this stage and what depends on it will be remade."
         ) from None
     if missing:
         raise CorruptArtifact(f"{path}: no {sorted(missing)}. Delete the folder {folder} and run again.")
@@ -231,7 +209,7 @@ def _check_files(artifact: Artifact) -> None:
         problem = "differs from its manifest" if path.exists() else "is missing"
         raise CorruptArtifact(
             f"{path} {problem}. Delete the folder {artifact.path} and run again: "
-            "only this stage and what hangs on it will be remade."
+            "only this stage and what depends on it will be remade."
         )
 
 

@@ -17,22 +17,74 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from tracelift_lib.sandbox.calls import Undecodable, decode, encode
+from tracelift_lib.sandbox.calls import ProtocolError, decode, encode
 
 MAX_RESULTS = 64 << 10  # bytes; larger results go to a judge, whose time is limited
 # What an assertion may call besides the function under test: cheap, and without effects.
-FUNCTIONS = {name: getattr(builtins, name) for name in (
-    "abs", "bool", "dict", "float", "frozenset", "int", "isinstance", "len", "list", "max", "min", "round", "set",
-    "sorted", "str", "sum", "tuple", "type")}
+FUNCTIONS = {
+    name: getattr(builtins, name)
+    for name in (
+        "abs",
+        "bool",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+        "max",
+        "min",
+        "round",
+        "set",
+        "sorted",
+        "str",
+        "sum",
+        "tuple",
+        "type",
+    )
+}
 NODES = (
-    ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd,
-    ast.Not, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is, ast.IsNot, ast.In, ast.NotIn,
-    ast.BinOp, ast.Add, ast.Sub, ast.Name, ast.Call, ast.Subscript,
+    ast.Expression,
+    ast.Constant,
+    ast.List,
+    ast.Tuple,
+    ast.Set,
+    ast.Dict,
+    ast.Load,
+    ast.UnaryOp,
+    ast.USub,
+    ast.UAdd,
+    ast.Not,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+    ast.Is,
+    ast.IsNot,
+    ast.In,
+    ast.NotIn,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Name,
+    ast.Call,
+    ast.Subscript,
 )
 RESULTS = "_results"
 # Constant arithmetic, as in `assert f(3 * 19) == [3, 19]`, is done here, up to these sizes.
-ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-              ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
 MAX_NUMBER, MAX_EXPONENT = 1 << 64, 64
 
 
@@ -42,8 +94,7 @@ class NeedsJudge(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """calls: JSON for the worker; checks: for each assertion, how many results it needs and what must be true of them.
-    """
+    """calls: JSON for the worker; checks: for each assertion, how many results it needs, what must be true of them."""
 
     calls: str
     checks: tuple[tuple[int, CodeType], ...]
@@ -66,7 +117,7 @@ class Plan:
                     if "raised" in reply:
                         return str(reply["raised"])
                     results.append(decode(reply["value"], _unknown))
-                except (Undecodable, ValueError, KeyError, TypeError, RecursionError):
+                except (ProtocolError, ValueError, KeyError, TypeError, RecursionError):
                     return "protocol"
             try:
                 holds = eval(check, {"__builtins__": FUNCTIONS, RESULTS: results})
@@ -147,8 +198,7 @@ def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
             checks.append((len(builder.calls), compile(ast.fix_missing_locations(expression), "<assert>", "eval")))
         except NeedsJudge:
             return None
-        if len(builder.calls) - before > 1 and isinstance(statement.test, ast.Compare) and len(
-                statement.test.ops) > 1:
+        if len(builder.calls) - before > 1 and isinstance(statement.test, ast.Compare) and len(statement.test.ops) > 1:
             return None  # a chain may stop before the second call
     return Plan(json.dumps([entry_point, builder.calls]), tuple(checks))
 
@@ -200,7 +250,7 @@ class _Builder(ast.NodeTransformer):
         try:
             arguments = [encode(self._literal(a), _never) for a in node.args]
             keywords = {k.arg: encode(self._literal(k.value), _never) for k in node.keywords if k.arg}
-        except (ValueError, TypeError, Undecodable):
+        except (ValueError, TypeError, ProtocolError):
             raise NeedsJudge from None
         if len(keywords) < len(node.keywords):  # **something
             raise NeedsJudge
@@ -229,4 +279,4 @@ class _Builder(ast.NodeTransformer):
 
 
 def _never(value: Any) -> dict:
-    raise Undecodable("no builtin value")
+    raise ProtocolError("no builtin value")

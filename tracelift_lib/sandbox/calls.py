@@ -25,11 +25,11 @@ CONTAINERS = {"l": list, "t": tuple, "s": set, "f": frozenset}
 MUTABLE = (list, dict, set, bytearray)
 
 
-class Lost(BaseException):
+class ConnectionLost(BaseException):
     """The other process has ended. No `Exception`, so that test code does not catch it by chance."""
 
 
-class Undecodable(ValueError):
+class ProtocolError(ValueError):
     """A message that no honest program sends, or a value too large or too deep to travel."""
 
 
@@ -42,7 +42,7 @@ def encode(value: Any, keep: Callable[[Any], dict], depth: int = 0) -> Any:
     if kind in PLAIN:
         return value
     if depth > MAX_DEPTH:
-        raise Undecodable(f"more than {MAX_DEPTH} containers inside each other")
+        raise ProtocolError(f"more than {MAX_DEPTH} containers inside each other")
     if kind is int or isinstance(value, int):
         return {"i": hex(value)} if abs(value) >> 53 else int(value)  # JSON numbers have a limit of 4,300 digits
     for tag, base in CONTAINERS.items():
@@ -75,17 +75,17 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
     """The value of `encode`'s JSON, made of exact builtin types; `found` gives the object for a {"h": ...}.
 
     Raises:
-        Undecodable: no JSON that `encode` writes.
+        ProtocolError: no JSON that `encode` writes.
     """
     if type(data) in PLAIN or type(data) is int:
         return data
     if depth > MAX_DEPTH + 1:
-        raise Undecodable("too deep")
+        raise ProtocolError("too deep")
     if type(data) is list:
         return [decode(item, found, depth + 1) for item in data]
     if type(data) is not dict or len(data) != 1:
-        raise Undecodable("not one tag")
-    (tag, body), = data.items()
+        raise ProtocolError("not one tag")
+    ((tag, body),) = data.items()
     try:
         if tag in CONTAINERS:
             return CONTAINERS[tag](decode(item, found, depth + 1) for item in body)
@@ -93,7 +93,7 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
             return {decode(k, found, depth + 1): decode(v, found, depth + 1) for k, v in body}
         return _decode_rare(tag, body, found, depth)
     except (TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
-        raise Undecodable(f"bad body for tag {tag!r}: {error}") from None
+        raise ProtocolError(f"bad body for tag {tag!r}: {error}") from None
 
 
 def _decode_rare(tag: str, body: Any, found: Callable[[Any], Any], depth: int) -> Any:
@@ -110,7 +110,7 @@ def _decode_rare(tag: str, body: Any, found: Callable[[Any], Any], depth: int) -
             return getattr(builtins, body)
     if tag == "h":
         return found(body)
-    raise Undecodable(f"unknown tag {tag!r}")
+    raise ProtocolError(f"unknown tag {tag!r}")
 
 
 class Channel:
@@ -122,20 +122,20 @@ class Channel:
     def send(self, message: Any) -> None:
         data = json.dumps(message).encode()
         if len(data) > MAX_MESSAGE:
-            raise Undecodable(f"a value of {len(data)} bytes; at most {MAX_MESSAGE} can travel")
+            raise ProtocolError(f"a value of {len(data)} bytes; at most {MAX_MESSAGE} can travel")
         try:
             self.connection.sendall(len(data).to_bytes(4, "big") + data)
         except OSError:
-            raise Lost from None
+            raise ConnectionLost from None
 
     def receive(self) -> Any:
         size = int.from_bytes(self._exactly(4), "big")
         if size > MAX_MESSAGE:
-            raise Undecodable(f"a message of {size} bytes")
+            raise ProtocolError(f"a message of {size} bytes")
         try:
             return json.loads(self._exactly(size))
         except (ValueError, RecursionError) as error:
-            raise Undecodable(str(error)) from None
+            raise ProtocolError(str(error)) from None
 
     def _exactly(self, size: int) -> bytes:
         parts = []
@@ -145,7 +145,7 @@ class Channel:
             except OSError:
                 part = b""
             if not part:
-                raise Lost
+                raise ConnectionLost
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
@@ -154,7 +154,7 @@ class Channel:
 # --- the program's side ------------------------------------------------------------------------
 
 
-class Servant:
+class RpcServer:
     """Answers calls into a loaded program until the judge closes the connection."""
 
     def __init__(self, names: dict, failure: BaseException | None):
@@ -166,7 +166,7 @@ class Servant:
         while True:
             try:
                 request = channel.receive()
-            except Lost:
+            except ConnectionLost:
                 return
             try:
                 if self.failure is not None:
@@ -176,7 +176,7 @@ class Servant:
                 reply = {"raised": _builtin_name(error), "text": _text(error)}
             try:
                 channel.send(reply)
-            except (Undecodable, ValueError, RecursionError) as error:
+            except (ProtocolError, ValueError, RecursionError) as error:
                 channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
 
     def answer(self, action: str, target: Any, arguments: list, keywords: dict) -> dict:
@@ -208,7 +208,6 @@ class Servant:
         self.kept.append(value)
         return {"h": len(self.kept) - 1}
 
-
     def answer_all(self, name: str, calls: list, results_fd: int) -> None:
         """The calls of a plan (assert_plans.py), one line a result, until one raises."""
         for arguments, keywords in calls:
@@ -232,8 +231,15 @@ def _items(thing: Any) -> list:
     return items
 
 
-ACTIONS = {"value": lambda thing: thing, "get": getattr, "set": setattr, "items": _items, "len": len, "text": str,
-           "item": lambda thing, key: thing[key]}
+ACTIONS = {
+    "value": lambda thing: thing,
+    "get": getattr,
+    "set": setattr,
+    "items": _items,
+    "len": len,
+    "text": str,
+    "item": lambda thing, key: thing[key],
+}
 
 
 def _builtin_name(error: BaseException) -> str:
@@ -253,12 +259,12 @@ def _text(error: BaseException) -> str:
 # --- the judge's side --------------------------------------------------------------------------
 
 
-class Remote:
+class Proxy:
     """Stand-in for something that the program keeps: a function, a class, an object. Equal to itself only."""
 
     __slots__ = ("_link", "_target")
 
-    def __init__(self, link: Link, target: str | int):
+    def __init__(self, link: RpcClient, target: str | int):
         object.__setattr__(self, "_link", link)
         object.__setattr__(self, "_target", target)
 
@@ -286,12 +292,12 @@ class Remote:
         return self._link.ask("text", self._target, (), {})
 
 
-class Link:
+class RpcClient:
     """The judge's end of one connection. `raised` holds the exceptions that came from the program."""
 
     def __init__(self, connection: socket.socket):
         self.channel = Channel(connection)
-        self.remotes: dict[int, Remote] = {}
+        self.remotes: dict[int, Proxy] = {}
         self.raised: list[BaseException] = []
         self.broken: str | None = None  # sticky: test code that catches everything must not hide it
 
@@ -306,19 +312,19 @@ class Link:
             for old, new in zip(arguments, reply.get("arguments", ())):
                 overwrite(old, decode(new, self._remote))
             return value
-        except Lost:
+        except ConnectionLost:
             self.broken = "lost"
             raise
-        except (Undecodable, LookupError, TypeError, AttributeError) as error:
+        except (ProtocolError, LookupError, TypeError, AttributeError) as error:
             if error in self.raised:
                 raise
             self.broken = "protocol"
-            raise Lost from None
+            raise ConnectionLost from None
 
     def _raise(self, name: Any, text: Any) -> None:
         kind = getattr(builtins, name, None) if type(name) is str else None
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise Undecodable("not a builtin exception")
+            raise ProtocolError("not a builtin exception")
         if issubclass(kind, BaseExceptionGroup) or issubclass(kind, UnicodeError) and kind is not UnicodeError:
             kind = UnicodeError if issubclass(kind, UnicodeError) else Exception  # they cannot be made from a text
         error = kind(str(text))
@@ -326,21 +332,21 @@ class Link:
         raise error
 
     def _handle(self, value: Any) -> dict:
-        if isinstance(value, Remote) and value._link is self:
+        if isinstance(value, Proxy) and value._link is self:
             target = value._target
             return {"h": target if isinstance(target, int) else self._number(target)}
         raise TypeError(f"the test passes a {type(value).__name__}, which cannot travel to the program")
 
     def _number(self, name: str) -> int:
         value = self.ask("value", name, (), {})
-        if not isinstance(value, Remote):
+        if not isinstance(value, Proxy):
             raise TypeError(f"{name} is no object of the program's own")
         return value._target
 
-    def _remote(self, number: Any) -> Remote:
+    def _remote(self, number: Any) -> Proxy:
         if type(number) is not int:
-            raise Undecodable("a handle is a number")
-        return self.remotes.setdefault(number, Remote(self, number))
+            raise ProtocolError("a handle is a number")
+        return self.remotes.setdefault(number, Proxy(self, number))
 
 
 def overwrite(old: Any, new: Any) -> None:
@@ -367,7 +373,7 @@ def _merged(old: Any, new: Any) -> Any:
     return new
 
 
-def test_globals(link: Link, setup: str, foreign: list[str], entry_point: str | None) -> dict:
+def test_globals(link: RpcClient, setup: str, foreign: list[str], entry_point: str | None) -> dict:
     """Names for the test code: what `setup` binds, and of the `foreign` ones, which the test code reads and nothing in
     it binds, real standard modules and stand-ins for all others but builtins."""
     names: dict[str, Any] = {"__name__": "tests"}
@@ -377,14 +383,14 @@ def test_globals(link: Link, setup: str, foreign: list[str], entry_point: str | 
         if name in sys.stdlib_module_names:
             names[name] = __import__(name)
         else:
-            names[name] = Remote(link, name)
+            names[name] = Proxy(link, name)
     exec(compile(setup, "<setup>", "exec"), names)
     if entry_point:
-        names[entry_point] = names["candidate"] = Remote(link, entry_point)
+        names[entry_point] = names["candidate"] = Proxy(link, entry_point)
     return names
 
 
-def judge_one(link: Link, tests: dict, code: str, foreign: list[str]) -> str:
+def judge_one(link: RpcClient, tests: dict, code: str, foreign: list[str]) -> str:
     """How one test ended: "pass", "wrong", "lost", "protocol", or the name of the exception that the program raised."""
     try:
         names = test_globals(link, tests["setup"], foreign, tests["entry_point"])
@@ -392,19 +398,19 @@ def judge_one(link: Link, tests: dict, code: str, foreign: list[str]) -> str:
         if tests["entry_point"] and isinstance(names.get("check"), types.FunctionType):
             names["check"](names[tests["entry_point"]])
         verdict = "pass"
-    except Lost:
+    except ConnectionLost:
         verdict = "lost"
     except BaseException as error:
         verdict = type(error).__name__ if any(error is e for e in link.raised) else "wrong"
     return link.broken or verdict
 
 
-def judge(tests_fd: int, verdicts_fd: int, connections: list[int]) -> None:
+def test_runner(tests_fd: int, verdicts_fd: int, connections: list[int]) -> None:
     """Run each test on its own connection; one JSON line {"test", "verdict"} each into `verdicts_fd`."""
     with os.fdopen(tests_fd, "rb") as file:
         tests = json.load(file)
     for index, (fd, code, foreign) in enumerate(zip(connections, tests["code"], tests["foreign"], strict=True)):
         connection = socket.socket(fileno=fd)
-        verdict = judge_one(Link(connection), tests, code, foreign)
+        verdict = judge_one(RpcClient(connection), tests, code, foreign)
         os.write(verdicts_fd, json.dumps({"test": index, "verdict": verdict}).encode() + b"\n")
         connection.close()

@@ -85,8 +85,14 @@ class Worker:
         self.control = ours
         with theirs, errors:
             self.process = subprocess.Popen(
-                self._command(), stdin=theirs, stdout=subprocess.DEVNULL, stderr=errors, env={}, cwd="/",
-                start_new_session=True)
+                self._command(),
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
             theirs.close()
             self._finalizer = weakref.finalize(self, _end, self.process, ours, self.scratch)
             _live.add(self)
@@ -98,14 +104,24 @@ class Worker:
                 raise SandboxError(f"tier {tier} does not start: {lines[-1]}")
 
     def _command(self) -> list[str]:
-        setting = {"tier": self.tier, "uid": self.uid, "scratch": self.scratch, "binds": _binds(), "links": _links(),
-                   "other_processes": 0 if os.geteuid() == 0 or self.tier in SAFE_TIERS[:2] else _own_threads()}
+        setting = {
+            "tier": self.tier,
+            "uid": self.uid,
+            "scratch": self.scratch,
+            "binds": _binds(),
+            "links": _links(),
+            "other_processes": 0 if os.geteuid() == 0 or self.tier in SAFE_TIERS[:2] else _own_threads(),
+        }
         sources = {name: (HERE / f"{name}.py").read_text() for name in SOURCES}
-        boot = ("import sys, types\nfor name in ('tracelift_lib', 'tracelift_lib.sandbox'): sys.modules[name] = types.ModuleType(name)\n"
-                f"for name, source in {sources!r}.items():\n"
-                "    module = sys.modules['tracelift_lib.sandbox.' + name] = types.ModuleType(name)\n"
-                "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
-                f"module.main({setting!r})\n")
+        boot = (
+            "import sys, types\n"
+            "for name in ('tracelift_lib', 'tracelift_lib.sandbox'):\n"
+            "    sys.modules[name] = types.ModuleType(name)\n"
+            f"for name, source in {sources!r}.items():\n"
+            "    module = sys.modules['tracelift_lib.sandbox.' + name] = types.ModuleType(name)\n"
+            "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
+            f"module.main({setting!r})\n"
+        )
         python = [interpreter(self.tier), "-I", "-S", "-c", boot]
         return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
 
@@ -245,8 +261,21 @@ def _links() -> list[list[str]]:
 
 def bubblewrap_command() -> list[str]:
     """The bwrap command line of the tier, up to the program."""
-    command = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-               "--clearenv", "--hostname", "sandbox", "--proc", "/proc", "--dir", "/tmp"]
+    command = [
+        "bwrap",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--clearenv",
+        "--hostname",
+        "sandbox",
+        "--proc",
+        "/proc",
+        "--dir",
+        "/tmp",
+    ]
     if os.geteuid() != 0:  # root drops its rights inside, and can so use an interpreter in root's own home
         command.append("--unshare-user")
     for folder in ("/dev/null", *_binds()):  # or bwrap makes the folders above them for their owner only
@@ -290,7 +319,7 @@ def read_file(fd: int) -> bytes:
 # Tries what must fail, and last what must work. It prints the names of what it got.
 
 
-PROBE = '''
+PROBE = """
 import os, sys
 def attempt(name, action):
     try:
@@ -314,7 +343,7 @@ def work():
     import colorsys  # no module that the worker has loaded
     os.waitpid(os.fork() or os._exit(0), 0)
 attempt("works", work)
-'''
+"""
 
 
 @cache
@@ -344,8 +373,12 @@ def _probe(tier: Tier) -> list[str]:
         secret.write_text("secret")
         secret.chmod(0o600)
         text = f"{secret}\n{folder}\n{os.getpid()}"
-        files = [memory_file(json.dumps(["", PROBE]).encode()), memory_file(text.encode()), memory_file(),
-                 memory_file()]
+        files = [
+            memory_file(json.dumps(["", PROBE]).encode()),
+            memory_file(text.encode()),
+            memory_file(),
+            memory_file(),
+        ]
         worker = Worker(tier)
         try:
             run = worker.run(Limits(), files)
@@ -371,4 +404,5 @@ def choose_tier(wanted: Tier | None = None) -> Tier:
     reasons = "\n".join(f"  {tier}: {tier_fault(tier)}" for tier in ((wanted,) if wanted else SAFE_TIERS))
     raise SandboxError(
         f"no safe place for model-written programs on this machine:\n{reasons}\nInstall bubblewrap, or name the tier "
-        "'none' where the whole machine is disposable: programs can then reach all that this user can.")
+        "'none' where the whole machine is disposable: programs can then reach all that this user can."
+    )

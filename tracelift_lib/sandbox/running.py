@@ -66,8 +66,9 @@ def _text_file(files: _Files, program: str, preamble: str) -> int:
     return files.file(json.dumps([preamble, program]).encode())
 
 
-def _run_stdio(borrow: Borrow, program: str, tests: StdioTests, limits: Limits,
-               max_tests: int) -> tuple[list[Outcome], bool]:
+def _run_stdio(
+    borrow: Borrow, program: str, tests: StdioTests, limits: Limits, max_tests: int
+) -> tuple[list[Outcome], bool]:
     def judged(run: Run, printed: bytes, case: StdioCase) -> Outcome:
         same = same_output(printed.decode(errors="replace"), case.output)
         return _limit(run) or (Outcome.ERROR if run.code else Outcome.PASS if same else Outcome.WRONG)
@@ -80,16 +81,19 @@ def _run_stdio(borrow: Borrow, program: str, tests: StdioTests, limits: Limits,
     return list(map(judged, runs, outputs, cases)), True
 
 
-def _run_each(borrow: Borrow, limits: Limits, program: list[str], inputs: list[bytes],
-              outputs: int) -> tuple[list[Run], list[bytes]]:
+def _run_each(
+    borrow: Borrow, limits: Limits, program: list[str], inputs: list[bytes], outputs: int
+) -> tuple[list[Run], list[bytes]]:
     """A run of the program for each input, and the first of its `outputs` files. Ends early if it does not compile."""
     runs, texts = [], []
     with _Files() as shared:
         text = _text_file(shared, *program)
         for start in range(0, len(inputs), MAX_WAITING):
             with _Files() as files:
-                tests = [[text, files.file(data), *(files.file() for _ in range(outputs))]
-                         for data in inputs[start: start + MAX_WAITING]]
+                tests = [
+                    [text, files.file(data), *(files.file() for _ in range(outputs))]
+                    for data in inputs[start : start + MAX_WAITING]
+                ]
                 with borrow() as worker:
                     runs += worker.run_all(limits, tests)
                 texts += [read_file(test[2]) for test in tests]
@@ -106,8 +110,9 @@ def _limit(run: Run) -> Outcome | None:
     return Outcome.ERROR if run.reason else None
 
 
-def _run_asserts(borrow: Borrow, program: str, tests: AssertTests, limits: Limits,
-                 max_tests: int) -> tuple[list[Outcome], bool]:
+def _run_asserts(
+    borrow: Borrow, program: str, tests: AssertTests, limits: Limits, max_tests: int
+) -> tuple[list[Outcome], bool]:
     plans = [plan(code, tests.setup, tests.entry_point) for code in tests.code[:max_tests]]
     if None not in plans:
         try:
@@ -117,23 +122,28 @@ def _run_asserts(borrow: Borrow, program: str, tests: AssertTests, limits: Limit
     return _run_judged(borrow, program, tests, limits, max_tests)
 
 
-def _run_plans(borrow: Borrow, program: str, preamble: str, plans: list[Plan],
-               limits: Limits) -> tuple[list[Outcome], bool]:
+def _run_plans(
+    borrow: Borrow, program: str, preamble: str, plans: list[Plan], limits: Limits
+) -> tuple[list[Outcome], bool]:
     runs, results = _run_each(borrow, limits, [program, preamble], [one.calls.encode() for one in plans], 1)
     if not runs[-1].compiled:
         return [_limit(runs[-1]) or Outcome.ERROR] * len(plans), False
     return [_assert_outcome(run, one.verdict(lines)) for run, one, lines in zip(runs, plans, results)], True
 
 
-def _run_judged(borrow: Borrow, program: str, tests: AssertTests, limits: Limits,
-                 max_tests: int) -> tuple[list[Outcome], bool]:
+def _run_judged(
+    borrow: Borrow, program: str, tests: AssertTests, limits: Limits, max_tests: int
+) -> tuple[list[Outcome], bool]:
     code = tests.code[:max_tests]
     with _Files() as files:
         text = _text_file(files, program, tests.preamble)
         verdicts = files.file()
         foreign = [[name for name in foreign_names(test, tests.setup) if name != tests.entry_point] for test in code]
-        test_file = files.file(json.dumps(
-            {"setup": tests.setup, "entry_point": tests.entry_point, "code": code, "foreign": foreign}).encode())
+        test_file = files.file(
+            json.dumps(
+                {"setup": tests.setup, "entry_point": tests.entry_point, "code": code, "foreign": foreign}
+            ).encode()
+        )
         pairs = [files.pair() for _ in code]
         judge_ends, program_ends = zip(*pairs)
         with borrow() as worker:
@@ -145,7 +155,7 @@ def _run_judged(borrow: Borrow, program: str, tests: AssertTests, limits: Limits
                 files.close(end)
                 if not runs[-1].compiled:
                     break
-            files.close(*program_ends[len(runs):])
+            files.close(*program_ends[len(runs) :])
             worker.end_judge(limits)
         said = {line["test"]: line["verdict"] for line in map(json.loads, read_file(verdicts).splitlines())}
     if not runs[-1].compiled:

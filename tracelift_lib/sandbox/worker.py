@@ -29,12 +29,14 @@ import time
 import types
 from typing import NamedTuple
 
-from tracelift_lib.sandbox.calls import Servant, judge
+from tracelift_lib.sandbox.calls import RpcServer, test_runner
 
 # What programs often import. Each page of this process costs every test: it is mapped in the fork and unmapped at its
 # end. So large modules that few programs want (dataclasses, traceback, subprocess, ast) are not here.
-PRELOAD = ("abc array bisect cmath collections contextlib copy datetime decimal enum fractions functools "
-           "heapq itertools math numbers operator queue random re statistics string textwrap typing").split()
+PRELOAD = (
+    "abc array bisect cmath collections contextlib copy datetime decimal enum fractions functools "
+    "heapq itertools math numbers operator queue random re statistics string textwrap typing"
+).split()
 STARTED, COMPILED = 1, 2
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
@@ -65,31 +67,93 @@ def check(result: int, what: str) -> int:
 
 
 DENIED = {
-    "socket": (41, 198), "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190),
-    "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189),
-    "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180), "ptrace": (101, 117), "personality": (135, 92),
-    "pivot_root": (155, 41), "chroot": (161, 51), "acct": (163, 89),
-    "swapon": (167, 224), "reboot": (169, 142), "sethostname": (170, 161), "init_module": (175, 105),
-    "delete_module": (176, 106), "quotactl": (179, 60), "add_key": (248, 217), "request_key": (249, 218),
-    "keyctl": (250, 219), "kexec_load": (246, 104), "perf_event_open": (298, 241),
-    "fanotify_init": (300, 262), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "setns": (308, 268), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "finit_module": (313, 273), "memfd_create": (319, 279), "bpf": (321, 280), "userfaultfd": (323, 282),
-    "syslog": (103, 116), "memfd_secret": (447, 447), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "pidfd_getfd": (438, 438),
+    "socket": (41, 198),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "ptrace": (101, 117),
+    "personality": (135, 92),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "acct": (163, 89),
+    "swapon": (167, 224),
+    "reboot": (169, 142),
+    "sethostname": (170, 161),
+    "init_module": (175, 105),
+    "delete_module": (176, 106),
+    "quotactl": (179, 60),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "kexec_load": (246, 104),
+    "perf_event_open": (298, 241),
+    "fanotify_init": (300, 262),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "setns": (308, 268),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "finit_module": (313, 273),
+    "memfd_create": (319, 279),
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+    "syslog": (103, 116),
+    "memfd_secret": (447, 447),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "pidfd_getfd": (438, 438),
     "mount_setattr": (442, 442),
 }
 # Landlock does not cover the rights, times and attributes of files, nor the priorities of processes: denied where a
 # test has the user's own identity. (arm64 has no old forms: -1 is no system call.)
 OWNERS = {
-    "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, -1),
-    "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1),
-    "futimesat": (261, -1), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "setxattrat": (463, 463),
-    "removexattrat": (466, 466), "file_setattr": (469, 469), "setpriority": (141, 140), "ioprio_set": (251, 30),
-    "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274), "migrate_pages": (256, 238), "move_pages": (279, 239), "process_madvise": (440, 440),
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "fchown": (93, 55),
+    "lchown": (94, -1),
+    "fchownat": (260, 54),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
 }
 # As root a test has a user of its own, but any user may set attributes of a file that all may write.
@@ -98,8 +162,9 @@ ATTRIBUTES = {name: numbers for name, numbers in OWNERS.items() if "xattr" in na
 MACHINES = {"x86_64": (0, 0xC000003E, 56, 272), "aarch64": (1, 0xC00000B7, 220, 97)}
 MACHINE = os.uname().machine
 CLONE3, PRLIMIT = 435, (302, 261)
-NEW_NAMESPACES = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
-                  | CLONE_NEWCGROUP)
+NEW_NAMESPACES = (
+    CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
+)
 
 
 def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bool = True) -> bytes:
@@ -126,8 +191,13 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bo
     code += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, 16), (equal, 1, 0, 0), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
     of_clone = NEW_NAMESPACES & ~CLONE_NEWPID | (0 if siblings else CLONE_PARENT)
     for number, flags in ((clone, of_clone), (unshare, NEW_NAMESPACES & ~CLONE_NEWNS)):
-        code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, flags),
-                 (ret, 0, 0, eperm), (ret, 0, 0, allow)]
+        code += [
+            (equal, 0, 4, number),
+            (load, 0, 0, 16),
+            (any_bit, 0, 1, flags),
+            (ret, 0, 0, eperm),
+            (ret, 0, 0, allow),
+        ]
     return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])
 
 
@@ -155,7 +225,7 @@ def landlock(readable: list[str], writable: str) -> int:
     version = landlock_version()
     rights = FILE_RIGHTS[5 if version >= 5 else 3]
     attributes = struct.pack("QQQ", rights, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    attributes = attributes[:8 if version < 4 else 16 if version < 6 else 24]
+    attributes = attributes[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = check(libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
     for path, allowed in [*((path, READ_RIGHTS) for path in readable), (writable, rights), ("/dev/null", 0b110)]:
         if not os.path.isdir(path):
@@ -224,8 +294,7 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     for name in ("tmp", "proc", "old"):
         os.mkdir(f"{base}/{name}", 0o755)
     mount("proc", base + "/proc", "proc", MS_NOSUID | MS_NODEV)
-    check(libc.syscall({"x86_64": 155, "aarch64": 41}[MACHINE], base.encode(), f"{base}/old".encode()),
-          "pivot_root")
+    check(libc.syscall({"x86_64": 155, "aarch64": 41}[MACHINE], base.encode(), f"{base}/old".encode()), "pivot_root")
     os.chdir("/")
     check(libc.umount2(b"/old", MNT_DETACH), "unmount the old root")
     os.rmdir("/old")
@@ -235,13 +304,21 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
 def locked_flags(path: str) -> int:
     """Mount flags that a user namespace must keep when it mounts again."""
     have = os.statvfs(path).f_flag
-    return sum(flag for name, flag in ((os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, 8), (os.ST_NOATIME, 1024),
-                                       (os.ST_NODIRATIME, 2048), (os.ST_RELATIME, 1 << 21)) if have & name)
+    return sum(
+        flag
+        for name, flag in (
+            (os.ST_NODEV, MS_NODEV),
+            (os.ST_NOEXEC, 8),
+            (os.ST_NOATIME, 1024),
+            (os.ST_NODIRATIME, 2048),
+            (os.ST_RELATIME, 1 << 21),
+        )
+        if have & name
+    )
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    check(libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, data.encode()),
-          f"mount {target}")
+    check(libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, data.encode()), f"mount {target}")
 
 
 def fork(flags: int) -> int:
@@ -363,7 +440,7 @@ class Server:
         """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
         folder = "/tmp" if self.namespaces else f"{self.setting['scratch']}/judge"
         os.makedirs(folder, exist_ok=True)
-        self.judge = self.fork(lambda: judge(fds[0], fds[1], fds[2:]), limits, folder, set(fds), own_view=True)
+        self.judge = self.fork(lambda: test_runner(fds[0], fds[1], fds[2:]), limits, folder, set(fds), own_view=True)
         return {}
 
     def do_end_judge(self, limits: dict, fds: list[int]) -> dict:
@@ -536,8 +613,13 @@ class Server:
             if not self.clean or self.clean[0] != limits["disk_mb"]:
                 if self.clean:
                     check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
-                mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME,
-                      f"mode=777,nr_inodes={MAX_FILES},size={limits['disk_mb']}m")
+                mount(
+                    "tmpfs",
+                    "/tmp",
+                    "tmpfs",
+                    MS_NOSUID | MS_NODEV | MS_NOATIME,
+                    f"mode=777,nr_inodes={MAX_FILES},size={limits['disk_mb']}m",
+                )
                 self.clean = limits["disk_mb"], changed("/tmp")
             return "/tmp"
         self.runs += 1
@@ -600,8 +682,14 @@ def resource_limits(limits: dict, setting: dict) -> list[tuple[int, tuple[int, i
     seconds = int(limits["cpu_s"]) + 1  # the last resort: `watch` is more exact, and counts all processes
     found = []
     for name, soft, hard in (
-        ("AS", memory, memory), ("FSIZE", file, file), ("CPU", seconds, seconds + 1), ("CORE", 0, 0),
-        ("NOFILE", 64, 64), ("NPROC", processes, processes), ("MEMLOCK", 0, 0), ("MSGQUEUE", 0, 0),
+        ("AS", memory, memory),
+        ("FSIZE", file, file),
+        ("CPU", seconds, seconds + 1),
+        ("CORE", 0, 0),
+        ("NOFILE", 64, 64),
+        ("NPROC", processes, processes),
+        ("MEMLOCK", 0, 0),
+        ("MSGQUEUE", 0, 0),
         ("STACK", 8 << 20, 64 << 20),
     ):
         which = getattr(resource, f"RLIMIT_{name}", None)
@@ -638,7 +726,7 @@ def rehearse() -> None:
     """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it."""
     names: dict = {}
     exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
-    json.loads(json.dumps(["", Servant(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
+    json.loads(json.dumps(["", RpcServer(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
 
 
 def run_program(fds: list[int], progress: mmap.mmap) -> None:
@@ -671,7 +759,7 @@ def run_program(fds: list[int], progress: mmap.mmap) -> None:
         failure = error
     if channel < 0:
         finish(failure)
-    servant = Servant(module.__dict__, failure)
+    servant = RpcServer(module.__dict__, failure)
     if calls:
         servant.answer_all(*calls, channel)
     else:

@@ -70,7 +70,7 @@ def parse_number(text: str, maths: bool = False) -> Fraction | None:
     numbers = list(NUMBER.finditer(text))
     if len(numbers) != 1:
         return None
-    rest = text[:numbers[0].start()] + "#" + text[numbers[0].end():]
+    rest = text[: numbers[0].start()] + "#" + text[numbers[0].end() :]
     in_maths = maths and (PART_IN_MATHS.search(rest) or rest.count("(") != rest.count(")"))
     return None if in_maths or PART.search(rest) else number_value(numbers[0])
 
@@ -108,8 +108,7 @@ def plain(answer: str) -> str:
     answer = re.sub(r",?\s*\\text\{\s*and\s*\}\s*|,?\s+and\s+", ", ", _tidy(answer).rstrip(" .*$"))
     if not TEXT.fullmatch(answer):
         answer = TEXT.sub(lambda m: m[0] if re.search(r"\b(?:or|not)\b|\d", m[1]) else " ", answer).strip()
-    return re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\d)", r"\\frac\1{\2}",
-                  re.sub(r"\\frac\s*(\d)", r"\\frac{\1}", answer))
+    return re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\d)", r"\\frac\1{\2}", re.sub(r"\\frac\s*(\d)", r"\\frac{\1}", answer))
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
@@ -135,7 +134,7 @@ def _split(text: str, separator: str) -> list[str] | None:
         if depth < 0:
             return None
         if match[0] == separator and depth == 0:
-            parts.append(text[start:match.start()].strip())
+            parts.append(text[start : match.start()].strip())
             start = match.end()
     return [*parts, text[start:].strip()] if depth == 0 else None
 
@@ -235,6 +234,7 @@ def _readable(text: str) -> bool:
 
 def _exact(text: str) -> str:
     """`text` with decimals as fractions: math-verify would round them to six places."""
+
     def fraction(m: re.Match) -> str:
         return rf"\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}"
 

@@ -73,13 +73,20 @@ def _start() -> subprocess.Popen:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "tracelift_lib.verifier.compare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", "tracelift_lib.verifier.compare"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     if worker.stdout.readline() != "ready\n":
         worker.kill()
-        raise RuntimeError(f"the process that compares answers did not start (exit code {worker.wait()}); to see why: "
-                           f"{sys.executable} -m tracelift_lib.verifier.compare < /dev/null")
+        raise RuntimeError(
+            f"the process that compares answers did not start (exit code {worker.wait()}); to see why: "
+            f"{sys.executable} -m tracelift_lib.verifier.compare < /dev/null"
+        )
     return worker
 
 

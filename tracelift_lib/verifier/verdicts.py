@@ -18,7 +18,7 @@ MAX_KNOWN = 50_000  # results that are kept
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Verdict:
     """What the verifier says of one answer.
 
     Attributes:
@@ -35,7 +35,7 @@ class Judgement:
 class Verifier(Protocol):
     """Judges answers; may be called from several threads at once."""
 
-    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+    def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One judgement an answer, in order."""
 
 
@@ -45,19 +45,19 @@ class MathVerifier:
 
     rule: AnswerRule
 
-    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+    def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One judgement an answer. Raises ValueError if a problem's expected answer cannot be read (bad data)."""
-        return [self._judge(p, y) for p, y in zip(problems, answers, strict=True)]
+        return [self._verdict(p, y) for p, y in zip(problems, answers, strict=True)]
 
-    def _judge(self, problem: Problem, answer: str) -> Judgement:
+    def _verdict(self, problem: Problem, answer: str) -> Verdict:
         try:
             success = verify_math(answer, problem.answer, self.rule)
         except RuntimeError:  # the process that compares expressions does not work
-            return Judgement(None, None, "infra")
-        return Judgement(success, float(success), "right" if success else "wrong")
+            return Verdict(None, None, "infra")
+        return Verdict(success, float(success), "right" if success else "wrong")
 
 
-class CodeJudge:
+class ProgramVerifier:
     """Runs the program in an answer on the problem's tests (verify_code.py); s by `style`, success if all pass.
 
     Samples of one problem are often the same program, so a program is run once for the same tests and its result kept.
@@ -68,7 +68,7 @@ class CodeJudge:
         self.style, self._verifier = style, CodeVerifier(workers=os.cpu_count() or 1)
         self._known: dict[tuple[str, str], CodeResult] = {}
 
-    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+    def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
         jobs = [
             (extract_program(y), read_tests(p.metadata, f"problem {p.problem_id}"))
@@ -81,14 +81,14 @@ class CodeJudge:
         if len(self._known) > MAX_KNOWN:
             self._known = {}
         self._known |= {key: results[key] for key in new if not results[key].failed_to_run}
-        return [self._judge(results[key]) for key in keys]
+        return [self._verdict(results[key]) for key in keys]
 
-    def _judge(self, result: CodeResult) -> Judgement:
+    def _verdict(self, result: CodeResult) -> Verdict:
         """The outcome is that of the first test that did not pass."""
         if result.failed_to_run:
-            return Judgement(None, None, "infra")
+            return Verdict(None, None, "infra")
         outcome = next((str(o) for o in result.outcomes if o != Outcome.PASS), "pass")
-        return Judgement(int(result.passed), execution_reward(result, self.style), outcome)
+        return Verdict(int(result.passed), execution_reward(result, self.style), outcome)
 
 
 class VerifierByDomain:
@@ -97,14 +97,14 @@ class VerifierByDomain:
     def __init__(self, makers: dict[str, Callable[[], Verifier]]):
         self._makers, self._made, self._lock = makers, {}, threading.Lock()
 
-    def judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Judgement]:
+    def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One judgement an answer, in order. Raises ValueError for a domain that has no verifier."""
-        judgements: dict[int, Judgement] = {}
+        verdicts_by_row: dict[int, Verdict] = {}
         for domain in dict.fromkeys(p.domain for p in problems):
             rows = [i for i, p in enumerate(problems) if p.domain == domain]
-            verdicts = self._verifier(domain).judge([problems[i] for i in rows], [answers[i] for i in rows])
-            judgements |= dict(zip(rows, verdicts, strict=True))
-        return [judgements[i] for i in range(len(problems))]
+            verdicts = self._verifier(domain).verify([problems[i] for i in rows], [answers[i] for i in rows])
+            verdicts_by_row |= dict(zip(rows, verdicts, strict=True))
+        return [verdicts_by_row[i] for i in range(len(problems))]
 
     def _verifier(self, domain: str) -> Verifier:
         with self._lock:

@@ -80,7 +80,7 @@ def extract_program(answer: str) -> str:
     while opening := FENCE.search(answer, place):
         closing = re.compile(rf"^[ \t]*{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*$", re.MULTILINE)
         end = closing.search(answer, opening.end())
-        blocks.append((opening["language"].lower(), answer[opening.end(): end.start() if end else len(answer)]))
+        blocks.append((opening["language"].lower(), answer[opening.end() : end.start() if end else len(answer)]))
         place = end.end() if end else len(answer)
     if not blocks:
         return answer
@@ -106,8 +106,9 @@ class CodeVerifier:
         SandboxError: this machine offers no safe tier, or not the wanted one.
     """
 
-    def __init__(self, workers: int = 1, limits: Limits | None = None, max_tests: int = MAX_TESTS,
-                 tier: Tier | None = None):
+    def __init__(
+        self, workers: int = 1, limits: Limits | None = None, max_tests: int = MAX_TESTS, tier: Tier | None = None
+    ):
         self.limits, self.max_tests = limits or Limits(), max_tests
         self.tier = choose_tier(tier)
         # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.

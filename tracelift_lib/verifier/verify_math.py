@@ -31,10 +31,10 @@ def stated_answers(text: str) -> list[tuple[str, bool]]:
         if match.start() < end:  # a box in a box
             continue
         content = _braced(text, match.end())
-        pieces += [text[end:match.start()], MARK]
-        before = text[max(end, match.start() - 12):match.start()]
+        pieces += [text[end : match.start()], MARK]
+        before = text[max(end, match.start() - 12) : match.start()]
         end = len(text) if content is None else match.end() + len(content) + 1
-        alone = not (BEFORE_BOX.search(before) or AFTER_BOX.match(text[end:end + 12]))
+        alone = not (BEFORE_BOX.search(before) or AFTER_BOX.match(text[end : end + 12]))
         boxes.append((content if content and alone and not BOX.search(content) else "", True))
     lines = [match["answer"] for match in STATED.finditer("".join([*pieces, text[end:]]))]
     return boxes + [answer for line in lines for answer in _line_answer(line)]
@@ -55,7 +55,7 @@ def _braced(text: str, start: int) -> str | None:
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start, start + MAX_ANSWER):
         depth += (match[0] == "{") - (match[0] == "}")
         if depth == 0:
-            return text[start:match.start()]
+            return text[start : match.start()]
     return None
 
 

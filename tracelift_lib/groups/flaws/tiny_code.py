@@ -13,11 +13,11 @@ from tracelift_lib.problems.tinycode import (
     Branch,
     Reasoning,
     _solve,
+    derive_reasoning,
     plan_of,
+    rubric_shares,
     run_plan,
-    shares,
     true_branches,
-    work_out,
     write_program,
     write_trace,
 )
@@ -51,7 +51,7 @@ def wrong_algorithm_choice(branches: list[Branch]) -> Iterator[Reasoning]:
         if action.op != "sum" and not slope:
             for op in NAMED:
                 if op != action.op:
-                    yield work_out(_with_action(branches, i, j, action.model_copy(update={"op": op})))
+                    yield derive_reasoning(_with_action(branches, i, j, action.model_copy(update={"op": op})))
 
 
 def misread_specification(branches: list[Branch]) -> Iterator[Reasoning]:
@@ -59,14 +59,14 @@ def misread_specification(branches: list[Branch]) -> Iterator[Reasoning]:
     for i, j, action in _places(branches):
         if action.number is not None and not action.hidden:
             for number in _near(action.number):
-                yield work_out(_with_action(branches, i, j, action.model_copy(update={"number": number})))
+                yield derive_reasoning(_with_action(branches, i, j, action.model_copy(update={"number": number})))
     for i, branch in enumerate(branches):
         x, y = branch.example
         readings = [(n, y) for n in _near(x)] + [(x, n) for n in _near(y)]
         for example in readings:
-            yield work_out(_with_branch(branches, i, example=example))
+            yield derive_reasoning(_with_branch(branches, i, example=example))
         for when in _other_conditions(branch.when):
-            yield work_out(_with_branch(branches, i, when=when))
+            yield derive_reasoning(_with_branch(branches, i, when=when))
 
 
 def _near(number: int) -> list[int]:
@@ -82,7 +82,7 @@ def _other_conditions(when: str) -> list[str]:
 
 def wrong_constant(branches: list[Branch]) -> Iterator[Reasoning]:
     """One result is off by one, two or ten, and so is the number that it leads to."""
-    truth = work_out(branches)
+    truth = derive_reasoning(branches)
     for i, part in enumerate(truth):
         for j in range(len(part.steps)):
             for error in (-10, -2, -1, 1, 2, 10):
@@ -93,14 +93,14 @@ def missing_step(branches: list[Branch]) -> Iterator[Reasoning]:
     """One action is forgotten with its effect: one whose number is told, or all that happens to the other numbers."""
     for i, j, action in _places(branches):
         if not action.hidden:
-            yield work_out(_with_action(branches, i, j, None))
+            yield derive_reasoning(_with_action(branches, i, j, None))
     if len(branches) > 1:
-        yield work_out(branches[:1])
+        yield derive_reasoning(branches[:1])
 
 
 def wrong_order(branches: list[Branch]) -> Iterator[Reasoning]:
     """The numbers are right, but two neighbouring actions of the plan change places, or the actions of two branches."""
-    truth = work_out(branches)
+    truth = derive_reasoning(branches)
     for i, part in enumerate(truth):
         for j in range(len(part.moves) - 1):
             moves = [*part.moves[:j], part.moves[j + 1], part.moves[j], *part.moves[j + 2 :]]
@@ -112,7 +112,7 @@ def wrong_order(branches: list[Branch]) -> Iterator[Reasoning]:
 
 def unsupported_leap(branches: list[Branch]) -> Iterator[Reasoning]:
     """One calculation is left out, but its result is used: the plan is right, its support has a hole."""
-    truth = work_out(branches)
+    truth = derive_reasoning(branches)
     for i, part in enumerate(truth):
         for j in range(len(part.steps)):
             yield [*truth[:i], replace(part, steps=[*part.steps[:j], *part.steps[j + 1 :]]), *truth[i + 1 :]]
@@ -120,15 +120,20 @@ def unsupported_leap(branches: list[Branch]) -> Iterator[Reasoning]:
 
 def leaked_code(branches: list[Branch]) -> Iterator[Reasoning]:
     """The trace is the true one but ends with the program itself, which is the executor's part."""
-    yield work_out(branches)
+    yield derive_reasoning(branches)
 
 
-# Each kind with the dimension (a place in `shares`) that it always lowers.
+# Each kind with the dimension (a place in `rubric_shares`) that it always lowers.
 KINDS: dict[str, tuple[Maker, int]] = {
     maker.__name__: (maker, place)
     for maker, place in (
-        (wrong_algorithm_choice, 1), (misread_specification, 0), (wrong_constant, 3), (missing_step, 1),
-        (wrong_order, 1), (unsupported_leap, 2), (leaked_code, 4),
+        (wrong_algorithm_choice, 1),
+        (misread_specification, 0),
+        (wrong_constant, 3),
+        (missing_step, 1),
+        (wrong_order, 1),
+        (unsupported_leap, 2),
+        (leaked_code, 4),
     )
 }
 KEEPS_PROGRAM = {"unsupported_leap", "leaked_code"}
@@ -141,7 +146,7 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     """
     branches = true_branches(problem)
     inputs = [int(case["input"]) for case in problem.metadata["tests"]["cases"]]
-    plan = plan_of(work_out(branches))
+    plan = plan_of(derive_reasoning(branches))
     outputs = [run_plan(plan, n) for n in inputs]
     code = write_program(plan) if kind == "leaked_code" else None
     maker, place = KINDS[kind]
@@ -149,7 +154,7 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     for reasoning in maker(branches):
         trace = write_trace(reasoning, code)
         keeps = [run_plan(plan_of(reasoning), n) for n in inputs] == outputs
-        shows = keeps == (kind in KEEPS_PROGRAM) and shares(problem, trace)[place] < 1
+        shows = keeps == (kind in KEEPS_PROGRAM) and rubric_shares(problem, trace)[place] < 1
         if shows and all(part.plausible() for part in reasoning):
             found.append(trace)
     return found

@@ -19,9 +19,7 @@ def _recompute(steps: list[Step], first: int) -> list[Step]:
     fixed = list(steps[:first])
     for step in steps[first:]:
         before = fixed[-1].after if fixed else step.before
-        fixed.append(
-            step.model_copy(update={"before": before, "after": apply(step.op, before, step.operand)})
-        )
+        fixed.append(step.model_copy(update={"before": before, "after": apply(step.op, before, step.operand)}))
     return fixed
 
 
@@ -78,8 +76,12 @@ def swapped_events(steps: list[Step]) -> list[list[Step]]:
         first = steps[i + 1].model_copy(update={"before": steps[i].before})
         flawed.append(
             _recompute(
-                [*steps[:i], first.model_copy(update={"after": apply(first.op, first.before, first.operand)}),
-                 steps[i], *steps[i + 2 :]],
+                [
+                    *steps[:i],
+                    first.model_copy(update={"after": apply(first.op, first.before, first.operand)}),
+                    steps[i],
+                    *steps[i + 2 :],
+                ],
                 i + 1,
             )
         )
@@ -99,8 +101,13 @@ def unsupported_leap(steps: list[Step]) -> list[list[Step]]:
 MATH_KINDS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
-        wrong_operation, arithmetic_slip, misread_quantity, lost_event,
-        swapped_events, stale_value, unsupported_leap,
+        wrong_operation,
+        arithmetic_slip,
+        misread_quantity,
+        lost_event,
+        swapped_events,
+        stale_value,
+        unsupported_leap,
     )
 }
 KEEPS_ANSWER = {"unsupported_leap"}
@@ -113,7 +120,8 @@ def _flawed_traces(problem: Problem, kind: str) -> list[str]:
     """
     truth = true_steps(problem)
     return [
-        write_trace(steps) for steps in MATH_KINDS[kind](truth)
+        write_trace(steps)
+        for steps in MATH_KINDS[kind](truth)
         if _plausible(steps) and (kind in KEEPS_ANSWER or steps[-1].after != truth[-1].after)
     ]
 
