@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelift_lib.groups import seeds
 from tracelift_lib.models import base as models
-from tracelift_lib.models.generation import mean_log_likelihood
+from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import _convert_gguf, _file_from_wheel, fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, WheelModel
 from tracelift_lib.planner.settings import ReferenceStart
@@ -461,7 +461,7 @@ def test_the_warm_start_learns_reference_traces(converted, tmp_path):
 
     def likelihood(folder, trace):
         model, tokenizer = load_model(folder), load_tokenizer(folder)
-        return mean_log_likelihood(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0]
+        return token_log_likelihoods(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0].mean()
 
     learned = likelihood(tmp_path, "abab")
     assert learned > -0.3 > likelihood(converted[0], "abab")

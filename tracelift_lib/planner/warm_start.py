@@ -7,12 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from tracelift_lib.groups.tiny_groups import perturb
-from tracelift_lib.models.base import _endless
+from tracelift_lib.models.base import endlessly
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.models.supervised import supervised_training
 from tracelift_lib.planner.settings import ReferenceStart, WarmStart
 from tracelift_lib.problems import tinycode
-from tracelift_lib.problems.files import WORK, write_json
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptStyle, as_chat, planner_prompt, wrap_trace
 
@@ -27,7 +26,7 @@ def warm_start(
     """
     rng = random.Random(seed)
     habits = rng.choices(list(source.habits), list(source.habits.values()), k=source.steps * source.batch_size)
-    examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, _endless(problems, rng))]
+    examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, endlessly(problems, rng))]
     _learn_to_plan(source, start, examples, style, seed, out)
 
 
@@ -39,7 +38,7 @@ def reference_start(
     A small pretrained model keeps neither to the planner's format nor to the problem; reinforcement learning would
     have nothing but failures to compare.
     """
-    drawn = islice(_endless(problems, random.Random(seed)), source.steps * source.batch_size)
+    drawn = islice(endlessly(problems, random.Random(seed)), source.steps * source.batch_size)
     _learn_to_plan(source, start, [(p, p.reference_solution) for p in drawn], style, seed, out)
 
 
@@ -54,19 +53,7 @@ def _learn_to_plan(
     """Supervised training of the model in `start` on (problem, trace) examples, in this order."""
     tokenizer, model = load_tokenizer(start), load_model(start)
     pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(z)) for p, z in examples]
-    log = supervised_training(
-        model,
-        tokenizer,
-        pairs,
-        steps=source.steps,
-        batch_size=source.batch_size,
-        learning_rate=source.learning_rate,
-        seed=seed,
-        work=out / WORK / "trainer",
-    )
-    tokenizer.save_pretrained(out)
-    model.save_pretrained(out)
-    write_json(out / "log.json", log)
+    supervised_training(model, tokenizer, pairs, source, seed, out)
 
 
 def habitual_trace(problem: Problem, habit: str, rng: random.Random) -> str:

@@ -35,7 +35,7 @@ from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
 from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models import base
-from tracelift_lib.models.generation import Sampler, Sampling, mean_log_likelihood
+from tracelift_lib.models.generation import Sampler, Sampling, token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.planner.rewards import NEEDS, compares
@@ -409,9 +409,9 @@ def _build_rm_scores(run: Run, out: Path) -> None:
         groups = run.groups(split)
         traces = [(g, c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
         prompts = [as_chat(planner_prompt(g.as_problem(), run.preset.prompt_style), tokenizer) for g, _ in traces]
-        likelihood = mean_log_likelihood(
-            language_model, tokenizer, prompts, [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
-        )
+        texts, batch_tokens = [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
+        values = token_log_likelihoods(language_model, tokenizer, prompts, texts, batch_tokens)
+        likelihood = [value.mean() for value in values]
         rows = score_groups(scorer, groups, f"scoring {split}")
         parts.append(rows.assign(split=split, log_likelihood=likelihood, characters=[len(z) for _, z in traces]))
     pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
