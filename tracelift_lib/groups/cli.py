@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from tracelift_lib.executor.structured import Asker, BudgetSpent, EndpointError, LocalModel, OpenAIModel
+from tracelift_lib.executor.client import EndpointError
+from tracelift_lib.executor.structured import Asker, BudgetSpent, LocalModel, OpenAIModel
 from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import BuildSettings, propose_by_model, propose_exact
