@@ -352,6 +352,17 @@ def test_rewards_repeat_with_the_seed_on_a_server_that_honours_seeds(connect, tm
         assert len(first) == 7 and rewards(1) == first and rewards(2) != first
 
 
+def test_closing_gives_up_what_still_waits():
+    with LoopbackServer(numbered, latency=30.0) as server:
+        settings = ServerBackendSettings(kind="server", base_urls=[server.url], model="m", concurrency=2)
+        backend = ServerBackend(settings, SAMPLING)
+        futures = backend.submit(list("abcdef"), 1, seed=0)
+        while server.in_flight < 2:
+            time.sleep(0.01)
+        backend.close()
+    assert all(future.cancelled() for future in futures) and len(server.bodies) == 2
+
+
 def test_verdicts_over_http(connect):
     def script(i, body):
         right = "5" if "(story a)" in question(body) else "8"

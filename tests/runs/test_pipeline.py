@@ -310,7 +310,7 @@ def test_a_trained_executor_loads_and_answers(real):
     assert table.shape == (2, 3) and set(table.flat) <= {0, 1}
     log = real.need("executor").json("log.json")
     assert any("loss" in row for row in log)
-    assert executor.sampler.sampling.temperature == real.preset.execution.temperature
+    assert executor.backend.sampler.sampling.temperature == real.preset.execution.temperature
     assert executor.limits == real.preset.limits and executor.verdict(problems[0], f"Answer: {problems[0].answer}") == 1
 
 

@@ -19,7 +19,6 @@ from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.problems.prompts import as_chat, as_completion
 
 log = logging.getLogger(__name__)
-Answers = Future  # of list[str], n texts
 
 
 class CallFailed(RuntimeError):
@@ -38,7 +37,7 @@ class Backend(Protocol):
     def show(self, prompt: str) -> str:
         """The text that the model reads for `prompt`, as far as it is known here."""
 
-    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Answers]:
+    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Future[list[str]]]:
         """For each prompt (a user's turn) a future of n sampled texts; it fails with `CallFailed`."""
 
 
@@ -53,18 +52,15 @@ class LocalBackend:
     def show(self, prompt: str) -> str:
         return as_chat(prompt, self.sampler.tokenizer)
 
-    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Answers]:
+    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Future[list[str]]]:
         """Same seed, prompts and machine give the same texts. The futures end batch by batch."""
-        futures: list[Answers] = [Future() for _ in prompts]
+        futures: list[Future[list[str]]] = [Future() for _ in prompts]
         self._worker.submit(self._run, [self.show(p) for p in prompts], n, seed, futures)
         return futures
 
-    def _run(self, prompts: list[str], n: int, seed: int, futures: list[Answers]) -> None:
-        def deliver(i: int, texts: list[str]) -> None:
-            futures[i].set_result(texts)  # raises if the caller has cancelled it: then the model stops
-
-        try:
-            self.sampler.sample(prompts, n, seed, deliver=deliver)
+    def _run(self, prompts: list[str], n: int, seed: int, futures: list[Future[list[str]]]) -> None:
+        try:  # `set_result` raises if the caller has cancelled the future: then the model stops
+            self.sampler.sample(prompts, n, seed, deliver=lambda i, texts: futures[i].set_result(texts))
         except Exception as error:
             for future in futures:
                 if not future.done():
@@ -85,7 +81,7 @@ class ServerBackend:
     def show(self, prompt: str) -> str:
         return prompt if self.settings.api == "chat" else as_completion(prompt)
 
-    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Answers]:
+    def submit(self, prompts: Sequence[str], n: int, seed: int) -> list[Future[list[str]]]:
         """The seed of a call depends on `seed` and its prompt only, so chunks and order change nothing."""
         seen: Counter[str] = Counter()
         futures = []

@@ -63,8 +63,21 @@ class Client:
         self._turns = itertools.count()
         for number, url in itertools.product(range(settings.concurrency), settings.base_urls):
             self._free_slots.put_nowait((number, next(self._turns), url))
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="model-requests", daemon=True).start()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="model-requests", daemon=True)
+        self._thread.start()
+
+    def _run_loop(self) -> None:
+        with self._runner:  # at its end it cancels what still waits, and closes the loop
+            self._loop.run_forever()
+            for server in self._servers.values():
+                self._runner.run(server.close())
+
+    def close(self) -> None:
+        """Give up waiting requests and connections."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     def submit(self, work: Coroutine) -> Future:
         """Run a coroutine that awaits `request` on the client's event loop."""
@@ -132,19 +145,6 @@ class Client:
     def _without_key(self, error: Exception) -> str:
         """What the server said, cut; it may repeat the key."""
         return str(error).replace(self._key, "***")[:300]
-
-    def close(self) -> None:
-        """Give up waiting requests and connections."""
-
-        async def end() -> None:
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            await asyncio.gather(*(server.close() for server in self._servers.values()))
-
-        self.submit(end()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 def _give_up(state: tenacity.RetryCallState) -> None:
