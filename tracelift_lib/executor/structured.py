@@ -144,8 +144,9 @@ class Asker:
                 if reason == "refused":
                     break  # it will refuse again
                 continue
+            found = re.search(r"\{.*\}", reply.text, re.DOTALL)  # a fence or a sentence may stand around it
             try:
-                return schema.model_validate_json(_object_in(reply.text)).model_dump(), ""
+                return schema.model_validate_json(found[0] if found else reply.text).model_dump(), ""
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -161,18 +162,11 @@ class Asker:
 
 
 def _read_ledger(path: Path) -> list[dict]:
-    """The records of a ledger; a last line that was cut off is removed from the file."""
+    """The records of a ledger, after removing a last line that was cut off from the file."""
     if not path.exists():
         return []
-    whole_lines = path.read_bytes().rpartition(b"\n")[:2]
-    os.truncate(path, sum(map(len, whole_lines)))
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     try:
         return [record for _, record in read_jsonl(path)]
     except InputError as error:
         raise InputError(f"{error} Remove this line or the file.") from None
-
-
-def _object_in(text: str) -> str:
-    """The JSON object in an answer that may wrap it in a fence or a sentence."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    return found[0] if found else text

@@ -45,7 +45,7 @@ class Sampler:
         n: int,
         seed: int,
         progress: str | None = None,
-        deliver: Callable[[int, list[str]], None] | None = None,
+        deliver: Callable[[int, list[str]], object] = lambda i, texts: None,
     ) -> list[list[str]]:
         """n completions for each prompt, in the order of `prompts`; same seed, prompts and machine, same completions.
 
@@ -67,8 +67,7 @@ class Sampler:
                     texts = self._generate([token_ids[i] for i in batch], n)
                 for row, i in enumerate(batch):
                     completions[i] = texts[row * n : (row + 1) * n]
-                    if deliver:
-                        deliver(i, completions[i])
+                    deliver(i, completions[i])
                 bar.update(len(batch))
         return completions
 
