@@ -10,7 +10,8 @@ import pytest
 import torch
 from common import story
 
-from tracelift_lib.executor.backends import CallFailed, LocalBackend
+from tracelift_lib.executor.backends import LocalBackend
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.frozen import Executor, SelfTestError
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampler, Sampling

@@ -9,7 +9,8 @@ import pytest
 from common import story
 from loopback import HANG_UP, LoopbackServer, Raw, Status, Trickle, numbered, question
 
-from tracelift_lib.executor.backends import CallFailed, ServerBackend, derived_seed
+from tracelift_lib.executor.backends import ServerBackend, derived_seed
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.frozen import Executor, SelfTestError
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.models.generation import Sampling

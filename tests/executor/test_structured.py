@@ -8,7 +8,7 @@ from common import group_record
 from loopback import LoopbackServer, Raw, Status, question
 from pydantic import BaseModel, ConfigDict
 
-from tracelift_lib.executor.client import EndpointError
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, LocalModel, OpenAIModel
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.flaws.by_model import ask_for_flaw
@@ -131,7 +131,7 @@ def test_a_time_out_is_tried_again(server, tmp_path):
 
 def test_an_endpoint_that_stays_down_stops_the_run_and_is_no_answer(server, tmp_path):
     server.replies = [Status(500, "broken")]
-    with pytest.raises(EndpointError, match="broken.*after 3 tries"):
+    with pytest.raises(CallFailed, match="broken.*after 3 tries"):
         asker(server, tmp_path, retries=2).ask("Which pet?", Pet)
     assert len(server.bodies) == 3
     server.replies = [GOOD]
@@ -142,7 +142,7 @@ def test_a_wrong_key_says_what_to_check_but_not_the_key(server, tmp_path, monkey
     """Not even if the server repeats it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server.replies = [lambda body: Status(401, f"bad key {server.keys[-1]}")]
-    with pytest.raises(EndpointError, match="status 401.*bad key.*model name 'm' and the key") as failure:
+    with pytest.raises(CallFailed, match="status 401 for model 'm'.*OPENAI_API_KEY.*bad key") as failure:
         asker(server, tmp_path).ask("Which pet?", Pet)
     assert server.keys == ["Bearer sk-secret"] and "secret" not in repr(failure.value)
     assert not (tmp_path / "answers.jsonl").exists()
@@ -150,7 +150,7 @@ def test_a_wrong_key_says_what_to_check_but_not_the_key(server, tmp_path, monkey
 
 def test_an_address_where_nothing_listens(tmp_path):
     down = OpenAIModel("http://127.0.0.1:9/v1", "m", retries=1, backoff=0.01, timeout=1.0)
-    with pytest.raises(EndpointError, match="127.0.0.1:9.*after 2 tries"):
+    with pytest.raises(CallFailed, match="127.0.0.1:9.*after 2 tries"):
         Asker(down, tmp_path / "a.jsonl", 10_000).ask("Which pet?", Pet)
 
 

@@ -13,20 +13,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from tracelift_lib.executor.client import Client, EndpointError
+from tracelift_lib.executor.client import CallFailed, Client
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.problems.prompts import as_chat, as_completion
 
 log = logging.getLogger(__name__)
-
-
-class CallFailed(RuntimeError):
-    """An executor call that gave no answers; `kind` is what the reward engine counts."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
 
 
 class Backend(Protocol):
@@ -74,7 +66,7 @@ class ServerBackend:
     """
 
     def __init__(self, settings: ServerBackendSettings, sampling: Sampling):
-        self.settings, self.sampling, self.client = settings, sampling, Client(settings)
+        self.settings, self.sampling, self.client = settings, sampling, Client(settings, "executor")
         self.name = f"{settings.model} at {', '.join(settings.base_urls)}"
         self._warned = False
 
@@ -100,10 +92,7 @@ class ServerBackend:
             **({"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}),
         }
         while missing := n - len(texts):
-            try:
-                got = await self.client.request(_texts, n=missing, seed=derived_seed(seed, len(texts)), **options)
-            except EndpointError as failure:
-                raise CallFailed(f"executor_{failure.kind}", str(failure)) from None
+            got = await self.client.request(_texts, n=missing, seed=derived_seed(seed, len(texts)), **options)
             if len(got) < missing and not self._warned:
                 self._warned = True
                 log.warning("%s gives %d texts for n=%d: the rest is asked for again", self.name, len(got), missing)

@@ -22,20 +22,24 @@ from tracelift_lib.problems.files import InputError
 
 log = logging.getLogger(__name__)
 MAX_WAIT = 60.0  # seconds between two tries of a request, at most
+CHECK = (
+    " (check the address, the model's name and the key: execution.backend.api_key_env, or $OPENAI_API_KEY for groups)"
+)
 REST = 20  # a server that failed gets fewer requests for so many times `backoff`, longer than requests usually wait
 
 
-class EndpointError(RuntimeError):
-    """A request to a server failed for good.
+class CallFailed(RuntimeError):
+    """A call that gave no answer.
 
     Attributes:
-        kind: `timeout`, `connection`, `http_STATUS`, or `malformed` (a reply that cannot be read).
-        passing: whether the same request may succeed later.
+        kind: for counting. Of a request: CALLER_timeout, CALLER_connection, CALLER_http_STATUS, or CALLER_malformed (a
+            reply that cannot be read), such as `executor_timeout`.
+        passing: whether the same call may succeed later.
         retry_after: seconds that the server asks to wait before that; 0.0 if it does not say.
     """
 
-    def __init__(self, kind: str, message: str, passing: bool = True, retry_after: float = 0.0):
-        super().__init__(message)
+    def __init__(self, kind: str, message: str, passing: bool = False, retry_after: float = 0.0):
+        super().__init__(f"{kind}: {message}")
         self.kind, self.passing, self.retry_after = kind, passing, retry_after
 
 
@@ -47,12 +51,17 @@ class Client:
     a thread of its own, so notebooks and TRL's own loop can both wait for them. No message holds the key.
     """
 
-    def __init__(self, settings: ServerBackendSettings, retry_malformed: bool = True):
-        """Raises InputError if the environment variable that should hold the key is not set."""
-        self.settings, self.retry_malformed, variable = settings, retry_malformed, settings.api_key_env
+    def __init__(self, settings: ServerBackendSettings, caller: str, retry_malformed: bool = True):
+        """`caller` begins the kinds of failures.
+
+        Raises:
+            InputError: the environment variable that should hold the key is not set.
+        """
+        self.settings, self.caller, self.retry_malformed = settings, caller, retry_malformed
+        variable = settings.api_key_env
         if variable and not os.environ.get(variable):
             raise InputError(f"put the key into the environment variable {variable} (execution.backend.api_key_env)")
-        self._key = os.environ[variable] if variable else "no key"  # the library insists on one
+        self._key = os.environ[variable] if variable else "no-key-needed"  # the library insists on one
         self._servers = {
             url: openai.AsyncOpenAI(base_url=url, api_key=self._key, max_retries=0, timeout=None)
             for url in settings.base_urls
@@ -90,12 +99,12 @@ class Client:
         ValueError for a malformed reply.
 
         Raises:
-            EndpointError: the last failure, after all tries.
+            CallFailed: the last failure, after all tries.
         """
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.settings.retries + 1),
             wait=self._wait,
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, EndpointError) and error.passing),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, CallFailed) and error.passing),
             before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
             retry_error_callback=_give_up,
         )
@@ -112,7 +121,7 @@ class Client:
         rest = 0.0
         try:
             return await self._send(url, read, options)
-        except EndpointError as failure:
+        except CallFailed as failure:
             if failure.passing and len(self._servers) > 1:  # failing fast, this server would draw all requests
                 rest = min(MAX_WAIT, REST * self.settings.backoff)
             raise
@@ -130,26 +139,26 @@ class Client:
             except (AttributeError, IndexError, TypeError):  # the library does not check what a server sends
                 raise ValueError(f"no completion: {reply}") from None
         except TimeoutError:
-            raise EndpointError("timeout", f"{url}: no reply within {self.settings.timeout} s") from None
+            raise self._failure(url, "timeout", f"no reply within {self.settings.timeout} s") from None
         except openai.APIStatusError as error:
-            code, said = error.status_code, self._without_key(error)
+            code = error.status_code
             passing = code in (408, 409, 429) or code >= 500
-            advice = "" if passing else f"; check the address, the model name {self.settings.model!r} and the key"
-            message = f"{url}: status {code}: {said}{advice}"
-            raise EndpointError(f"http_{code}", message, passing, _retry_after(error)) from None
+            message = f"status {code} for model {self.settings.model!r}{'' if passing else CHECK}: {error}"
+            raise self._failure(url, f"http_{code}", message, passing, _retry_after(error)) from None
         except openai.APIConnectionError as error:
-            raise EndpointError("connection", f"{url}: {error.__cause__ or error}") from None
+            raise self._failure(url, "connection", error.__cause__ or error) from None
         except (ValueError, openai.APIError) as error:  # a body that is no JSON, or no completion
-            raise EndpointError("malformed", f"{url}: {self._without_key(error)}", self.retry_malformed) from None
+            raise self._failure(url, "malformed", error, self.retry_malformed) from None
 
-    def _without_key(self, error: Exception) -> str:
-        """What the server said, cut; it may repeat the key."""
-        return str(error).replace(self._key, "***")[:300]
+    def _failure(self, url: str, kind: str, message: object, passing=True, retry_after=0.0) -> CallFailed:
+        text = str(message).replace(self._key, "***")  # the server may repeat the key
+        return CallFailed(f"{self.caller}_{kind}", f"{url}: {text[:500]}", passing, retry_after)
 
 
 def _give_up(state: tenacity.RetryCallState) -> None:
     failure = state.outcome.exception()
-    raise EndpointError(failure.kind, f"{failure} (given up after {state.attempt_number} tries)") from None
+    failure.args = (f"{failure} (given up after {state.attempt_number} tries)",)
+    raise failure
 
 
 def _retry_after(error: openai.APIStatusError) -> float:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from tracelift_lib.executor.backends import Backend, CallFailed
+from tracelift_lib.executor.backends import Backend
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.settings import Execution
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, executor_prompt

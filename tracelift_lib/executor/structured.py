@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tracelift_lib.executor.client import Client, EndpointError
+from tracelift_lib.executor.client import CallFailed, Client
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.models.generation import Sampler
 from tracelift_lib.problems.files import InputError, read_jsonl
@@ -61,10 +61,10 @@ class OpenAIModel:
             settings = ServerBackendSettings(kind="server", base_urls=[url], model=name, **connection)
         except ValidationError as error:
             raise InputError(f"the endpoint's address: {error.errors()[0]['msg']}") from None
-        self._client = Client(settings, retry_malformed=False)  # `Asker` asks again, with another seed
+        self._client = Client(settings, "endpoint", retry_malformed=False)  # `Asker` asks again, with another seed
 
     def complete(self, prompt: str, schema: dict, seed: int) -> Reply:
-        """One answer. Raises EndpointError if the server is down for too long or refuses the request."""
+        """One answer. Raises CallFailed if the server is down for too long or refuses the request."""
 
         def read(reply: Any) -> Reply:
             choice = reply.choices[0]
@@ -85,8 +85,8 @@ class OpenAIModel:
         )
         try:
             return self._client.submit(request).result()
-        except EndpointError as failure:
-            if failure.kind == "malformed":
+        except CallFailed as failure:
+            if failure.kind == "endpoint_malformed":
                 return Reply(None, 0, "malformed reply")
             raise
 
@@ -116,7 +116,7 @@ class Asker:
         """An answer that fits `schema`, or why there is none after all attempts.
 
         Raises:
-            BudgetSpent, EndpointError: nothing more can be asked now; what is finished is kept.
+            BudgetSpent, CallFailed: nothing more can be asked now; what is finished is kept.
         """
         wanted = schema.model_json_schema()
         recipe = json.dumps([self.model.name, prompt, wanted, seed], sort_keys=True)

@@ -41,7 +41,7 @@ def build(
     Raises:
         LeakageError: seeds are test problems and `drop_leaked` is off; nothing is built.
         InputError: seeds are malformed, or `out` holds the work of other settings.
-        BudgetSpent, EndpointError: a language model cannot be asked further; run again to go on.
+        BudgetSpent, CallFailed: a language model cannot be asked further; run again to go on.
     """
     if (out / REPORT).exists():
         report = json.loads((out / REPORT).read_text())

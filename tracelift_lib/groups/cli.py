@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from tracelift_lib.executor.client import EndpointError
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.structured import Asker, BudgetSpent, LocalModel, OpenAIModel
 from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import violations
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.source and options.out):
             raise InputError("say --source and --out to build, or --validate to check files")
         report = _build_from(options)
-    except (InputError, LeakageError, BudgetSpent, EndpointError, SandboxError) as error:
+    except (InputError, LeakageError, BudgetSpent, CallFailed, SandboxError) as error:
         print(error, file=sys.stderr)
         return 1
     made = ", ".join(f"{n} {split}" for split, n in report["groups"].items())
