@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.records import file_records, find_files, hub_records
+from tracelift_lib.problems.records import file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
 BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
@@ -97,10 +97,9 @@ def load_released(where: str | Path, split: str = "train", revision: str | None 
     else:
         records = hub_records(str(where), [split], revision, "name a file or folder that is here")
     for place, record in records:
-        try:
-            yield Group.model_validate(_without_gaps(record))
-        except (ValidationError, ValueError) as error:
-            raise InputError(f"{place}: {_first_fault(error)}") from None
+        with reading(place, "a group of docs/method.md section 3"):
+            group = Group.model_validate(_without_gaps(record))
+        yield group
 
 
 def _without_gaps(record: dict) -> dict:
@@ -121,13 +120,6 @@ def _filled(trace: Any) -> Any:
     if isinstance(kept.get("rubric"), dict):
         kept["rubric"] = {k: v for k, v in kept["rubric"].items() if v is not None}
     return kept
-
-
-def _first_fault(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"field {_field(first['loc'])}: {first['msg']}"
 
 
 def _field(loc: tuple) -> str:

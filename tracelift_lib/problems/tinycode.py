@@ -3,10 +3,11 @@
 A program reads a whole number n, changes it in a few actions (all numbers the same way, or two kinds of numbers in
 two ways) and prints it. The problem tells the actions in words but keeps some of their numbers back; what the program
 prints for an example gives them away. A trace follows the example from both ends to the missing number, one
-calculation a line, and then states the plan. Only a trace that works the numbers out leads to a program that passes.
+calculation on each line, and then states the plan. Only a trace that works the numbers out leads to a program that
+passes.
 
-As in the math family every true step is known: which calculations, which plan, which program. The seven kinds of
-flaw are made here too, from the same record. Source: ours.
+As in the math family every true step is known: which calculations, which plan, which program. Flawed traces are made
+from the same record (groups/flaws/tiny_code.py). Source: ours.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from tracelift_lib.problems import tinyworld
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.problem import Frozen, Problem
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations
 
 Op = Literal["+", "-", "*", "sum"]
@@ -36,6 +35,7 @@ TOLD: dict[str, list[str]] = {
 }
 HIDDEN = ["a fixed number", "a secret number"]
 NAMED = {"+": "plus", "-": "minus", "*": "times"}  # as a trace names it
+OPERATIONS = {name: op for op, name in NAMED.items()}
 OPENINGS = ["A program reads n.", "Write a program that reads n.", "The program gets a number n."]
 EXAMPLES = ["For {x} it prints {y}.", "From {x} it makes {y}.", "So {x} becomes {y}."]
 DISTRACTORS = ["It was written {n} days ago.", "It has {n} users."]
@@ -52,23 +52,21 @@ CODE = re.compile(
 )
 
 
-class Action(BaseModel):
+class Action(Frozen):
     """One action of the program; `hidden`: the problem keeps its number back."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     op: Op
     number: int | None = None
     hidden: bool = False
 
 
-class Branch(BaseModel):
+class Branch(Frozen):
     """What happens to the numbers that `when` names, and the example (input, output) that gives hidden numbers away.
 
     `when` is empty (all numbers), `even`, `odd`, `above 5`, `below 5` or `else`. `following` is the output for the
     input after the example's, told if the factor is hidden too: the difference of the two outputs is the factor.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     when: str
     actions: list[Action]
     example: tuple[int, int]
@@ -217,10 +215,8 @@ def read_plan(trace: str) -> Plan:
     for condition, otherwise, text in PLAN_LINE.findall(trace):
         moves = [PLAN_MOVE.fullmatch(part.strip()) for part in text.rstrip(". ").split(",")]
         if all(moves):
-            signs = {name: op for op, name in NAMED.items()}
-            plan.append(
-                (condition or otherwise.lower(), [(signs[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves])
-            )
+            when = condition or otherwise.lower()
+            plan.append((when, [(OPERATIONS[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves]))
     return plan
 
 
@@ -421,12 +417,9 @@ def _tell_action(rng: random.Random, action: Action) -> str:
     return rng.choice(TOLD[action.op]).format(n=number)
 
 
-def signature(problem: Problem) -> tuple:
+def signature(problem: Problem) -> str:
     """What makes two problems the same, whatever their words: conditions, actions and examples."""
-    return tuple(
-        (b.when, b.example, b.following, *((a.op, a.number, a.hidden) for a in b.actions))
-        for b in true_branches(problem)
-    )
+    return str(problem.metadata["branches"])
 
 
 def generate_splits(
