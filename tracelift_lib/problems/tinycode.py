@@ -80,10 +80,7 @@ class Branch(Frozen):
 
 @dataclass
 class Part:
-    """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them.
-
-    `slip` (index, error) falsifies that calculation.
-    """
+    """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them."""
 
     when: str
     slip: tuple[int, int] = (-1, 0)
@@ -129,27 +126,24 @@ def _name(move: Move) -> str:
 
 def derive_reasoning(branches: list[Branch]) -> Reasoning:
     """The calculations that find every hidden number, and the actions that follow from them."""
-    return [_solve(branch) for branch in branches]
+    return [solve_branch(branch) for branch in branches]
 
 
-def _solve(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
-    """Find the hidden numbers of one branch, then write its actions."""
-    part = Part(branch.when, slip)
-    part.moves = _find_numbers(branch, part.calculate)
-    return part
+def solve_branch(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
+    """Find the hidden numbers of one branch, then write its actions; `slip` (index, error) falsifies a calculation.
 
-
-def _find_numbers(branch: Branch, note: Callable[[str, int, str, int], int]) -> list[Move]:
-    """From the example's input on, from its output back, and what must stand between the two."""
+    From the example's input on, from its output back, and what must stand between the two.
+    """
+    part = Part(branch.when, slip, moves=[(a.op, None if a.hidden else a.number) for a in branch.actions])
+    moves, note = part.moves, part.calculate
     front, back = branch.example
-    moves: list[Move] = [(a.op, None if a.hidden else a.number) for a in branch.actions]
     hidden = [i for i, a in enumerate(branch.actions) if a.hidden]
     if branch.following is not None:
         factor = next(i for i in hidden if moves[i][0] == "*")
         moves[factor] = ("*", note("times", branch.following, "-", back))
         hidden.remove(factor)
     if not hidden:
-        return moves
+        return part
     (gap,) = hidden
     for move in moves[:gap]:
         front = _forward(move, front, note)
@@ -158,7 +152,7 @@ def _find_numbers(branch: Branch, note: Callable[[str, int, str, int], int]) -> 
     op = moves[gap][0]
     pair = (front, "-", back) if op == "-" else (back, "-" if op == "+" else "/", front)
     moves[gap] = (op, note(f"so {NAMED[op]}", *pair))
-    return moves
+    return part
 
 
 def _forward(move: Move, value: int, note: Callable[[str, int, str, int], int]) -> int:
@@ -375,7 +369,7 @@ def _draw_actions(rng: random.Random, n: int, max_number: int) -> list[Action]:
 
 def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
     """CASES inputs that no example shows, the same number for each branch, the limit among them."""
-    shown = {b.example[0] + i for b in branches for i in range(1 + (b.following is not None))}
+    shown = {x for branch in branches for x, _ in _examples(branch)}
     free = [n for n in range(LARGEST_INPUT + 1) if n not in shown]
     chosen: list[int] = []
     for branch in branches:
