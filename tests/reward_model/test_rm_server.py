@@ -186,7 +186,7 @@ def test_the_command_serves_a_folder(folder, scorer, unused_port):
     command = [
         sys.executable,
         "-m",
-        "tracelift_lib.rm_server",
+        "tracelift_lib.reward_model.server",
         "--model",
         str(folder),
         "--port",
