@@ -72,10 +72,9 @@ def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
     pair_accuracy and group_accuracy (means of `ranking` over groups), mae and rmse of q against the gold total, and
     mae_NAME of each dimension's expected label, on its scale 0..4.
     """
-    ranked, error = ranking(rows), rows["q"] - rows["gold_total"]
+    error = rows["q"] - rows["gold_total"]
     return {
-        "pair_accuracy": float(ranked["pair_accuracy"].mean()),
-        "group_accuracy": float(ranked["group_accuracy"].mean()),
+        **ranking(rows).mean().to_dict(),
         "mae": mae(error),
         "rmse": rmse(error),
         **{f"mae_{row.dimension}": row.mae for row in metrics_by_dimension(rows).itertuples()},

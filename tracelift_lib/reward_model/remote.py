@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 from tqdm.auto import trange
 
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.reward_model.scorer import TraceScores
 
 MAX_LENGTH = 3072  # tokens of a text
 REQUEST_ITEMS = 512
-DIMENSIONS = 5
+DIMENSIONS, TOP_LABEL = 5, 4
 LISTS = ("scores", "results", "outputs", "data")
 NUMBERS = ("total_score", "score", "reward", "total", "value")
 
@@ -34,20 +34,6 @@ class ScoringError(RuntimeError):
         self.kind, self.q = kind, q
 
 
-class Answer(BaseModel):
-    """What a service says of one item: a number, or an object with the number under one of `NUMBERS`."""
-
-    q: Annotated[float, Field(strict=True, ge=0, le=1, validation_alias=AliasChoices(*NUMBERS))]
-    dimensions: dict[str, Annotated[float, Field(ge=0, le=4)]] | None = Field(
-        None, min_length=DIMENSIONS, max_length=DIMENSIONS
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_number(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {NUMBERS[0]: value}
-
-
 class RemoteScorer:
     """`Scorer.score` by a scoring service: ours or another with the same request and answer.
 
@@ -61,9 +47,7 @@ class RemoteScorer:
         self.max_length, self.batch_size = max_length, batch_size
         self.client = httpx.Client(timeout=timeout, trust_env=False)  # a service of one's own: no proxy
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
         """(q, labels): q of shape (N,) in [0, 1]; expected labels of shape (N, 5), NaN where the service gives none."""
         items = [
             {"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
@@ -101,25 +85,28 @@ class RemoteScorer:
             answer = response.json()
         except ValueError as error:  # not JSON, or not even text
             raise ScoringError("format", f"the answer is not JSON: {error}: {text[:200]}") from None
-        found = next((answer[name] for name in LISTS if name in answer), None) if isinstance(answer, dict) else answer
-        if not isinstance(found, list):
+        scores = _unwrap(answer, LISTS)
+        if not isinstance(scores, list):
             raise ScoringError("format", f"no list of scores, bare or under {', '.join(LISTS)}: {text[:200]}")
-        if len(found) != len(items):
-            raise ScoringError("format", f"{len(found)} scores for {len(items)} items")
-        return found
+        if len(scores) != len(items):
+            raise ScoringError("format", f"{len(scores)} scores for {len(items)} items")
+        return scores
 
     def _read(self, element: Any, i: int) -> tuple[float, list[float] | float]:
-        """(q, labels) of item i; the labels are NaN if the service gives none."""
-        try:
-            answer = Answer.model_validate(element)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where, message = first["loc"][0], f"item {i}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            if where == "dimensions":
-                raise ScoringError("value", f"{message}; dimensions are five labels in [0, 4]: {element!r}") from None
-            kind = "value" if first["type"] in ("greater_than_equal", "less_than_equal") else "format"
-            names = ", ".join(NUMBERS)
-            raise ScoringError(
-                kind, f"{message}; a score is a number in [0, 1], bare or under {names}: {element!r}"
-            ) from None
-        return answer.q, list(answer.dimensions.values()) if answer.dimensions else math.nan
+        """(q, labels) in the answer to item i; the labels are NaN if the service gives none."""
+        q, dimensions = _unwrap(element, NUMBERS), element.get("dimensions") if isinstance(element, dict) else None
+        if isinstance(q, bool) or not isinstance(q, int | float):
+            raise ScoringError("format", f"no number for item {i}, bare or under {', '.join(NUMBERS)}: {element!r}")
+        if not 0 <= q <= 1:  # nor is NaN
+            raise ScoringError("value", f"score of item {i} is not in [0, 1]: {q}")
+        if dimensions is None:
+            return q, math.nan
+        labels = list(dimensions.values()) if isinstance(dimensions, dict) else []
+        if len(labels) != DIMENSIONS or not all(isinstance(x, int | float) and 0 <= x <= TOP_LABEL for x in labels):
+            raise ScoringError("value", f"dimensions of item {i} are not five labels in [0, 4]: {dimensions!r}")
+        return q, labels
+
+
+def _unwrap(answer: Any, names: Sequence[str]) -> Any:
+    """A bare value, or the one that an object has under the first of some names; None if under none of them."""
+    return next((answer[name] for name in names if name in answer), None) if isinstance(answer, dict) else answer

@@ -21,14 +21,13 @@ from tracelift_lib.reward_model.token_tree import grow_trees, score_trees
 
 CPU_BATCH_TOKENS = 1024  # larger batches fall out of a core's cache: a third slower at 4,096 (tiny RM)
 TREE_BACKBONES = ("qwen2", "qwen3", "llama")  # whose attention takes any mask as it is, and positions by relation only
+TraceScores = tuple[np.ndarray, np.ndarray]  # q of shape (N,), expected labels of shape (N, 5)
 
 
 class TraceScorer(Protocol):
     """What scores traces: a `Scorer` here, or `remote.RemoteScorer` in front of a service."""
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores: ...
 
 
 class Scorer:
@@ -51,9 +50,7 @@ class Scorer:
         model = ReasoningRewardModel.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, load_tokenizer(folder), batch_tokens, max_length)
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
         """(q, labels): q of shape (N,) in [0, 1], expected labels of shape (N, 5) in [0, 4], in order."""
         texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
         return self.score_tokens(self.encode(texts, self.max_length), progress=progress)
@@ -67,7 +64,7 @@ class Scorer:
     @torch.inference_mode()
     def score_tokens(
         self, encoded: Sequence[list[int]], batch_size: int | None = None, progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> TraceScores:
         """`score` of encoded texts, at most `batch_size` of them in one forward pass."""
         self.model.eval()
         q, labels = np.zeros(len(encoded)), np.zeros((len(encoded), len(self.model.dimension_heads)))

@@ -3,9 +3,9 @@
     tracelift serve-rm --model FOLDER --port N
 
 `POST /score` takes `{"items": [{"problem", "reasoning", "task_name", "task_type"}], "max_length", "batch_size"}` and
-answers `{"scores": [{"total_score", "dimensions": {NAME: expected label}}]}`, one for each item, in order; `GET /health`
-says what is served. A request that breaks the format gets status 400 and an `error` that names the field. Requests that
-wait at the same time are scored together.
+answers `{"scores": [{"total_score", "dimensions": {NAME: expected label}}]}`, one for each item, in order;
+`GET /health` says what is served. A request that breaks the format gets status 400 and an `error` that names the
+field. Requests that wait at the same time are scored together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -25,10 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.remote import MAX_LENGTH
-from tracelift_lib.reward_model.scorer import Scorer
+from tracelift_lib.reward_model.scorer import Scorer, TraceScores
 
 BODY_BYTES = 64 * 2**20
-Scored = tuple[np.ndarray, np.ndarray]  # (q, labels), as `Scorer.score` gives them
 
 
 class Item(BaseModel):
@@ -58,9 +58,9 @@ class Batcher:
 
     def __init__(self, scorer: Scorer):
         self.scorer, self.busy = scorer, asyncio.Lock()
-        self.waiting: dict[asyncio.Future[Scored], ScoreRequest] = {}
+        self.waiting: dict[asyncio.Future[TraceScores], ScoreRequest] = {}
 
-    async def score(self, request: ScoreRequest) -> Scored:
+    async def score(self, request: ScoreRequest) -> TraceScores:
         """(q, labels) of the request's items. Whoever gets the lock first scores for all that wait with it.
 
         Raises:
@@ -70,26 +70,22 @@ class Batcher:
         self.waiting[done] = request
         async with self.busy:
             if not done.done():
-                await self._score_alike(request.batch_size)
+                together, self.waiting = self.waiting, {}
+                try:
+                    parts = await asyncio.to_thread(self._run_model, list(together.values()))
+                    for waiter, part in zip(together, parts):
+                        waiter.set_result(part)
+                except Exception as error:  # whatever it was, the clients have to hear of it and the server goes on
+                    for waiter in together:
+                        waiter.set_exception(error)
         return done.result()
 
-    async def _score_alike(self, batch_size: int | None) -> None:
-        """Score all waiting requests that ask for this batch size."""
-        alike = {done: r for done, r in self.waiting.items() if r.batch_size == batch_size}
-        self.waiting = {done: r for done, r in self.waiting.items() if done not in alike}
-        try:
-            parts = await asyncio.to_thread(self._run_model, list(alike.values()), batch_size)
-        except Exception as error:  # whatever it was, the clients have to hear of it and the server goes on
-            for done in alike:
-                done.set_exception(error)
-            return
-        for done, part in zip(alike, parts):
-            done.set_result(part)
-
-    def _run_model(self, requests: list[ScoreRequest], batch_size: int | None) -> list[Scored]:
+    def _run_model(self, requests: list[ScoreRequest]) -> list[TraceScores]:
+        """(q, labels) of each request, in forward passes no larger than any of them allows."""
         longest = self.scorer.max_length
         encoded = [self.scorer.encode([i.text() for i in r.items], r.max_length or longest) for r in requests]
-        q, labels = self.scorer.score_tokens([ids for part in encoded for ids in part], batch_size)
+        batch_size = min((r.batch_size for r in requests if r.batch_size), default=None)
+        q, labels = self.scorer.score_tokens(list(chain.from_iterable(encoded)), batch_size)
         if not np.isfinite(q).all():
             raise ValueError("the model gave a score that is not a number")
         ends = np.cumsum([len(part) for part in encoded])[:-1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,10 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from tracelift_lib.groups.schema import Candidate, Group, dimensions
+from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.models.generation import seeded
 from tracelift_lib.models.supervised import checkpoint_arguments, device_arguments, train_resumably
-from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import OPEN, reward_model_text
 from tracelift_lib.reward_model.losses import departure_loss, reward_model_loss
 from tracelift_lib.reward_model.metrics import pair_wins, reward_model_metrics, score_groups
@@ -26,14 +24,6 @@ from tracelift_lib.reward_model.scorer import Scorer
 from tracelift_lib.reward_model.settings import LoRA, RewardModelTraining
 
 DEV_BATCH_TOKENS = 16384
-
-
-@dataclass
-class GroupSample:
-    """One group as a step sees it: the positive first, then the sampled negatives."""
-
-    problem: Problem
-    candidates: list[Candidate]
 
 
 def train_reward_model(
@@ -71,12 +61,7 @@ def train_reward_model(
         model=trained,
         args=_training_arguments(settings, len(steps), seed, work),
         train_dataset=steps,
-        data_collator=partial(
-            collate,
-            tokenizer=tokenizer,
-            max_length=settings.max_length,
-            share_problems=not settings.gradient_checkpointing,
-        ),
+        data_collator=partial(collate, tokenizer=tokenizer, settings=settings),
         callbacks=[DevMetrics(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups)],
     )
     log = train_resumably(trainer)
@@ -168,16 +153,16 @@ def _save_adapter(trained: PeftModel, folder: Path) -> None:
     trained.get_base_model().config.save_pretrained(folder)
 
 
-def schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> list[GroupSample]:
-    """Every (group, sampled negatives) of all epochs, in order.
+def schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> list[Group]:
+    """What each step sees, over all epochs: groups of one positive and the negatives sampled for this epoch.
 
     Fixed beforehand, so that a resumed run sees exactly what the interrupted one would have seen.
-    Within chunks, groups are sorted by length to save padding; the chunks are shuffled each epoch.
+    Within chunks, groups are sorted by length to save padding; the batches are shuffled in each epoch.
     """
     rng = random.Random(seed)
     usable = [g for g in groups if len(g.negative_bank) >= settings.negatives]
     size = settings.groups_per_step
-    samples: list[GroupSample] = []
+    samples: list[Group] = []
     for _ in range(settings.epochs):
         order = rng.sample(usable, len(usable))
         batches = []
@@ -186,44 +171,44 @@ def schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> l
             batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         rng.shuffle(batches)
         for group in chain.from_iterable(batches):
-            positive, negatives = rng.choice(group.positive_pool), rng.sample(group.negative_bank, settings.negatives)
-            samples.append(GroupSample(group.as_problem(), [positive, *negatives]))
+            positive = rng.choice(group.positive_pool)
+            negatives = rng.sample(group.negative_bank, settings.negatives)
+            samples.append(group.model_copy(update={"positive_pool": [positive], "negative_bank": negatives}))
     return samples
 
 
 def collate(
-    items: list[GroupSample], tokenizer: PreTrainedTokenizerBase, max_length: int, share_problems: bool = True
+    groups: list[Group], tokenizer: PreTrainedTokenizerBase, settings: RewardModelTraining
 ) -> dict[str, Tensor]:
-    """What `ReasoningRewardModel.forward` takes, and the gold values of the candidates of all groups, group by group.
+    """What `ReasoningRewardModel.forward` takes, and the gold values of the traces, group by group, positive first.
 
     Each text is `reward_model_text`, cut behind its opening tag, where every tokenizer here splits anyway: the
-    problem's part (G, P) is padded on the left, the traces' (B, T) on the right. Without `share_problems` the traces'
-    part is the whole text: gradient checkpointing goes without the cache that a shared problem needs.
+    problem's part (G, P) is padded on the left, the traces' (B, T) on the right. With `gradient_checkpointing` the
+    traces' part is the whole text, as that cannot have the cache which a shared problem needs.
     Texts are cut to `max_length` tokens; of a trace behind a problem that long, its first token is left.
     `labels` (B, 5), `totals` (B,); `departures` (B, T): 1 at the first token that differs from the group's reference,
     0 before it, -1 behind it and on the problem.
     """
-    problems, traces, departures = [], [], []
-    for item in items:
-        texts = [reward_model_text(item.problem, c.reasoning) for c in item.candidates]
+    problems, traces, departures, rubrics = [], [], [], []
+    for group in groups:
+        candidates = [*group.positive_pool, *group.negative_bank]
+        texts = [reward_model_text(group.as_problem(), c.reasoning) for c in candidates]
         cut = texts[0].index(OPEN) + len(OPEN) + 1
-        problem = tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"][: max_length - 1]
+        problem = tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"][: settings.max_length - 1]
         ids = tokenizer([text[cut:] for text in texts], add_special_tokens=False)["input_ids"]
-        before = [] if share_problems else problem
+        before = problem if settings.gradient_checkpointing else []
         problems.append(problem)
-        traces += [before + trace[: max_length - len(problem)] for trace in ids]
+        traces += [before + trace[: settings.max_length - len(problem)] for trace in ids]
         departures += [[-1.0] * len(before) + _departure(trace, ids[0]) for trace in ids]
-    rubrics = [c.rubric for item in items for c in item.candidates]
+        rubrics += [c.rubric for c in candidates]
     batch = dict(tokenizer.pad({"input_ids": traces}, padding_side="right", return_tensors="pt"))
     width = batch["input_ids"].shape[1]
-    batch |= {
-        "labels": torch.tensor([[r.labels[name] for name in dimensions(r.domain)] for r in rubrics]),
-        "totals": torch.tensor([r.total for r in rubrics]),
-        "departures": torch.tensor([(d + [-1.0] * width)[:width] for d in departures]),
-    }
-    if share_problems:
-        padded = tokenizer.pad({"input_ids": problems}, padding_side="left", return_tensors="pt")
-        batch |= {"problem_ids": padded["input_ids"], "problem_mask": padded["attention_mask"]}
+    batch["labels"] = torch.tensor([[r.labels[name] for name in dimensions(r.domain)] for r in rubrics])
+    batch["totals"] = torch.tensor([r.total for r in rubrics])
+    batch["departures"] = torch.tensor([(d + [-1.0] * width)[:width] for d in departures])
+    if not settings.gradient_checkpointing:
+        shared = tokenizer.pad({"input_ids": problems}, padding_side="left", return_tensors="pt")
+        batch |= {"problem_ids": shared["input_ids"], "problem_mask": shared["attention_mask"]}
     return batch
 
 
