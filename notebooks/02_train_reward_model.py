@@ -41,10 +41,10 @@ from IPython.display import Markdown, display
 from safetensors import safe_open
 
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
-from tracelift_lib.evaluation.natural_sets import MissingSet
 from tracelift_lib.evaluation.planner_evaluation import mean_interval
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.reward_model.losses import Scores, reward_model_loss
 from tracelift_lib.reward_model.metrics import (
     calibration_curve,
@@ -209,26 +209,25 @@ report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.group
 # ## Does it rank held-out traces?
 #
 # Two numbers on groups of problems that the RM has not seen: **pair accuracy**, how often the reference scores above a
-# flawed trace, and **group accuracy**, how often it scores above all of them. Intervals are bootstraps over problems,
-# because the pairs of one problem are not independent.
+# flawed trace, and **group accuracy**, how often it scores above all of them. A tie counts half in a pair, so that a score
+# which says nothing gets one half, and is no win over the group. Intervals are bootstraps over problems, because the pairs
+# of one problem are not independent.
 
 # %%
 scores_file = run.make("rm_scores")
 scores = pd.read_parquet(scores_file.path / "scores.parquet")
 test = scores[scores["split"] == "test"]
 references = test[test["kind"] == "reference"].set_index("problem_id")["q"]
-flawed = test[test["kind"] != "reference"]
 
-by_group = flawed.groupby("problem_id")["q"].apply(np.array).reindex(references.index)
-pairs, wins = ranking(references.to_numpy(), by_group.tolist())
+ranked = ranking(test).reindex(references.index)   # of each problem
 resamples = run.preset.evaluation.bootstrap
 
 # %%
 error = test["q"] - test["gold_total"]
 rows = []
-for metric, values in {"pair accuracy": pairs, "group accuracy": wins}.items():
-    mean, low, high = mean_interval(values, resamples, run.preset.seed)
-    rows.append({"metric": metric, "value": mean, "low": low, "high": high})
+for column in ("pair_accuracy", "group_accuracy"):
+    mean, low, high = mean_interval(ranked[column].to_numpy(), resamples, run.preset.seed)
+    rows.append({"metric": column.replace("_", " "), "value": mean, "low": low, "high": high})
 for metric, value in {"total MAE": error.abs().mean(), "total RMSE": (error**2).mean() ** 0.5}.items():
     rows.append({"metric": metric, "value": value})
 held_out = report.save_table(
@@ -246,10 +245,8 @@ held_out.round(3)
 
 # %%
 def pair_accuracy(score):
-    """Share of flawed traces below their reference under `score` (a column), a value a group; ties count half."""
-    best = test[test["kind"] == "reference"].set_index("problem_id")[score]
-    rest = test[test["kind"] != "reference"].groupby("problem_id")[score].apply(np.array).reindex(best.index)
-    return ranking(best.to_numpy(), rest.tolist())[0]
+    """Share of flawed traces below their reference under `score` (a column), one value for each group."""
+    return ranking(test, score)["pair_accuracy"].reindex(references.index).to_numpy()
 
 
 test = test.assign(coin=np.random.default_rng(run.preset.seed).random(len(test)))
@@ -267,7 +264,7 @@ baselines.round(3)
 #
 # One number hides which flaws are hard to see. For each kind: how many of its traces score below their reference, how far
 # $q$ is from the gold total (MAE, RMSE), and in which direction (bias: mean of $q$ − gold). A kind with a large positive
-# bias is one that the RM takes for better than it is. A tie is no win here.
+# bias is one that the RM takes for better than it is.
 
 # %%
 errors_by_kind = metrics_by_kind(test)
@@ -275,13 +272,10 @@ report.save_table(run, errors_by_kind, "rm_errors_by_kind", [scores_file, files]
 errors_by_kind.round(3)
 
 # %%
-merged = flawed.merge(references.rename("q_reference"), left_on="problem_id", right_index=True)
-merged["ranked_right"] = (merged["q"] < merged["q_reference"]).astype(float)
-assert merged["ranked_right"].mean() == pair_wins(test)["win"].mean()
 by_kind = pd.DataFrame(
     {"kind": kind, "traces": len(rows),
-     **dict(zip(("accuracy", "low", "high"), mean_interval(rows["ranked_right"], resamples, run.preset.seed)))}
-    for kind, rows in merged.groupby("kind")
+     **dict(zip(("accuracy", "low", "high"), mean_interval(rows["win"], resamples, run.preset.seed)))}
+    for kind, rows in pair_wins(test).groupby("kind")
 ).sort_values("accuracy")
 
 # %%
@@ -370,7 +364,7 @@ print(f"q = {by_hand:.4f}; expected labels: {said}")
 # `POST /score` has the request and the answer of the public implementation, so either side can be swapped:
 #
 # ```sh
-# python -m tracelift_lib.rm_server --model FOLDER_OR_HUB_NAME --port 8100
+# tracelift serve-rm --model FOLDER_OR_HUB_NAME --port 8100
 # ```
 #
 # and in a preset `execution: {scorer: {url: "http://localhost:8100", model: my-rm}}`. Here the server runs in this process:
@@ -484,8 +478,8 @@ if natural_file:
 #
 # 1. *A bounded loss.* $q$ lies in [0, 1]. What is the smallest value that the ranking term can take, and how large is its
 #    gradient by $q(z^+) - q(z^-)$ there? Why does it matter that the ranking is not the only loss?
-# 2. *Ties.* An RM gives every trace the same $q$. What pair accuracy does it get if ties count half, as in the first
-#    table, and if they are no win, as in the table by kind? Which one should a paper report?
+# 2. *Ties.* An RM gives every trace the same $q$. What pair accuracy does it get if ties count half, as in all tables
+#    here, and if they are no win? Which one should a paper report?
 # 3. *Which head does the work?* Score the test traces by the derived part alone, $\sum_i w_i \mathbb E[\text{label}_i] / 4$,
 #    and by the total head alone. Which ranks better? Is their mean better than both?
 #
@@ -513,7 +507,8 @@ gap = torch.tensor(1.0, requires_grad=True)
 (-torch.nn.functional.logsigmoid(gap)).backward()
 print(f"exercise 1: at least {-torch.nn.functional.logsigmoid(torch.tensor(1.0)):.3f}, gradient {gap.grad:.3f}")
 same = test.assign(q=0.5)
-print(f"exercise 2: ties half {ranking(np.array([0.5]), [np.array([0.5])])[0][0]}, no win {pair_wins(same)['win'].mean()}")
+wins = pair_wins(same)["win"]
+print(f"exercise 2: ties half {wins.mean()}, no win {(wins == 1).mean()}")
 names_of = [column for column in test if column.startswith("expected_")]
 parts = test.assign(derived=test[names_of].mean(axis=1) / 4)
 parts = parts.assign(total_head=2 * parts["q"] - parts["derived"])

@@ -13,21 +13,20 @@ from common import CODE, MATH, group_record, story
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, LlamaConfig, Qwen2Config, Qwen3Config, TrainerCallback, modeling_utils
+from transformers import AutoConfig, AutoModel, LlamaConfig, Qwen2Config, Qwen3Config, TrainerCallback, modeling_utils
 
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.groups.tiny_groups import build_group
-from tracelift_lib.models import base as models
+from tracelift_lib.models import supervised
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import seeded
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.problems.tinyworld import generate_splits
-from tracelift_lib.reward_model import model as reward_model
-from tracelift_lib.reward_model import training
-from tracelift_lib.reward_model import training as rm_training
-from tracelift_lib.reward_model.config import RewardModelConfig, four_bit_settings
+from tracelift_lib.reward_model import scorer as scoring
+from tracelift_lib.reward_model import token_tree, training
+from tracelift_lib.reward_model.config import four_bit_settings
 from tracelift_lib.reward_model.losses import (
     Scores,
     departure_loss,
@@ -38,7 +37,7 @@ from tracelift_lib.reward_model.losses import (
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer
 from tracelift_lib.reward_model.token_tree import TokenTree, grow_trees
-from tracelift_lib.reward_model.training import GroupSample, _schedule, collate, train_reward_model
+from tracelift_lib.reward_model.training import collate, schedule, train_reward_model
 from tracelift_lib.runs.presets import load_preset
 
 WEIGHTS = [0.1, 0.3, 0.15, 0.25, 0.2]  # not all 0.2, so that forgetting them shows
@@ -60,7 +59,7 @@ def tokenizer():
 
 
 def checkpoint(folder, kind, tokenizer, seed=0):
-    """A checkpoint in the layout of method.md section 5, put together by hand; returns (body, heads)."""
+    """A checkpoint in the layout of docs/method.md section 5, put together by hand; returns (body, heads)."""
     vocabulary = max(320, len(tokenizer))
     config = CONFIGS[kind](
         vocab_size=vocabulary,
@@ -215,17 +214,17 @@ def test_new_layers_stand_between_backbone_and_heads(tmp_path, folder, tokenizer
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_config_is_of_its_own_class_and_flat_on_disk(tmp_path, tokenizer, kind):
+def test_the_config_is_the_backbones_and_flat_on_disk(tmp_path, tokenizer, kind):
     checkpoint(tmp_path, kind, tokenizer)
-    config = RewardModelConfig.from_pretrained(tmp_path)
-    assert type(config.backbone) is CONFIGS[kind] and config.hidden_size == config.backbone.hidden_size == 32
+    config = ReasoningRewardModel.from_pretrained(tmp_path).config
+    assert type(config) is CONFIGS[kind] and config.hidden_size == 32
     config.save_pretrained(tmp_path / "again")
     before, after = (json.loads((f / "config.json").read_text()) for f in (tmp_path, tmp_path / "again"))
-    assert after["model_type"] == kind and "backbone" not in after
+    assert after["model_type"] == kind
     for name in ("rope_parameters", "vocab_size", "pad_token_id", "rm_dimension_weights"):
         assert after[name] == before[name]
-    again = RewardModelConfig.from_pretrained(tmp_path / "again")
-    assert again.to_dict() == config.to_dict() and type(again.backbone) is CONFIGS[kind]
+    AutoConfig.from_pretrained(tmp_path / "again").save_pretrained(tmp_path / "third")
+    assert json.loads((tmp_path / "third" / "config.json").read_text()) == after
 
 
 @pytest.mark.parametrize(
@@ -366,38 +365,42 @@ def settings(**change):
 
 def test_schedule_is_fixed_by_the_seed(groups):
     """A resumed run must see what the interrupted one would have seen."""
-    first, again = (_schedule(groups, settings(epochs=2), 5) for _ in range(2))
-    assert first == again and first != _schedule(groups, settings(epochs=2), 6)
+    first, again = (schedule(groups, settings(epochs=2), 5) for _ in range(2))
+    assert first == again and first != schedule(groups, settings(epochs=2), 6)
 
 
 @pytest.mark.parametrize("epochs, negatives", [(1, 4), (3, 4), (1, 6)])
 def test_schedule_shows_every_usable_group_once_an_epoch(groups, epochs, negatives):
     usable = {g.problem_id: g for g in groups if len(g.negative_bank) >= negatives}
     assert 0 < len(usable) < len(groups) or negatives == 4
-    schedule = _schedule(groups, settings(epochs=epochs, negatives=negatives), 0)
-    size = len(usable)
+    samples, size = schedule(groups, settings(epochs=epochs, negatives=negatives), 0), len(usable)
     for epoch in range(epochs):
-        part = schedule[epoch * size : (epoch + 1) * size]
-        assert sorted(s.problem.problem_id for s in part) == sorted(usable)
-    assert len(schedule) == epochs * size
-    for sample in schedule:
-        g = usable[sample.problem.problem_id]
-        positive, *rest = sample.candidates
-        assert positive in g.positive_pool and len(rest) == negatives
-        assert all(c in g.negative_bank for c in rest) and len({c.reasoning for c in rest}) == negatives
+        assert sorted(s.problem_id for s in samples[epoch * size : (epoch + 1) * size]) == sorted(usable)
+    assert len(samples) == epochs * size
+    for sample in samples:
+        g = usable[sample.problem_id]
+        assert len(sample.positive_pool) == 1 and len(sample.negative_bank) == negatives
+        assert all(c in g.positive_pool for c in sample.positive_pool)
+        assert all(c in g.negative_bank for c in sample.negative_bank)
+        assert len({c.reasoning for c in sample.negative_bank}) == negatives
 
 
 def test_negatives_are_drawn_anew_each_epoch(groups):
-    schedule = _schedule(groups, settings(epochs=8, negatives=2), 0)
-    one = [s for s in schedule if s.problem.problem_id == schedule[0].problem.problem_id]
-    assert len({tuple(c.reasoning for c in s.candidates[1:]) for s in one}) > 1
+    samples = schedule(groups, settings(epochs=8, negatives=2), 0)
+    one = [s for s in samples if s.problem_id == samples[0].problem_id]
+    assert len({tuple(c.reasoning for c in s.negative_bank) for s in one}) > 1
+
+
+def sample(group, *negatives):
+    """The group as a step sees it: its first positive and these negatives."""
+    return group.model_copy(update={"positive_pool": group.positive_pool[:1], "negative_bank": list(negatives)})
 
 
 def test_collate_keeps_texts_labels_and_totals_together(groups, tokenizer):
     """Behind the problem's tokens come those of each of its traces: together the wire format, token by token."""
-    items = [GroupSample(g.as_problem(), [g.positive_pool[0], *g.negative_bank[:2]]) for g in groups[:3]]
-    batch = collate(items, tokenizer, 512)
-    candidates = [(i.problem, c) for i in items for c in i.candidates]
+    items = [sample(g, *g.negative_bank[:2]) for g in groups[:3]]
+    batch = collate(items, tokenizer, settings(max_length=512))
+    candidates = [(i.as_problem(), c) for i in items for c in [*i.positive_pool, *i.negative_bank]]
     assert len(batch["problem_ids"]) == 3 and len(batch["input_ids"]) == len(candidates) == 9
     for row, (problem, c) in enumerate(candidates):
         kept = batch["problem_ids"][row // 3][batch["problem_mask"][row // 3].bool()].tolist()
@@ -410,14 +413,14 @@ def test_collate_keeps_texts_labels_and_totals_together(groups, tokenizer):
 def test_collate_cuts_traces_at_max_length(groups, tokenizer):
     g = groups[0]
     longest = len(tokenizer(reward_model_text(g.as_problem(), g.reference_solution))["input_ids"])
-    batch = collate([GroupSample(g.as_problem(), [*g.positive_pool, g.negative_bank[0]])], tokenizer, longest - 5)
+    batch = collate([sample(g, g.negative_bank[0])], tokenizer, settings(max_length=longest - 5))
     assert batch["problem_mask"].sum() + batch["attention_mask"][0].sum() == longest - 5
     assert batch["departures"].shape == batch["input_ids"].shape
 
 
 def test_collate_leaves_a_token_of_each_trace_behind_a_problem_of_any_length(groups, tokenizer):
     g = groups[0]
-    batch = collate([GroupSample(g.as_problem(), [*g.positive_pool, g.negative_bank[0]])], tokenizer, 4)
+    batch = collate([sample(g, g.negative_bank[0])], tokenizer, settings(max_length=4))
     assert batch["problem_ids"].shape == (1, 3) and batch["input_ids"].shape == (2, 1)
 
 
@@ -427,7 +430,7 @@ def test_departures_by_hand(groups, tokenizer):
     reference = g.positive_pool[0]
     first_line = reference.reasoning.split("\n")[0]
     flawed = reference.model_copy(update={"reasoning": first_line + "\nand so on", "negative_kind": "other"})
-    batch = collate([GroupSample(g.as_problem(), [reference, flawed])], tokenizer, 512)
+    batch = collate([sample(g, flawed)], tokenizer, settings(max_length=512))
     width = batch["attention_mask"].sum(1).tolist()
     shared = len(tokenizer(first_line + "\n", add_special_tokens=False)["input_ids"])
     expected = [[0] * width[0], [0] * shared + [1]]
@@ -444,8 +447,8 @@ def test_departure_loss_by_hand():
 
 def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, tokenizer):
     """Problems and traces of different lengths, so that both sides are padded; gradients too."""
-    items = [GroupSample(g.as_problem(), [g.positive_pool[0], *g.negative_bank[:2]]) for g in groups[:3]]
-    batch = collate(items, tokenizer, 512)
+    items = [sample(g, *g.negative_bank[:2]) for g in groups[:3]]
+    batch = collate(items, tokenizer, settings(max_length=512))
     assert not batch["problem_mask"].all() and not batch["attention_mask"].all()
     model = ReasoningRewardModel.from_pretrained(folder).eval()
     shared = model(**{k: v for k, v in batch.items() if k.endswith(("ids", "mask"))})
@@ -453,7 +456,8 @@ def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, t
     whole = torch.zeros_like(gradient)
     for row in range(9):
         item = items[row // 3]
-        text = reward_model_text(item.problem, item.candidates[row % 3].reasoning)
+        trace = [*item.positive_pool, *item.negative_bank][row % 3].reasoning
+        text = reward_model_text(item.as_problem(), trace)
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         alone = model(ids["input_ids"], ids["attention_mask"])
         assert shared.q[row].item() == pytest.approx(alone.q.item(), abs=1e-5)
@@ -471,13 +475,12 @@ def test_labels_go_to_their_heads_whatever_their_order_in_the_file(tokenizer, na
         rubric = {name: names.index(name) % 5 for name in order} | {"total": 0.5}
         for c in [*record["positive_pool"], *record["negative_bank"]]:
             c["rubric"] = rubric
-        g = Group.model_validate(record)
-        return GroupSample(g.as_problem(), [*g.positive_pool, *g.negative_bank])
+        return Group.model_validate(record)
 
     expected = [[0, 1, 2, 3, 4]] * 3
-    assert collate([item(names)], tokenizer, 512)["labels"].tolist() == expected
-    assert collate([item(sorted(names))], tokenizer, 512)["labels"].tolist() == expected
-    assert collate([item(names[::-1])], tokenizer, 512)["labels"].tolist() == expected
+    assert collate([item(names)], tokenizer, settings(max_length=512))["labels"].tolist() == expected
+    assert collate([item(sorted(names))], tokenizer, settings(max_length=512))["labels"].tolist() == expected
+    assert collate([item(names[::-1])], tokenizer, settings(max_length=512))["labels"].tolist() == expected
 
 
 def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokenizer):
@@ -505,24 +508,26 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
 
 def test_departures_are_learned_from_every_token(tmp_path, folder, groups, tokenizer, monkeypatch):
     """With a weight their loss falls; without one, no such head is there."""
-    seen = {0.0: [], 5.0: []}
-    for weight, losses in seen.items():
+    losses = []
 
-        def noted(logits, departures, losses=losses):
-            losses.append(departure_loss(logits, departures))
-            return losses[-1]
+    def noted(logits, departures):
+        losses.append(departure_loss(logits, departures))
+        return losses[-1]
 
-        monkeypatch.setattr(rm_training, "departure_loss", noted)
-        few = [g for g in groups if len(g.negative_bank) >= 4][:2]
-        chosen = settings(epochs=12, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
+    monkeypatch.setattr(training, "departure_loss", noted)
+    few = [g for g in groups if len(g.negative_bank) >= 4][:2]
+    for weight, epochs in ((0.0, 1), (5.0, 12)):
+        assert not losses
+        chosen = settings(epochs=epochs, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
         model = ReasoningRewardModel.from_pretrained(folder)
-        train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / f"work-{weight}")
-    assert not seen[0.0] and len(seen[5.0]) == 12 and seen[5.0][-1] < 0.7 * seen[5.0][0]
+        train_reward_model(model, tokenizer, few, few[:1], chosen, 0, tmp_path / f"work-{weight}")
+    assert len(losses) == 12 and losses[-1] < 0.7 * losses[0]
 
 
 # --- ways to train ----------------------------------------------------------------------------
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
+RESUMED_LORA = {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -540,8 +545,23 @@ def trained(base, tokenizer, groups, work, **change):
         **{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0, "departure_weight": 0.0, **change}
     )
     model = ReasoningRewardModel.from_backbone(base, MATH, seed=1)
-    log = train_reward_model(model, tokenizer, few, few, chosen, 0, work / "trainer", work / "adapter")
+    log = train_reward_model(model, tokenizer, few, few[:2], chosen, 0, work / "trainer", work / "adapter")
     return model, log
+
+
+@pytest.fixture(scope="module")
+def once(base, tokenizer, groups, tmp_path_factory):
+    """(model, log, folder) of a training that several tests look at; they leave all three as they are."""
+    done = {}
+
+    def train(**change):
+        key = json.dumps(change)
+        if key not in done:
+            folder = tmp_path_factory.mktemp("once")
+            done[key] = *trained(base, tokenizer, groups, folder, **change), folder
+        return done[key]
+
+    return train
 
 
 def same_weights(one, other, atol=0.0):
@@ -551,12 +571,11 @@ def same_weights(one, other, atol=0.0):
         torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("departure_weight", [0.0, 3.0])
-def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, groups, departure_weight):
-    dropout = LORA | {"dropout": 0.05}
-    model, _ = trained(base, tokenizer, groups, tmp_path, lora=dropout, departure_weight=departure_weight)
+@pytest.mark.parametrize("change", [{"lora": LORA}, RESUMED_LORA], ids=["plain", "departures"])
+def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, groups, once, change):
+    model, _, folder = once(**change)
     start = ReasoningRewardModel.from_backbone(base, MATH, seed=1).state_dict()
-    merged = Scorer.from_folder(tmp_path / "adapter", 1000, 512).model
+    merged = Scorer.from_folder(folder / "adapter", 1000, 512).model
     assert set(merged.state_dict()) == set(start)
     moved = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, start[name])}
     projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -571,11 +590,11 @@ def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, gro
     np.testing.assert_allclose(whole, after, atol=1e-6)
 
 
-def test_an_adapter_with_its_heads_in_a_file_of_their_own(tmp_path, base, tokenizer, groups):
+def test_an_adapter_with_its_heads_in_a_file_of_their_own(tmp_path, base, once):
     """Heads are found by their names in whatever safetensors file; without one of them the folder is refused."""
-    trained(base, tokenizer, groups, tmp_path, lora=LORA)
-    expected = ReasoningRewardModel.from_adapter(tmp_path / "adapter")
-    other = shutil.copytree(tmp_path / "adapter", tmp_path / "other")
+    adapter = once(lora=LORA)[-1] / "adapter"
+    expected = ReasoningRewardModel.from_adapter(adapter)
+    other = shutil.copytree(adapter, tmp_path / "other")
     weights = load_file(other / "adapter_model.safetensors")
     heads = {name: weights.pop(name) for name in list(weights) if "_head" in name}
     settings = json.loads((other / "adapter_config.json").read_text()) | {"modules_to_save": None}
@@ -591,13 +610,13 @@ def test_an_adapter_with_its_heads_in_a_file_of_their_own(tmp_path, base, tokeni
 
 
 @pytest.mark.parametrize("change", [{"departure_weight": 3.0}, {"lora": LORA}], ids=["full", "lora"])
-def test_gradient_checkpointing_trains_the_same_weights(tmp_path, base, tokenizer, groups, change, monkeypatch):
+def test_gradient_checkpointing_trains_the_same_weights(tmp_path, base, tokenizer, groups, change, monkeypatch, once):
     """It reads each text whole, where the other way reads a group's problem once."""
-    plain, plain_log = trained(base, tokenizer, groups, tmp_path / "plain", **change)
+    _, plain_log, _ = once(**change)
     used = []
     original = modeling_utils.checkpoint
     monkeypatch.setattr(modeling_utils, "checkpoint", lambda *a, **k: used.append(1) or original(*a, **k))
-    saving, saving_log = trained(base, tokenizer, groups, tmp_path / "saving", gradient_checkpointing=True, **change)
+    _, saving_log = trained(base, tokenizer, groups, tmp_path / "saving", gradient_checkpointing=True, **change)
     losses = [[row["loss"] for row in log if "loss" in row] for log in (plain_log, saving_log)]
     assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=5e-3)
     assert used
@@ -636,24 +655,20 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"departure_weight": 3.0}, {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0}],
-    ids=["full", "lora"],
-)
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, groups, monkeypatch, change):
+@pytest.mark.parametrize("change", [{"departure_weight": 3.0}, RESUMED_LORA], ids=["full", "lora"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, groups, monkeypatch, change, once):
     """With dropout, so that the random state has to come back too."""
-    whole, whole_log = trained(base, tokenizer, groups, tmp_path / "whole", **change)
+    whole, whole_log, _ = once(**change)
     child = os.fork()
     if not child:
-        monkeypatch.setattr(models, "SAVE_SECONDS", 0)
-        original = training._GroupTrainer.__init__
+        monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
+        original = training.GroupTrainer.__init__
 
         def with_killer(self, *args, **kwargs):
             original(self, *args, **kwargs)
             self.add_callback(KillAt(4))
 
-        monkeypatch.setattr(training._GroupTrainer, "__init__", with_killer)
+        monkeypatch.setattr(training.GroupTrainer, "__init__", with_killer)
         try:
             trained(base, tokenizer, groups, tmp_path / "parts", **change)
         finally:
@@ -734,10 +749,10 @@ def test_texts_are_cut_at_max_length(folder, tokenizer):
 
 def test_a_tree_by_hand():
     tree = TokenTree()
-    for text in ([7, 8, 9], [7, 8, 5, 9], [7, 8], [4]):
-        tree.add(text)
-    assert tree.ids == [7, 8, 9, 5, 9, 4] and tree.depths == [0, 1, 2, 2, 3, 0]
-    assert tree.ends == [2, 4, 1, 5]
+    for text, shared in (([7, 8, 9], 0), ([7, 8, 5, 9], 2), ([7, 8], 2), ([4], 0)):
+        tree.add(text, shared)
+    assert tree.ids == [7, 8, 9, 5, 9, 4]
+    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4], [0, 1], [5]]
     seen = [np.flatnonzero(row).tolist() for row in tree.visible()]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [5]]
 
@@ -750,14 +765,13 @@ def test_every_text_is_a_path_of_its_tree(texts):
     for tree, members in grown:
         distinct = {tuple(texts[i][:n]) for i in members for n in range(1, len(texts[i]) + 1)}
         assert len(tree.ids) == len(distinct)
-        for i, end in zip(members, tree.ends):
-            path = np.flatnonzero(tree.visible()[end])
+        for i, path in zip(members, tree.paths):
             assert [tree.ids[node] for node in path] == texts[i]
-            assert [tree.depths[node] for node in path] == list(range(len(texts[i])))
+            assert np.flatnonzero(tree.visible()[path[-1]]).tolist() == path
 
 
 def test_a_tree_stays_within_its_size(monkeypatch):
-    monkeypatch.setattr(reward_model, "TREE_TOKENS", 12)
+    monkeypatch.setattr(token_tree, "TREE_TOKENS", 12)
     texts = [[1] * 9 + [i] for i in range(6)]
     assert [members for _, members in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
 
@@ -775,7 +789,7 @@ def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monk
     q, labels = scorer.score(problems, written)
     in_trees = sum(read)
     read.clear()
-    monkeypatch.setattr(reward_model, "TREE_BACKBONES", ())
+    monkeypatch.setattr(scoring, "TREE_BACKBONES", ())
     plain_q, plain_labels = scorer.score(problems, written)
     assert 2 * in_trees < sum(read)
     np.testing.assert_allclose(q, plain_q, atol=1e-5)
@@ -786,7 +800,7 @@ def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monk
 @pytest.mark.parametrize("shared", [True, False])
 def test_batch_size_bounds_the_texts_of_a_forward_pass(folder, tokenizer, monkeypatch, shared):
     if not shared:
-        monkeypatch.setattr(reward_model, "TREE_BACKBONES", ())
+        monkeypatch.setattr(scoring, "TREE_BACKBONES", ())
     scorer = Scorer.from_folder(folder, 10_000, 512)
     encoded = [[5, 6, 7, 8, 9, 20 + i] for i in range(10)]
     seen = []

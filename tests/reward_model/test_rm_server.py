@@ -186,7 +186,7 @@ def test_the_command_serves_a_folder(folder, scorer, unused_port):
     command = [
         sys.executable,
         "-m",
-        "tracelift_lib.rm_server",
+        "tracelift_lib.reward_model.server",
         "--model",
         str(folder),
         "--port",
@@ -252,7 +252,7 @@ def answering():
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         state["url"] = f"http://127.0.0.1:{server.server_port}"
         yield state

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tracelift_lib.groups.schema import Group, dimensions
-from tracelift_lib.problems.files import InputError, read_jsonl
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.records import file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
-BATCH = 1000  # groups in memory while parquet is written or read; a row group each, whose description the writer keeps
+BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
 TOTAL_SLACK = 0.005  # total and raw score / 10 may differ by rounding
 
 
@@ -86,35 +87,19 @@ def load_released(where: str | Path, split: str = "train", revision: str | None 
     """
     path = Path(where)
     if path.is_dir():
-        names = [f"{split}.jsonl", f"{split}.jsonl.gz", f"{split}.parquet"]
-        found = next((path / name for name in names if (path / name).exists()), None)
-        if found is None:
-            raise InputError(f"{path}: none of {', '.join(names)} in this folder")
-        path = found
-    if path.suffix == ".parquet":
-        rows = (row for batch in pq.ParquetFile(path).iter_batches(BATCH) for row in batch.to_pylist())
-        records = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
-    elif path.exists():
-        records = ((f"{path}:{number}", record) for number, record in read_jsonl(path))
+        names = (f"{split}.jsonl", f"{split}.parquet")
+        found = [file for name in names for file in find_files(path, name)]
+        if not found:
+            raise InputError(f"{path}: none of {names[0]}, {names[0]}.gz, {names[1]} in this folder")
+        path = found[0]
+    if path.exists():
+        records = file_records(path)
     else:
-        records = _hub_records(str(where), split, revision)
+        records = hub_records(str(where), [split], revision, "name a file or folder that is here")
     for place, record in records:
-        try:
-            yield Group.model_validate(_without_gaps(record))
-        except (ValidationError, ValueError) as error:
-            raise InputError(f"{place}: {_first_fault(error)}") from None
-
-
-def _hub_records(name: str, split: str, revision: str | None) -> Iterator[tuple[str, dict]]:
-    from datasets import load_dataset
-
-    try:
-        for number, row in enumerate(load_dataset(name, split=split, revision=revision, streaming=True)):
-            yield f"{name} {split} row {number}", row
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name}: neither a file or folder here nor to be had from the Hugging Face hub ({error})"
-        ) from None
+        with reading(place, "a group of docs/method.md section 3"):
+            group = Group.model_validate(_without_gaps(record))
+        yield group
 
 
 def _without_gaps(record: dict) -> dict:
@@ -135,13 +120,6 @@ def _filled(trace: Any) -> Any:
     if isinstance(kept.get("rubric"), dict):
         kept["rubric"] = {k: v for k, v in kept["rubric"].items() if v is not None}
     return kept
-
-
-def _first_fault(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"field {_field(first['loc'])}: {first['msg']}"
 
 
 def _field(loc: tuple) -> str:

@@ -1,1 +1,16 @@
-"""TODO"""
+"""The Reasoning Reward Model: scores a trace by five rubric dimensions and a total, trained on groups of traces.
+
+Read first:
+    model.py        heads on any backbone, the checkpoint's layout, loading
+    losses.py       labels, total, ranking within a group
+    training.py     one training loop, over whole groups
+
+Then:
+    scorer.py       scores of traces by a model in this process, in batches
+    metrics.py      ranking, errors and calibration on held-out groups
+    remote.py       scores of traces from a scoring service
+    server.py       the scoring service
+    token_tree.py   what texts have in common at their start is read once
+    config.py       checks of a checkpoint's settings, 4-bit loading
+    settings.py     sections of a preset
+"""

@@ -1,4 +1,4 @@
-"""Losses of the Reasoning Reward Model (method.md section 5)."""
+"""Losses of the Reasoning Reward Model (docs/method.md section 5)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reward_model_loss(
     dimension_loss: str = "ce",
     negatives_weight: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The loss of method.md section 5 on B = G · group_size traces, the positive first in each group.
+    """The loss of docs/method.md section 5 on B = G · group_size traces, the positive first in each group.
 
     Args:
         labels: (B, D) gold labels 0..4. totals: (B,) gold totals in [0, 1].
@@ -51,25 +51,25 @@ def reward_model_loss(
         (see `negatives_ranking`).
     """
     if dimension_loss == "ce":
-        per_item = F.cross_entropy(scores.logits.flatten(0, 1), labels.flatten(), reduction="none")
+        per_label = F.cross_entropy(scores.logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
     else:
-        per_item = (expected_labels(scores.logits) - labels).square().flatten()
-    dimensions = per_item.view_as(labels).mean(0).sum()
-    total = F.huber_loss(scores.total, totals, delta=1.0)
+        per_label = (expected_labels(scores.logits) - labels).square()
     q = scores.q.view(-1, group_size)
-    ranking = -F.logsigmoid(q[:, :1] - q[:, 1:]).mean(-1).mean()
-    negatives = negatives_ranking(q[:, 1:], totals.view_as(q)[:, 1:])
-    loss = dimensions + TOTAL_WEIGHT * total + RANKING_WEIGHT * ranking
-    if negatives_weight:
-        loss = loss + negatives_weight * negatives
-    return {"loss": loss, "dimensions": dimensions, "total": total, "ranking": ranking, "negatives": negatives}
+    parts = {
+        "dimensions": per_label.mean(0).sum(),
+        "total": F.huber_loss(scores.total, totals, delta=1.0),
+        "ranking": -F.logsigmoid(q[:, :1] - q[:, 1:]).mean(-1).mean(),
+        "negatives": negatives_ranking(q[:, 1:], totals.view_as(q)[:, 1:]),
+    }
+    loss = parts["dimensions"] + TOTAL_WEIGHT * parts["total"] + RANKING_WEIGHT * parts["ranking"]
+    return {"loss": loss + negatives_weight * parts["negatives"], **parts}
 
 
 def negatives_ranking(q: Tensor, totals: Tensor) -> Tensor:
     """Neg–neg ranking of (G, N) negatives: mean of −log σ(q_better − q_worse) over a group's pairs, then over groups.
 
     A pair counts if its gold totals differ by at least `NEGATIVES_MARGIN`; a group without such a pair does not count
-    (method.md leaves that case open), and without any the loss is 0.
+    (docs/method.md section 5 leaves that case open), and without any the loss is 0.
     """
     better = totals[:, :, None] - totals[:, None, :] >= NEGATIVES_MARGIN - 1e-6  # 0.6 - 0.45 is below 0.15 in floats
     costs = -F.logsigmoid(q[:, :, None] - q[:, None, :]) * better

@@ -1,4 +1,9 @@
-"""How well a reward model ranks and scores held-out groups (method.md section 5)."""
+"""How well a reward model ranks and scores held-out groups (docs/method.md section 5).
+
+One rule for ties, everywhere: in a pair of a reference and a flawed trace a tie counts half, so that a score which
+says nothing, a constant or a coin, has pair accuracy 1/2 (as in the area under a ROC curve); a group counts as ranked
+right only if its references are strictly above every flawed trace.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,6 @@ import pandas as pd
 
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.reward_model.scorer import TraceScorer
-
-
-def ranking(q_positive: np.ndarray, q_negatives: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Per group: (share of negatives scored below the positive, whether all are); ties count half, or not.
-
-    Args:
-        q_positive: (G,) scores. q_negatives: for each group its negatives' scores.
-    """
-    pairs = np.array([((p > n) + 0.5 * (p == n)).mean() for p, n in zip(q_positive, q_negatives)])
-    groups = np.array([bool((p > n).all()) for p, n in zip(q_positive, q_negatives)])
-    return pairs, groups
 
 
 def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | None = None) -> pd.DataFrame:
@@ -43,67 +37,69 @@ def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | N
     )
 
 
-def pair_wins(rows: pd.DataFrame) -> pd.DataFrame:
-    """problem_id, kind and win (1.0 or 0.0) of each (reference, flawed trace) pair: the reference scores higher.
+def pair_wins(rows: pd.DataFrame, score: str = "q") -> pd.DataFrame:
+    """problem_id, kind and win of each (reference, flawed trace) pair: 1 if the reference scores higher, 1/2 if equal.
 
     Args:
-        rows: what `score_groups` gives.
+        rows: what `score_groups` gives. score: the column to rank by.
     """
     is_reference = rows["kind"] == "reference"
-    references = rows.loc[is_reference, ["problem_id", "q"]].rename(columns={"q": "q_ref"})
-    pairs = rows[~is_reference].merge(references, on="problem_id")
-    return pairs[["problem_id", "kind"]].assign(win=(pairs["q_ref"] > pairs["q"]).astype(float))
+    references = rows.loc[is_reference, ["problem_id", score]]
+    pairs = rows[~is_reference].merge(references, on="problem_id", suffixes=("", "_reference"))
+    best, other = pairs[f"{score}_reference"], pairs[score]
+    return pairs[["problem_id", "kind"]].assign(win=(best > other) + 0.5 * (best == other))
+
+
+def ranking(rows: pd.DataFrame, score: str = "q") -> pd.DataFrame:
+    """For each problem_id (the index, sorted): pair_accuracy (mean win of its pairs) and group_accuracy (all are 1)."""
+    wins = pair_wins(rows, score).groupby("problem_id")["win"]
+    return pd.DataFrame({"pair_accuracy": wins.mean(), "group_accuracy": wins.min() == 1})
+
+
+def mae(error: pd.Series) -> float:
+    """Mean absolute error."""
+    return float(error.abs().mean())
+
+
+def rmse(error: pd.Series) -> float:
+    """Root of the mean squared error."""
+    return float((error**2).mean() ** 0.5)
 
 
 def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
-    """Metrics of method.md section 5 on the rows of `score_groups`.
+    """Metrics of docs/method.md section 5 on the rows of `score_groups`.
 
-    pair_accuracy (mean over the pairs of a group, then over groups; a tie is no win), group_accuracy (share of groups
-    whose references win every pair), mae and rmse of q against the gold total, and mae_NAME of each dimension's
-    expected label, on its scale 0..4.
+    pair_accuracy and group_accuracy (means of `ranking` over groups), mae and rmse of q against the gold total, and
+    mae_NAME of each dimension's expected label, on its scale 0..4.
     """
-    wins = pair_wins(rows).groupby("problem_id")["win"]
     error = rows["q"] - rows["gold_total"]
-    by_dimension = metrics_by_dimension(rows).set_index("dimension")["mae"]
     return {
-        "pair_accuracy": float(wins.mean().mean()),
-        "group_accuracy": float((wins.min() == 1).mean()),
-        "mae": float(error.abs().mean()),
-        "rmse": float((error**2).mean() ** 0.5),
-        **{f"mae_{name}": float(value) for name, value in by_dimension.items()},
+        **ranking(rows).mean().to_dict(),
+        "mae": mae(error),
+        "rmse": rmse(error),
+        **{f"mae_{row.dimension}": row.mae for row in metrics_by_dimension(rows).itertuples()},
     }
 
 
 def metrics_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a kind of trace: kind, traces, pair_accuracy (nan for references), mae, rmse, bias (mean of q − gold)."""
-    accuracy = pair_wins(rows).groupby("kind")["win"].mean()
+    """A row for each kind of trace: kind, traces, pair_accuracy (NaN for references), mae, rmse, bias (mean error)."""
     error = (rows["q"] - rows["gold_total"]).groupby(rows["kind"])
-    return (
-        pd.DataFrame(
-            {
-                "traces": error.size(),
-                "pair_accuracy": accuracy,
-                "mae": error.apply(lambda e: e.abs().mean()),
-                "rmse": error.apply(lambda e: (e**2).mean() ** 0.5),
-                "bias": error.mean(),
-            }
-        )
-        .rename_axis("kind")
-        .reset_index()
-    )
+    table = {
+        "traces": error.size(),
+        "pair_accuracy": pair_wins(rows).groupby("kind")["win"].mean(),
+        "mae": error.apply(mae),
+        "rmse": error.apply(rmse),
+        "bias": error.mean(),
+    }
+    return pd.DataFrame(table).rename_axis("kind").reset_index()
 
 
 def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a rubric dimension: dimension, accuracy (nearest label is the gold one), mae, rmse, on the scale 0..4."""
+    """A row for each dimension: dimension, accuracy (nearest label is the gold one), mae, rmse, on the scale 0..4."""
     names = [name.removeprefix("expected_") for name in rows if name.startswith("expected_")]
     errors = {name: rows[f"expected_{name}"] - rows[f"gold_{name}"] for name in names}
     return pd.DataFrame(
-        {
-            "dimension": name,
-            "accuracy": float((error.abs() < 0.5).mean()),
-            "mae": float(error.abs().mean()),
-            "rmse": float((error**2).mean() ** 0.5),
-        }
+        {"dimension": name, "accuracy": float((error.abs() < 0.5).mean()), "mae": mae(error), "rmse": rmse(error)}
         for name, error in errors.items()
     )
 
@@ -111,7 +107,5 @@ def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
 def calibration_curve(rows: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     """Mean q, mean gold total and number of traces in equal bins of q over [0, 1]; empty bins are left out."""
     bin_of = np.minimum((rows["q"] * bins).astype(int), bins - 1)
-    grouped = rows.groupby(bin_of)
-    return pd.DataFrame(
-        {"q": grouped["q"].mean(), "gold_total": grouped["gold_total"].mean(), "traces": grouped.size()}
-    ).reset_index(drop=True)
+    columns = {"q": ("q", "mean"), "gold_total": ("gold_total", "mean"), "traces": ("q", "size")}
+    return rows.groupby(bin_of).agg(**columns).reset_index(drop=True)

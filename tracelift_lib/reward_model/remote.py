@@ -1,4 +1,4 @@
-"""Scores of traces from a scoring service."""
+"""Scores of traces from a scoring service: ours, or another with the same request and answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm.auto import trange
 
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.reward_model.scorer import TraceScores
 
 MAX_LENGTH = 3072  # tokens of a text
 REQUEST_ITEMS = 512
@@ -23,9 +24,9 @@ class ScoringError(RuntimeError):
     """The scoring service failed or gave an answer that cannot be right. Never to be read as a score.
 
     Attributes:
-        kind: `model`, `connection`, `http_STATUS`, `format` (not an answer of method.md section 5), or `value` (a
-            score or label that cannot be one).
-        q: scores of the same call that did come, nan for the others; None if there was no call.
+        kind: `connection`, `http_STATUS`, `format` (not an answer of docs/method.md section 5), or `value` (a score or
+            label that cannot be one).
+        q: scores of the same call that did come, NaN for the others; None if there was no call.
     """
 
     def __init__(self, kind: str, message: str, q: np.ndarray | None = None):
@@ -36,8 +37,8 @@ class ScoringError(RuntimeError):
 class RemoteScorer:
     """`Scorer.score` by a scoring service: ours or another with the same request and answer.
 
-    Any of the answers that method.md section 5 names is taken; a failed call, a wrong number of scores or a score that
-    is not a number in [0, 1] raises ScoringError, whose `q` has the scores that came all the same.
+    Any of the answers that docs/method.md section 5 names is taken; a failed call, a wrong number of scores or a score
+    that is not a number in [0, 1] raises ScoringError, whose `q` has the scores that came all the same.
     """
 
     def __init__(self, url: str, max_length: int = MAX_LENGTH, batch_size: int = 64, timeout: float = 600.0):
@@ -46,75 +47,66 @@ class RemoteScorer:
         self.max_length, self.batch_size = max_length, batch_size
         self.client = httpx.Client(timeout=timeout, trust_env=False)  # a service of one's own: no proxy
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(q, labels): q of shape (N,) in [0, 1]; expected labels of shape (N, 5), nan where the service gives none."""
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
+        """(q, labels): q of shape (N,) in [0, 1]; expected labels of shape (N, 5), NaN where the service gives none."""
         items = [
             {"problem": p.problem, "reasoning": z, "task_name": p.domain, "task_type": p.task_type}
             for p, z in zip(problems, traces, strict=True)
         ]
         q, labels = np.full(len(items), math.nan), np.full((len(items), DIMENSIONS), math.nan)
-        failure: ScoringError | None = None
-        with tqdm(total=len(items), desc=progress, disable=progress is None) as bar:
-            for start in range(0, len(items), REQUEST_ITEMS):
-                part = items[start : start + REQUEST_ITEMS]
+        failures: list[ScoringError] = []
+        for start in trange(0, len(items), REQUEST_ITEMS, desc=progress, disable=progress is None):
+            try:
+                answers = self._ask(items[start : start + REQUEST_ITEMS])
+            except ScoringError as error:  # nor would it answer the rest
+                failures.append(error)
+                break
+            for i, answer in enumerate(answers, start):
                 try:
-                    answers = self._ask(part)
-                except ScoringError as error:  # nor would it answer the rest
-                    failure = failure or error
-                    break
-                for i, answer in enumerate(answers, start):
-                    try:
-                        labels[i] = self._labels(answer, i)
-                        q[i] = self._number(answer, i)
-                    except ScoringError as error:
-                        failure = failure or error
-                bar.update(len(part))
-        if failure:
-            raise ScoringError(failure.kind, str(failure), q) from failure
+                    q[i], labels[i] = self._read(answer, i)
+                except ScoringError as error:
+                    failures.append(error)
+        if failures:
+            raise ScoringError(failures[0].kind, f"{self.url}: {failures[0]}", q) from failures[0]
         return q, labels
 
     def _ask(self, items: list[dict[str, str]]) -> list[Any]:
         """The service's answer to these items: one element each."""
-        body = {"items": items, "max_length": self.max_length, "batch_size": self.batch_size}
         try:
-            response = self.client.post(self.url, json=body)
+            response = self.client.post(
+                self.url, json={"items": items, "max_length": self.max_length, "batch_size": self.batch_size}
+            )
         except httpx.HTTPError as error:
-            message = f"{self.url}: {type(error).__name__}: {error}; is the scoring service up?"
-            raise ScoringError("connection", message) from error
-        if response.status_code != 200:
-            message = f"{self.url}: status {response.status_code}: {response.text[:500]}"
-            raise ScoringError(f"http_{response.status_code}", message)
+            raise ScoringError("connection", f"{type(error).__name__}: {error}; is the scoring service up?") from error
+        status, text = response.status_code, response.text
+        if status != 200:
+            raise ScoringError(f"http_{status}", f"status {status}: {text[:500]}")
         try:
             answer = response.json()
         except ValueError as error:  # not JSON, or not even text
-            message = f"{self.url}: the answer is not JSON: {error}: {response.text[:200]}"
-            raise ScoringError("format", message) from None
-        found = next((answer[name] for name in LISTS if name in answer), None) if isinstance(answer, dict) else answer
-        if not isinstance(found, list):
-            message = f"{self.url}: no list of scores, bare or under {', '.join(LISTS)}: {str(answer)[:200]}"
-            raise ScoringError("format", message)
-        if len(found) != len(items):
-            raise ScoringError("format", f"{self.url}: {len(found)} scores for {len(items)} items")
-        return found
+            raise ScoringError("format", f"the answer is not JSON: {error}: {text[:200]}") from None
+        scores = _unwrap(answer, LISTS)
+        if not isinstance(scores, list):
+            raise ScoringError("format", f"no list of scores, bare or under {', '.join(LISTS)}: {text[:200]}")
+        if len(scores) != len(items):
+            raise ScoringError("format", f"{len(scores)} scores for {len(items)} items")
+        return scores
 
-    def _number(self, answer: Any, i: int) -> float:
-        value = next((answer[n] for n in NUMBERS if n in answer), None) if isinstance(answer, dict) else answer
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            message = f"{self.url}: no number for item {i}, bare or under {', '.join(NUMBERS)}: {answer!r}"
-            raise ScoringError("format", message)
-        if not 0 <= value <= 1:  # nor is nan
-            raise ScoringError("value", f"{self.url}: score of item {i} is not in [0, 1]: {value}")
-        return float(value)
-
-    def _labels(self, answer: Any, i: int) -> list[float]:
-        dimensions = answer.get("dimensions") if isinstance(answer, dict) else None
+    def _read(self, element: Any, i: int) -> tuple[float, list[float] | float]:
+        """(q, labels) in the answer to item i; the labels are NaN if the service gives none."""
+        q, dimensions = _unwrap(element, NUMBERS), element.get("dimensions") if isinstance(element, dict) else None
+        if isinstance(q, bool) or not isinstance(q, int | float):
+            raise ScoringError("format", f"no number for item {i}, bare or under {', '.join(NUMBERS)}: {element!r}")
+        if not 0 <= q <= 1:  # nor is NaN
+            raise ScoringError("value", f"score of item {i} is not in [0, 1]: {q}")
         if dimensions is None:
-            return [math.nan] * DIMENSIONS
-        values = list(dimensions.values()) if isinstance(dimensions, dict) else []
-        numbers = [v for v in values if isinstance(v, int | float) and 0 <= v <= TOP_LABEL]
-        if not len(numbers) == len(values) == DIMENSIONS:
-            message = f"{self.url}: dimensions of item {i} are not five labels in [0, 4]: {dimensions!r}"
-            raise ScoringError("value", message)
-        return values
+            return q, math.nan
+        labels = list(dimensions.values()) if isinstance(dimensions, dict) else []
+        if len(labels) != DIMENSIONS or not all(isinstance(x, int | float) and 0 <= x <= TOP_LABEL for x in labels):
+            raise ScoringError("value", f"dimensions of item {i} are not five labels in [0, 4]: {dimensions!r}")
+        return q, labels
+
+
+def _unwrap(answer: Any, names: Sequence[str]) -> Any:
+    """A bare value, or the one that an object has under the first of some names; None if under none of them."""
+    return next((answer[name] for name in names if name in answer), None) if isinstance(answer, dict) else answer

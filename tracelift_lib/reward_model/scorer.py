@@ -17,18 +17,17 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.losses import Scores, expected_labels
 from tracelift_lib.reward_model.model import ReasoningRewardModel
-from tracelift_lib.reward_model.token_tree import grow_trees
+from tracelift_lib.reward_model.token_tree import grow_trees, score_trees
 
 CPU_BATCH_TOKENS = 1024  # larger batches fall out of a core's cache: a third slower at 4,096 (tiny RM)
 TREE_BACKBONES = ("qwen2", "qwen3", "llama")  # whose attention takes any mask as it is, and positions by relation only
+TraceScores = tuple[np.ndarray, np.ndarray]  # q of shape (N,), expected labels of shape (N, 5)
 
 
 class TraceScorer(Protocol):
-    """What scores traces: a `Scorer` here, or `rm_server.RemoteScorer` in front of a service."""
+    """What scores traces: a `Scorer` here, or `remote.RemoteScorer` in front of a service."""
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores: ...
 
 
 class Scorer:
@@ -41,19 +40,17 @@ class Scorer:
     def __init__(
         self, model: ReasoningRewardModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, max_length: int
     ):
+        """`batch_tokens` bounds the padded tokens of a forward pass; texts are cut to `max_length` tokens."""
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_length = batch_tokens, max_length
 
     @classmethod
     def from_folder(cls, folder: Path | str, batch_tokens: int, max_length: int) -> Scorer:
         """The model and tokenizer in `folder`, on the GPU if there is one."""
-        model = ReasoningRewardModel.from_pretrained(folder)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model = ReasoningRewardModel.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, load_tokenizer(folder), batch_tokens, max_length)
 
-    def score(
-        self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
         """(q, labels): q of shape (N,) in [0, 1], expected labels of shape (N, 5) in [0, 4], in order."""
         texts = [reward_model_text(p, z) for p, z in zip(problems, traces, strict=True)]
         return self.score_tokens(self.encode(texts, self.max_length), progress=progress)
@@ -67,11 +64,10 @@ class Scorer:
     @torch.inference_mode()
     def score_tokens(
         self, encoded: Sequence[list[int]], batch_size: int | None = None, progress: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> TraceScores:
         """`score` of encoded texts, at most `batch_size` of them in one forward pass."""
         self.model.eval()
-        q = np.zeros(len(encoded))
-        labels = np.zeros((len(encoded), len(self.model.dimension_heads)))
+        q, labels = np.zeros(len(encoded)), np.zeros((len(encoded), len(self.model.dimension_heads)))
         order = sorted(range(len(encoded)), key=lambda i: encoded[i])  # texts that begin alike side by side
         most = batch_size or max(1, len(order))
         with tqdm(total=len(order), desc=progress, disable=progress is None) as bar:
@@ -84,19 +80,20 @@ class Scorer:
 
     def _batches(self, encoded: Sequence[list[int]], order: list[int]) -> Iterator[tuple[list[int], Scores]]:
         """(indices of texts, their scores) for the texts in `order`, batch by batch."""
-        budget = min(self.batch_tokens, CPU_BATCH_TOKENS) if self.model.device.type == "cpu" else self.batch_tokens
-        if self._shares_prefixes():
+        config, device = self.model.config, self.model.device
+        budget = min(self.batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else self.batch_tokens
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if config.model_type in TREE_BACKBONES and layers == {"full_attention"}:
             trees = grow_trees(encoded, order)
             for batch in length_batches([len(tree.ids) for tree, _ in trees], budget):
                 texts = [i for tree in batch for i in trees[tree][1]]
-                yield texts, self.model.score_trees([trees[tree][0] for tree in batch])
+                yield texts, score_trees(self.model, [trees[tree][0] for tree in batch])
             return
         for batch in length_batches([len(encoded[i]) for i in order], budget):
             texts = [order[i] for i in batch]
-            inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt")
-            yield texts, self.model(**inputs.to(self.model.device))
-
-    def _shares_prefixes(self) -> bool:
-        backbone = self.model.config.backbone
-        layers = set(getattr(backbone, "layer_types", None) or ["full_attention"])
-        return backbone.model_type in TREE_BACKBONES and layers == {"full_attention"}
+            yield (
+                texts,
+                self.model(
+                    **self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt").to(device)
+                ),
+            )

@@ -16,11 +16,11 @@ class LoRA(Section):
 
 
 class RewardModelTraining(Section):
-    """Reasoning RM (method.md section 5)."""
+    """Reasoning RM (docs/method.md section 5)."""
 
     backbone: Literal["planner", "executor"]
     new_layers: Annotated[int, Field(ge=0)] = Field(0, description="untrained layers between backbone and heads")
-    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; rm_training.train_reward_model")
+    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; see training.train_reward_model")
     negatives: Positive
     groups_per_step: Positive
     accumulation: Positive
@@ -41,5 +41,5 @@ class RewardModelTraining(Section):
         if self.lora and self.new_layers:
             raise ValueError("lora would leave new_layers as random as they start: set new_layers to 0")
         if self.four_bit and not self.lora:
-            raise ValueError("weights in 4 bits cannot learn: four_bit needs lora")
+            raise ValueError("weights in 4 bits cannot be trained: four_bit needs lora")
         return self

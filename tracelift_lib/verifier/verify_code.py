@@ -1,8 +1,8 @@
-"""Verification of programs: V(x, y) and the execution reward s for the code domain (method.md section 4).
+"""Verification of programs: V(x, y) and the execution reward s for the code domain (docs/method.md section 4).
 
 Each test of a program runs in a process of its own in the sandbox. Expected results are not in it: standard output is
 compared here, and test code runs in a judge's process, which calls the program's functions from outside
-(sandbox_calls.py).
+(sandbox/calls.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import queue
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ MAX_TESTS = 8  # a program, as in the paper's code
 
 @dataclass(frozen=True)
 class CodeResult:
-    """The outcomes of one program, one a test in order, and the tier of isolation they were got in."""
+    """The outcomes of one program, one for each test in order, and the tier of isolation that they ran in."""
 
     outcomes: tuple[Outcome, ...]
     compiled: bool
@@ -48,7 +48,7 @@ class CodeResult:
 
 
 def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
-    """s of method.md section 4; None if the harness failed: that is never a reward.
+    """s of docs/method.md section 4; None if the harness failed: that is never a reward.
 
     With several tests `coderl` takes the worst: -0.6 if any test crashed or ran out of time, else -0.3 if any is wrong.
     `hybrid` is 0.8 times the pass rate, plus 0.2 if the program ran to its end on every test (so all passed gives 1),
@@ -93,7 +93,7 @@ def extract_program(answer: str) -> str:
 # --- running ------------------------------------------------------------------------------------------
 
 
-class CodeVerifier:
+class CodeVerifier(AbstractContextManager):
     """n warm workers that verify programs; a context manager.
 
     Args:
@@ -117,21 +117,15 @@ class CodeVerifier:
         for _ in range(workers):
             self._idle.put(None)  # started when first needed
 
-    def __enter__(self) -> CodeVerifier:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers, after the jobs that run."""
+        """Ends the workers, after the jobs that run."""
         self._pool.shutdown(cancel_futures=True)
         while not self._idle.empty():
             if worker := self._idle.get():
                 worker.close()
 
     def verify(self, jobs: Sequence[tuple[str, StdioTests | AssertTests]]) -> list[CodeResult]:
-        """One result a (program, tests), in order; from any thread."""
+        """One result for each (program, tests), in order; from any thread."""
         return list(self._pool.map(self._verify_one, *zip(*jobs))) if jobs else []
 
     def _verify_one(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
@@ -157,16 +151,15 @@ class CodeVerifier:
     def _borrow(self) -> Iterator[Worker]:
         """A worker, which is ended if anything goes wrong meanwhile."""
         worker = self._idle.get()
+        sound = None
         try:
             worker = worker or Worker(self.tier)
             yield worker
-        except BaseException:
-            if worker:
-                worker.close()
-            worker = None
-            raise
+            sound = worker
         finally:
-            self._idle.put(worker)
+            if worker and not sound:
+                worker.close()
+            self._idle.put(sound)
 
 
 HARMLESS = StdioTests(style="stdio", cases=[StdioCase(input="", output="1")])
