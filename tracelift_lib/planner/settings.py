@@ -6,22 +6,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tracelift_lib.models.settings import HubModel, SupervisedTraining, WheelModel
+from tracelift_lib.models.settings import HubModel, WheelModel
 from tracelift_lib.planner.rewards import ARMS
 from tracelift_lib.problems.settings import Positive, Section, Share
 
 
-class WarmStart(SupervisedTraining):
+class WarmStart(Section):
     """A planner fine-tuned from the executor's own weights on traces that mix habits."""
 
     source: Literal["executor"]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
     habits: dict[Literal["full", "skipped_step", "bare_answer", "wrong_operation"], Share]
 
 
-class ReferenceStart(SupervisedTraining):
+class ReferenceStart(Section):
     """A planner fine-tuned from the executor's own weights, all of them, on reference traces of the split train."""
 
     source: Literal["reference_traces"]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
 
 
 PlannerSource = Annotated[WarmStart | ReferenceStart | WheelModel | HubModel, Field(discriminator="source")]
