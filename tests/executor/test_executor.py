@@ -227,7 +227,7 @@ def test_the_local_backend_is_the_sampler(sampler):
 
 
 def test_texts_are_delivered_batch_by_batch(sampler):
-    """Two samples a prompt fill a batch of 400 tokens soon; what is delivered is what is returned."""
+    """Two samples of each long prompt fill a batch of 400 tokens; what is delivered is what is returned."""
     seen = {}
     prompts = ["x" * 150, "y", "z" * 140]
     texts = sampler.sample(prompts, 2, seed=0, deliver=lambda i, t: seen.setdefault(i, (len(seen), t)))

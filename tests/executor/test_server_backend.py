@@ -225,9 +225,9 @@ def test_a_reply_that_trickles_in_times_out(connect):
 def test_waits_between_tries_grow(connect):
     moments = []
     with LoopbackServer(lambda i, body: moments.append(time.monotonic()) or Status(500)) as server:
-        ask(connect(server, retries=3, backoff=0.1), ["p"])
+        ask(connect(server, retries=3, backoff=0.05), ["p"])
     gaps = [b - a for a, b in zip(moments, moments[1:])]
-    assert gaps[0] >= 0.1 and gaps[1] >= 0.2 and gaps[2] >= 0.4
+    assert gaps[0] >= 0.05 and gaps[1] >= 0.1 and gaps[2] >= 0.2
 
 
 def test_a_server_may_ask_for_a_longer_wait(connect):
@@ -235,11 +235,11 @@ def test_a_server_may_ask_for_a_longer_wait(connect):
 
     def script(i, body):
         moments.append(time.monotonic())
-        return Status(429, headers={"Retry-After": "0.5"}) if i == 0 else numbered(i, body)
+        return Status(429, headers={"Retry-After": "0.3"}) if i == 0 else numbered(i, body)
 
     with LoopbackServer(script) as server:
         ask(connect(server), ["p"])
-    assert moments[1] - moments[0] >= 0.5
+    assert moments[1] - moments[0] >= 0.3
 
 
 def test_one_failure_leaves_the_others_alone(connect):

