@@ -1,4 +1,4 @@
-"""Models and data from the hub: pinned, explained when they cannot be had, and the local folders that replace them.
+"""Models and data from the hub: pinned, explained when they are unavailable, and the local folders that replace them.
 
 The errors are those that huggingface_hub and datasets themselves raise at a server on loopback that answers as the hub.
 """

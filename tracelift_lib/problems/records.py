@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, InputError, json_object, open_text, read_jsonl
@@ -103,6 +101,9 @@ def _json_list(path: Path) -> list:
 
 
 def _table_rows(path: Path) -> Iterator[dict]:
+    import pyarrow as pa  # takes half a second, and most runs read text
+    import pyarrow.parquet as pq
+
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH):
             yield from batch.to_pylist()

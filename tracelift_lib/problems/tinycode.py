@@ -100,6 +100,7 @@ class Part:
         return whole and all(number is None or number > 0 for _, number in self.moves)
 
     def lines(self) -> list[str]:
+        """As a trace writes it: a line for each calculation, then the plan."""
         label = {"": "Plan", "else": "Else"}.get(self.when, f"If {self.when}")
         return [*(step.line() for step in self.steps), f"{label}: {', '.join(map(_name, self.moves))}"]
 
@@ -113,6 +114,7 @@ def write_trace(reasoning: Reasoning, code: str | None = None) -> str:
 
 
 def plan_of(reasoning: Reasoning) -> Plan:
+    """The plan that `reasoning` states, without its calculations."""
     return [(part.when, part.moves) for part in reasoning]
 
 

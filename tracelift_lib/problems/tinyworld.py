@@ -62,6 +62,7 @@ class Step(Frozen):
     event: str = ""
 
     def line(self) -> str:
+        """As a trace writes it."""
         return f"- {self.event}: {self.before}{self.op}{self.operand}={self.after}"
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 # A number that stands for itself: no part of a word, of a power, of 1e3 or of a badly grouped 1,2345. A dash behind a
 # number ("16 - 3") is no sign, nor is one with a space after it at the start of a line, which marks a list.
@@ -207,14 +208,10 @@ def _readable(text: str) -> bool:
     if not (0 < len(text) <= MAX_LENGTH and text.isascii()):
         return False
     commands = set(re.findall(r"\\([a-zA-Z]+)", text.replace(r"\\", " ")))
-    depth, deepest = 0, 0
-    for char in text:
-        depth += (char in "({") - (char in ")}")
-        deepest = max(deepest, depth)
-        if depth < 0:
-            return False
-    hopeless = HEAVY.search(text) or WORD.search(text) or deepest > MAX_DEPTH
-    return depth == 0 and commands <= COMMANDS and not hopeless
+    depths = list(accumulate((char in "({") - (char in ")}") for char in text))
+    matched = min(depths) >= 0 and depths[-1] == 0
+    hopeless = max(depths) > MAX_DEPTH or HEAVY.search(text) or WORD.search(text)
+    return matched and commands <= COMMANDS and not hopeless
 
 
 def _exact(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from tracelift_lib.problems.code_tests import read_tests
@@ -95,21 +96,18 @@ class VerifierByDomain:
     """Sends each problem's answers to the verifier of its domain, which is made when it is first needed."""
 
     def __init__(self, makers: dict[str, Callable[[], Verifier]]):
-        self._makers, self._made, self._lock = makers, {}, threading.Lock()
+        self._makers = {domain: cache(make) for domain, make in makers.items()}
+        self._lock = threading.Lock()
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One verdict for each answer, in order. Raises ValueError for a domain that has no verifier."""
         verdicts: dict[int, Verdict] = {}
         for domain in {p.domain for p in problems}:
+            if domain not in self._makers:
+                raise ValueError(f"no verifier for problems of domain {domain!r}")
+            with self._lock:
+                verifier = self._makers[domain]()
             rows = [i for i, p in enumerate(problems) if p.domain == domain]
-            found = self._verifier(domain).verify([problems[i] for i in rows], [answers[i] for i in rows])
+            found = verifier.verify([problems[i] for i in rows], [answers[i] for i in rows])
             verdicts |= dict(zip(rows, found, strict=True))
         return [verdicts[i] for i in range(len(problems))]
-
-    def _verifier(self, domain: str) -> Verifier:
-        if domain not in self._makers:
-            raise ValueError(f"no verifier for problems of domain {domain!r}")
-        with self._lock:
-            if domain not in self._made:
-                self._made[domain] = self._makers[domain]()
-            return self._made[domain]

@@ -66,7 +66,11 @@ def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
     return 0.8 * result.pass_rate + (0.0 if not result.compiled else 0.2 if ended else 0.05)
 
 
-FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n", re.MULTILINE)
+BLOCK = re.compile(  # possessive (+): a line of many backticks is read once
+    r"^[ \t]*+(?P<fence>(?P<mark>[`~])(?P=mark){2,}+)[ \t]*+(?P<language>[\w+-]*+)[^\n]*+\n"
+    r"(?P<text>.*?)(?:^[ \t]*(?P=fence)(?P=mark)*[ \t]*$|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def extract_program(answer: str) -> str:
@@ -76,18 +80,11 @@ def extract_program(answer: str) -> str:
     often show a draft or an example first. A block that is never closed runs to the end of the text (the answer was cut
     off). Without any fence the whole text is the program.
     """
-    blocks, place = [], 0
-    while opening := FENCE.search(answer, place):
-        closing = re.compile(rf"^[ \t]*{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*$", re.MULTILINE)
-        end = closing.search(answer, opening.end())
-        blocks.append((opening["language"].lower(), answer[opening.end() : end.start() if end else len(answer)]))
-        place = end.end() if end else len(answer)
-    if not blocks:
-        return answer
+    blocks = [(block["language"].lower(), block["text"]) for block in BLOCK.finditer(answer)]
     for languages in (("python", "py", "python3"), ("",)):
         if marked := [text for language, text in blocks if language in languages]:
             return marked[-1]
-    return blocks[-1][1]
+    return blocks[-1][1] if blocks else answer
 
 
 # --- running ------------------------------------------------------------------------------------------
