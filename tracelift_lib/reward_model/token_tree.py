@@ -66,13 +66,9 @@ def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree]) -> Scor
     for row, tree in enumerate(trees):
         n = len(tree.ids)
         ids[row, :n], seen[row, :n, :n] = torch.tensor(tree.ids), torch.from_numpy(tree.visible())
-    output = model.model(
-        input_ids=ids.to(model.device),
-        attention_mask=torch.zeros(seen.shape, dtype=dtype)
-        .masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-        .to(model.device),
-        position_ids=(seen.sum(-1) - 1).clamp(min=0).to(model.device),  # a node's depth: how many ancestors it has
-        use_cache=False,
-    )
+    blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    depths = (seen.sum(-1) - 1).clamp(min=0)  # how many ancestors a node has; 0 for padding
+    inputs = {"input_ids": ids, "attention_mask": blocked[:, None], "position_ids": depths}
+    output = model.model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, use_cache=False)
     ends = [row * width + path[-1] for row, tree in enumerate(trees) for path in tree.paths]
     return model.heads(output.last_hidden_state.flatten(0, 1)[ends])
