@@ -36,7 +36,7 @@ from tracelift_lib.reward_model.losses import (
 )
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer
-from tracelift_lib.reward_model.token_tree import TokenTree, grow_trees
+from tracelift_lib.reward_model.token_tree import grow_trees
 from tracelift_lib.reward_model.training import collate, schedule, train_reward_model
 from tracelift_lib.runs.presets import load_preset
 
@@ -747,25 +747,25 @@ def test_texts_are_cut_at_max_length(folder, tokenizer):
 # --- what traces share is read once -----------------------------------------------------------
 
 
-def test_a_tree_by_hand():
-    tree = TokenTree()
-    for text, shared in (([7, 8, 9], 0), ([7, 8, 5, 9], 2), ([7, 8], 2), ([4], 0)):
-        tree.add(text, shared)
-    assert tree.ids == [7, 8, 9, 5, 9, 4]
-    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4], [0, 1], [5]]
+def test_trees_by_hand():
+    """Text 3 has nothing in common with the next one, so it stands alone; text 0 shares two tokens with text 1."""
+    texts = [[7, 8, 9], [7, 8, 5, 9], [7, 8], [4]]
+    alone, tree = grow_trees(texts, [3, 2, 1, 0])
+    assert (alone.ids, alone.paths) == ([4], {3: [0]})
+    assert tree.ids == [7, 8, 5, 9, 9] and tree.paths == {2: [0, 1], 1: [0, 1, 2, 3], 0: [0, 1, 4]}
     seen = [np.flatnonzero(row).tolist() for row in tree.visible()]
-    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [5]]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4]]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12))
 def test_every_text_is_a_path_of_its_tree(texts):
     order = sorted(range(len(texts)), key=lambda i: texts[i])
-    grown = grow_trees(texts, order)
-    assert [i for _, members in grown for i in members] == order
-    for tree, members in grown:
-        distinct = {tuple(texts[i][:n]) for i in members for n in range(1, len(texts[i]) + 1)}
+    trees = grow_trees(texts, order)
+    assert [i for tree in trees for i in tree.paths] == order
+    for tree in trees:
+        distinct = {tuple(texts[i][:n]) for i in tree.paths for n in range(1, len(texts[i]) + 1)}
         assert len(tree.ids) == len(distinct)
-        for i, path in zip(members, tree.paths):
+        for i, path in tree.paths.items():
             assert [tree.ids[node] for node in path] == texts[i]
             assert np.flatnonzero(tree.visible()[path[-1]]).tolist() == path
 
@@ -773,7 +773,7 @@ def test_every_text_is_a_path_of_its_tree(texts):
 def test_a_tree_stays_within_its_size(monkeypatch):
     monkeypatch.setattr(token_tree, "TREE_TOKENS", 12)
     texts = [[1] * 9 + [i] for i in range(6)]
-    assert [members for _, members in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(tree.paths) for tree in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -60,7 +60,7 @@ def test_pair_wins_by_hand(rows):
 
 
 def test_ranking_by_hand():
-    """Ties count half in the pairs, and are no win over the group; problems come sorted, any column can be ranked by."""
+    """Ties count half in the pairs and are no win over the group; problems are sorted, any column can be ranked by."""
     scores = {"d": [0.1, 0.2], "b": [0.5, 0.5, 0.4], "a": [0.9, 0.1, 0.2], "c": [0.5, 0.6, 0.5, 0.4, 0.3]}
     rows = pd.DataFrame(
         {"problem_id": name, "kind": "flawed" if i else "reference", "q": 0.5, "other": value}

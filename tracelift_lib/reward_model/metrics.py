@@ -17,24 +17,19 @@ from tracelift_lib.reward_model.scorer import TraceScorer
 
 
 def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | None = None) -> pd.DataFrame:
-    """The RM's view of every trace of some groups, one row each: what the metrics below read.
+    """The RM's view of every trace of some groups of one domain, one row each: what the metrics below read.
 
     Columns: problem_id, kind (`reference` for a positive), q, gold_total, and for each dimension gold_NAME (label) and
     expected_NAME (expected label).
     """
     traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+    names = list(dimensions(groups[0].domain))
     q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
-    return pd.DataFrame(
-        {
-            "problem_id": group.problem_id,
-            "kind": candidate.negative_kind or "reference",
-            "q": score,
-            "gold_total": candidate.rubric.total,
-            **{f"gold_{name}": candidate.rubric.labels[name] for name in dimensions(group.domain)},
-            **{f"expected_{name}": value for name, value in zip(dimensions(group.domain), label)},
-        }
-        for (group, candidate), score, label in zip(traces, q, labels)
-    )
+    known = [(g.problem_id, c.negative_kind or "reference", c.rubric.total) for g, c in traces]
+    table = pd.DataFrame(known, columns=["problem_id", "kind", "gold_total"])
+    table.insert(2, "q", q)
+    gold = pd.DataFrame([c.rubric.labels for _, c in traces])[names].add_prefix("gold_")
+    return pd.concat([table, gold, pd.DataFrame(labels, columns=names).add_prefix("expected_")], axis=1)
 
 
 def pair_wins(rows: pd.DataFrame, score: str = "q") -> pd.DataFrame:

@@ -44,7 +44,7 @@ class RemoteScorer:
     def __init__(self, url: str, max_length: int = MAX_LENGTH, batch_size: int = 64, timeout: float = 600.0):
         """`url` with or without the path /score; `timeout` in seconds, of one request."""
         self.url = url.rstrip("/").removesuffix("/score") + "/score"
-        self.max_length, self.batch_size = max_length, batch_size
+        self.options = {"max_length": max_length, "batch_size": batch_size}
         self.client = httpx.Client(timeout=timeout, trust_env=False)  # a service of one's own: no proxy
 
     def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
@@ -73,9 +73,7 @@ class RemoteScorer:
     def _ask(self, items: list[dict[str, str]]) -> list[Any]:
         """The service's answer to these items: one element each."""
         try:
-            response = self.client.post(
-                self.url, json={"items": items, "max_length": self.max_length, "batch_size": self.batch_size}
-            )
+            response = self.client.post(self.url, json={"items": items, **self.options})
         except httpx.HTTPError as error:
             raise ScoringError("connection", f"{type(error).__name__}: {error}; is the scoring service up?") from error
         status, text = response.status_code, response.text

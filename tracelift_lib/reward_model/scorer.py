@@ -85,15 +85,11 @@ class Scorer:
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
         if config.model_type in TREE_BACKBONES and layers == {"full_attention"}:
             trees = grow_trees(encoded, order)
-            for batch in length_batches([len(tree.ids) for tree, _ in trees], budget):
-                texts = [i for tree in batch for i in trees[tree][1]]
-                yield texts, score_trees(self.model, [trees[tree][0] for tree in batch])
+            for batch in length_batches([len(tree.ids) for tree in trees], budget):
+                together = [trees[i] for i in batch]
+                yield [i for tree in together for i in tree.paths], score_trees(self.model, together)
             return
         for batch in length_batches([len(encoded[i]) for i in order], budget):
             texts = [order[i] for i in batch]
-            yield (
-                texts,
-                self.model(
-                    **self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt").to(device)
-                ),
-            )
+            inputs = self.tokenizer.pad({"input_ids": [encoded[i] for i in texts]}, return_tensors="pt")
+            yield texts, self.model(**inputs.to(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,48 +15,44 @@ from tracelift_lib.reward_model.model import ReasoningRewardModel
 TREE_TOKENS = 1024  # attention inside a tree is dense: beyond this its cost eats what sharing saves
 
 
+@dataclass
 class TokenTree:
-    """Texts as token lists; what a text shares with the start of the one before it is kept once.
+    """Some texts as lists of tokens; what a text shares with the start of the one before it is kept once.
 
-    Node i has token `ids[i]`; `paths[t]` are the nodes of text t, from its first token to its last. A node attends to
-    its ancestors only, so the hidden state at a path's end is that of the text alone, as attention looks back only.
+    Node i has token `ids[i]`; `paths` has for each text (by its index) its nodes from the first token to the last. A
+    node attends to its ancestors only, so the hidden state at a path's end is that of the text alone, as attention
+    looks back only.
     """
 
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.paths: list[list[int]] = []
-
-    def add(self, text: list[int], shared: int) -> None:
-        """Add a text whose first `shared` tokens are those of the text before it."""
-        known = self.paths[-1][:shared] if shared else []
-        self.paths.append(known + list(range(len(self.ids), len(self.ids) + len(text) - shared)))
-        self.ids += text[shared:]
+    ids: list[int]
+    paths: dict[int, list[int]]
 
     def visible(self) -> np.ndarray:
         """(T, T): whether node i attends to node j."""
         seen = np.zeros((len(self.ids), len(self.ids)), dtype=bool)
-        for path in self.paths:
+        for path in self.paths.values():
             seen[np.ix_(path, path)] = np.tri(len(path), dtype=bool)
         return seen
 
 
-def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[tuple[TokenTree, list[int]]]:
-    """Token trees of the texts in `order` (sorted by their tokens), each with the indices of its texts.
+def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[TokenTree]:
+    """Token trees of the texts in `order` (sorted by their tokens).
 
     A text joins the tree of the one before it if it shares at least a third of its tokens with that.
     """
-    grown: list[tuple[TokenTree, list[int]]] = []
-    previous: list[int] = []
+    trees: list[TokenTree] = []
+    previous, path = [], []
     for i in order:
         text, shared = encoded[i], len(os.path.commonprefix([previous, encoded[i]]))
-        if not grown or 3 * shared < len(text) or len(grown[-1][0].ids) + len(text) - shared > TREE_TOKENS:
-            grown.append((TokenTree(), []))
+        if not trees or 3 * shared < len(text) or len(trees[-1].ids) + len(text) - shared > TREE_TOKENS:
+            trees.append(TokenTree([], {}))
             shared = 0
-        tree, members = grown[-1]
-        tree.add(text, shared)
-        members.append(i)
+        tree = trees[-1]
+        path = path[:shared] + list(range(len(tree.ids), len(tree.ids) + len(text) - shared))
+        tree.ids += text[shared:]
+        tree.paths[i] = path
         previous = text
-    return grown
+    return trees
 
 
 def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree]) -> Scores:
@@ -66,13 +63,9 @@ def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree]) -> Scor
     for row, tree in enumerate(trees):
         n = len(tree.ids)
         ids[row, :n], seen[row, :n, :n] = torch.tensor(tree.ids), torch.from_numpy(tree.visible())
-    output = model.model(
-        input_ids=ids.to(model.device),
-        attention_mask=torch.zeros(seen.shape, dtype=dtype)
-        .masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-        .to(model.device),
-        position_ids=(seen.sum(-1) - 1).clamp(min=0).to(model.device),  # a node's depth: how many ancestors it has
-        use_cache=False,
-    )
-    ends = [row * width + path[-1] for row, tree in enumerate(trees) for path in tree.paths]
+    blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    depths = (seen.sum(-1) - 1).clamp(min=0)  # how many ancestors a node has; 0 for padding
+    inputs = {"input_ids": ids, "attention_mask": blocked[:, None], "position_ids": depths}
+    output = model.model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, use_cache=False)
+    ends = [row * width + path[-1] for row, tree in enumerate(trees) for path in tree.paths.values()]
     return model.heads(output.last_hidden_state.flatten(0, 1)[ends])

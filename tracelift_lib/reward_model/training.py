@@ -126,7 +126,6 @@ def _training_arguments(settings: RewardModelTraining, samples: int, seed: int, 
         logging_steps=max(1, samples // settings.groups_per_step // settings.accumulation // 50),
         remove_unused_columns=False,
         seed=seed,
-        report_to=[],
         **checkpoint_arguments(),
         **hardware,
     )
