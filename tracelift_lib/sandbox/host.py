@@ -1,4 +1,4 @@
-"""Where model-written programs run: tiers of isolation, a probe that chooses, a warm worker (method.md section 4).
+"""Where model-written programs run: tiers of isolation and the warm worker in them (docs/method.md section 4).
 
 - bubblewrap: files of /usr and the interpreter only, read-only, and a memory folder for the test; process, network and
   other namespaces of its own. Needs `bwrap`.
@@ -14,10 +14,9 @@ of its own, which ends with it. Linux only, on x86-64 or arm64.
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import json
 import os
-import platform
 import random
 import shutil
 import socket
@@ -25,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +41,7 @@ ROOT_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
 
 
 class SandboxError(RuntimeError):
-    """The sandbox cannot be had or does not work; never the fault of a program in it."""
+    """The sandbox is unavailable or does not work; never the fault of a program in it."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +58,32 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Run:
-    """How one process ended: `code` as in subprocess, `reason` the limit that ended it, if any."""
+class ProcessEnd:
+    """How a program's process ended: `code` as in subprocess, `reason` the limit that ended it, if any."""
 
     code: int
     reason: Literal["cpu", "wall", "memory", "disk"] | None
-    cpu_s: float
-    compiled: bool = True
+    compiled: bool
 
 
 class Worker:
     """One warm interpreter inside a tier. Not thread-safe: one caller at a time."""
 
-    def __init__(self, tier: Tier):
-        """Start it.
+    def __init__(self, tier: Tier, limits: Limits):
+        """Start it; `limits` are those of each test.
 
         Raises:
             SandboxError: it does not start; says why.
         """
-        self.tier = tier
+        self.tier, self.limits = tier, limits
         self.uid = 0x20000000 + random.SystemRandom().randrange(0x20000000)  # nobody's: limits count by user
-        self.scratch = None if tier in ("bubblewrap", "namespaces") else _scratch()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors = tempfile.TemporaryFile()
-        self.control = ours
-        with theirs, errors:
+        self.scratch = None
+        if tier not in ("bubblewrap", "namespaces"):
+            self.scratch = tempfile.mkdtemp(prefix="tracelift-sandbox-")
+            os.chmod(self.scratch, 0o711)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(limits.wall_s + SLACK_SECONDS)
+        with theirs, tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(
                 self._command(),
                 stdin=theirs,
@@ -94,9 +94,8 @@ class Worker:
                 start_new_session=True,
             )
             theirs.close()
-            self._finalizer = weakref.finalize(self, _end, self.process, ours, self.scratch)
+            self._finalizer = weakref.finalize(self, _end, self.process, self.control, self.scratch)
             _live.add(self)
-            ours.settimeout(SLACK_SECONDS)
             if not self._receive().get("ready"):
                 self.close()
                 errors.seek(0)
@@ -106,6 +105,7 @@ class Worker:
     def _command(self) -> list[str]:
         setting = {
             "tier": self.tier,
+            "limits": asdict(self.limits),
             "uid": self.uid,
             "scratch": self.scratch,
             "binds": _binds(),
@@ -125,40 +125,24 @@ class Worker:
         python = [interpreter(self.tier), "-I", "-S", "-c", boot]
         return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
 
-    def run(self, limits: Limits, fds: Sequence[int]) -> Run:
-        """One test: `fds` are the program's text, then standard input, output, error; or calls
-        and a file for their results (assert_plans.Plan); or a socket for calls.
+    def run(self, tests: Sequence[Sequence[int]], test_code: bool = False) -> list[ProcessEnd]:
+        """Run one program on each of at most MAX_WAITING tests, which the worker gets at once, so that it need not wait
+        for its caller between them. A program that does not compile is tried once.
+
+        Args:
+            tests: file descriptors of the program's text, then standard input, output and error; or calls and a file
+                for their results (assert_plans.Plan).
+            test_code: they are the program's text, then a test and a file for its verdict (calls.test_runner).
 
         Raises:
             SandboxError: the worker broke. It is closed then.
         """
-        return self.run_all(limits, [fds])[0]
-
-    def run_all(self, limits: Limits, tests: Sequence[Sequence[int]]) -> list[Run]:
-        """As `run`, for tests of one program, which the worker gets at once, so that it need not wait for its caller
-        between them. A program that does not compile is tried once. At most MAX_WAITING tests.
-
-        Raises:
-            SandboxError: the worker broke. It is closed then.
-        """
-        return [Run(**reply) for reply in self._ask("run", limits, *tests)]
-
-    def start_judge(self, limits: Limits, fds: Sequence[int]) -> None:
-        """Start the judge (sandbox_calls.judge) beside the runs that follow: `fds` tests, verdicts, sockets."""
-        self._ask("judge", limits, fds)
-
-    def end_judge(self, limits: Limits) -> Run:
-        """Wait for the judge, whose connections are all closed."""
-        return Run(**self._ask("end_judge", limits, ())[0])
-
-    def _ask(self, what: str, limits: Limits, *requests: Sequence[int]) -> list[dict]:
-        """All requests, then all replies."""
-        self.control.settimeout(limits.wall_s + SLACK_SECONDS)
         replies: list[dict] = [{}]
         try:
-            for number, fds in enumerate(requests):
-                socket.send_fds(self.control, [_request(what, limits, number > 0)], list(fds))
-            for _ in requests:
+            for number, fds in enumerate(tests):
+                request = json.dumps({"test_code": test_code, "again": number > 0}).encode()
+                socket.send_fds(self.control, [request], list(fds))
+            for _ in tests:
                 if "fault" not in replies[-1]:
                     replies.append(self._receive())
         except OSError as error:
@@ -169,7 +153,7 @@ class Worker:
         if "fault" in replies[-1]:
             self.close()
             raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {replies[-1]['fault']}")
-        return replies[1:]
+        return [ProcessEnd(**reply) for reply in replies[1:]]
 
     def _receive(self) -> dict:
         try:
@@ -181,11 +165,6 @@ class Worker:
     def close(self) -> None:
         """End the worker and everything in it."""
         self._finalizer()
-
-
-@cache
-def _request(what: str, limits: Limits, again: bool) -> bytes:
-    return json.dumps({"do": what, "limits": asdict(limits)} | ({"again": True} if again else {})).encode()
 
 
 _live: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -210,12 +189,6 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-
-
-def _scratch() -> str:
-    folder = tempfile.mkdtemp(prefix="tracelift-sandbox-")
-    os.chmod(folder, 0o711)
-    return folder
 
 
 def _own_threads() -> int:
@@ -261,21 +234,10 @@ def _links() -> list[list[str]]:
 
 def bubblewrap_command() -> list[str]:
     """The bwrap command line of the tier, up to the program."""
-    command = [
-        "bwrap",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-        "--clearenv",
-        "--hostname",
-        "sandbox",
-        "--proc",
-        "/proc",
-        "--dir",
-        "/tmp",
-    ]
+    # Popen with an empty environment would look for bwrap in the system's folders only
+    command = [shutil.which("bwrap") or "bwrap"]
+    command += "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try".split()
+    command += "--clearenv --hostname sandbox --proc /proc --dir /tmp".split()
     if os.geteuid() != 0:  # root drops its rights inside, and can so use an interpreter in root's own home
         command.append("--unshare-user")
     for folder in ("/dev/null", *_binds()):  # or bwrap makes the folders above them for their owner only
@@ -293,116 +255,17 @@ def bubblewrap_command() -> list[str]:
 # --- memory files ----------------------------------------------------------------------------------
 
 
-F_ADD_SEALS, SEAL_ALL = 1033, 0b1111
-
-
-def memory_file(content: bytes | None = None) -> int:
+@contextmanager
+def memory_file(content: str | bytes | None = None) -> Iterator[int]:
     """A file in memory: empty and writable, or with `content` and sealed, so that no test can change it."""
-    fd = os.memfd_create("tracelift", os.MFD_CLOEXEC | (0 if content is None else os.MFD_ALLOW_SEALING))
-    if content is not None:
-        import fcntl
-
-        written = 0
-        while written < len(content):  # pwrite leaves the offset at the start
-            written += os.pwrite(fd, memoryview(content)[written:], written)
-        fcntl.fcntl(fd, F_ADD_SEALS, SEAL_ALL)
-    return fd
-
-
-def read_file(fd: int) -> bytes:
-    """All of a memory file."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-# --- the probe ---------------------------------------------------------------------------------------
-
-# Tries what must fail, and last what must work. It prints the names of what it got.
-
-
-PROBE = """
-import os, sys
-def attempt(name, action):
+    fd = os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        action()
-    except Exception:
-        return
-    print(name)
-def connect():
-    import socket
-    socket.socket().connect(("127.0.0.1", 9))
-def become_root():
-    os.setuid(0)
-secret, open_folder, parent = sys.stdin.read().split("\\n")
-attempt("reads_host_file", lambda: open(secret).read())
-attempt("writes_host_folder", lambda: open(open_folder + "/written", "w"))
-attempt("reads_environment", lambda: open("/proc/%s/environ" % parent).read())
-attempt("signals_host", lambda: os.kill(int(parent), 0))
-attempt("network", connect)
-attempt("root", become_root)
-def work():
-    import colorsys  # no module that the worker has loaded
-    os.waitpid(os.fork() or os._exit(0), 0)
-attempt("works", work)
-"""
-
-
-@cache
-def tier_fault(tier: Tier) -> str | None:
-    """Why this machine cannot offer the tier, or None if it can: starts it and lets a program try to break out."""
-    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
-        return f"the sandbox needs Linux on x86-64 or arm64; this is {sys.platform} on {platform.machine()}"
-    if tier == "bubblewrap" and shutil.which("bwrap") is None:
-        return "bwrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
-    if tier == "landlock" and _landlock_version() < (3 if os.geteuid() == 0 else 6):
-        return f"the kernel's Landlock has version {_landlock_version()}; 3 is needed, without root 6"
-    try:
-        got = _probe(tier)
-    except (SandboxError, OSError) as error:
-        return str(error)
-    return None if got == ["works"] or tier == "none" else f"the probe did not come out as it must: {got}"
-
-
-def _landlock_version() -> int:
-    return max(0, ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1))
-
-
-def _probe(tier: Tier) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="tracelift-probe-") as folder:
-        os.chmod(folder, 0o777)
-        secret = Path(folder, "secret")
-        secret.write_text("secret")
-        secret.chmod(0o600)
-        text = f"{secret}\n{folder}\n{os.getpid()}"
-        files = [
-            memory_file(json.dumps(["", PROBE]).encode()),
-            memory_file(text.encode()),
-            memory_file(),
-            memory_file(),
-        ]
-        worker = Worker(tier)
-        try:
-            run = worker.run(Limits(), files)
-            output = read_file(files[2]).decode()
-            if run.code != 0:
-                raise SandboxError(f"the probe ended with {run}: {read_file(files[3]).decode()[-500:]}")
-        finally:
-            worker.close()
-            for fd in files:
-                os.close(fd)
-    return output.split()
-
-
-def choose_tier(wanted: Tier | None = None) -> Tier:
-    """The strongest safe tier that this machine offers, or `wanted` if it offers that. Probed once a process.
-
-    Raises:
-        SandboxError: there is none; says why for each, and what to do.
-    """
-    for tier in (wanted,) if wanted else SAFE_TIERS:
-        if tier_fault(tier) is None:
-            return tier
-    reasons = "\n".join(f"  {tier}: {tier_fault(tier)}" for tier in ((wanted,) if wanted else SAFE_TIERS))
-    raise SandboxError(
-        f"no safe place for model-written programs on this machine:\n{reasons}\nInstall bubblewrap, or name the tier "
-        "'none' where the whole machine is disposable: programs can then reach all that this user can."
-    )
+        if content is not None:
+            data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            written = 0
+            while written < len(data):  # pwrite leaves the offset at the start
+                written += os.pwrite(fd, memoryview(data)[written:], written)
+            fcntl.fcntl(fd, 1033, 0b1111)  # F_ADD_SEALS, all of them
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,8 +1,8 @@
 """Verification of programs: V(x, y) and the execution reward s for the code domain (method.md section 4).
 
 Each test of a program runs in a process of its own in the sandbox. Expected results are not in it: standard output is
-compared here, and test code runs in a judge's process, which calls the program's functions from outside
-(sandbox_calls.py).
+compared here, and test code runs in the test runner's process, which calls the program's functions from
+outside (sandbox/calls.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker, choose_tier
-from tracelift_lib.sandbox.running import Outcome, _run_asserts, _run_stdio
+from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker
+from tracelift_lib.sandbox.running import Outcome, run_tests
+from tracelift_lib.sandbox.tiers import choose_tier
 
 ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
 MAX_TESTS = 8  # a program, as in the paper's code
@@ -145,11 +146,10 @@ class CodeVerifier:
         return result
 
     def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
-        run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
         try:
-            outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
+            outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
             return CodeResult(tuple(outcomes), compiled, self.tier)
-        except (SandboxError, SystemError):  # the second: assert_plans.foreign_names
+        except SandboxError:
             count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
             return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
 
@@ -158,7 +158,7 @@ class CodeVerifier:
         """A worker, which is ended if anything goes wrong meanwhile."""
         worker = self._idle.get()
         try:
-            worker = worker or Worker(self.tier)
+            worker = worker or Worker(self.tier, self.limits)
             yield worker
         except BaseException:
             if worker:
