@@ -11,12 +11,13 @@ import ast
 import builtins
 import json
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from tracelift_lib.sandbox.calls import ProtocolError, decode, encode, names_in
+from tracelift_lib.sandbox.calls import ProtocolError, decode, encode, exception_type, names_in
 
 MAX_RESULTS = 64 << 10  # characters; larger results go to the test runner, whose time is limited
 # What an assertion may call besides the function under test: cheap, and without effects.
@@ -50,24 +51,23 @@ class Plan:
         """
         if len(lines) > MAX_RESULTS:
             raise NeedsTestRunner
-        replies, results = lines.splitlines(), []
+        results, end = [], None
+        try:
+            for line in lines.splitlines():
+                reply = json.loads(line)
+                if "raised" in reply:
+                    end = exception_type(reply["raised"]).__name__
+                    break
+                results.append(decode(reply["value"], _needs_test_runner))
+        except (ProtocolError, ValueError, KeyError, TypeError, RecursionError):
+            end = "protocol"
         for needed, check in self.checks:
-            while len(results) < needed:
-                if len(results) == len(replies):
-                    return None
-                try:
-                    reply = json.loads(replies[len(results)])
-                    if "raised" in reply:
-                        return str(reply["raised"])
-                    results.append(decode(reply["value"], _needs_test_runner))
-                except (ProtocolError, ValueError, KeyError, TypeError, RecursionError):
-                    return "protocol"
-            try:
-                correct = eval(check, {"__builtins__": FUNCTIONS, RESULTS: results})
-            except Exception:  # say, None - 1.5: a wrong value
-                return "wrong"
-            if not correct:
-                return "wrong"
+            if needed > len(results):
+                return end
+            with suppress(Exception):  # say, None - 1.5: a wrong value
+                if eval(check, {"__builtins__": FUNCTIONS, RESULTS: results}):
+                    continue
+            return "wrong"
         return "pass"
 
 
@@ -80,11 +80,9 @@ _parsing = threading.Lock()  # CPython 3.11 parses for one thread at a time: Sys
 
 def plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
     """The plan of one test; None if it is more than assertions about calls with literal arguments. From any thread."""
-    with _parsing:
-        try:
-            return _plan(code, setup, entry_point)
-        except SystemError:  # somebody else parses at the same time: the test runner can do every test
-            return None
+    with _parsing, suppress(SystemError):  # somebody else parses at the same time: the test runner can do every test
+        return _plan(code, setup, entry_point)
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ import socket
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -36,16 +37,22 @@ class ProtocolError(ValueError):
 
 # JSON tag: type. None, bool, str, float, list and int below 2**53 travel as they are.
 CONTAINERS = {"l": list, "t": tuple, "s": set, "f": frozenset}
+
+
+def _int(text: str) -> int:
+    return int(text, 16)
+
+
 # JSON tag: type, to JSON, from JSON. Integers in base 16, since decimal ones have a limit of 4,300 digits.
 SCALARS = {
-    "i": (int, hex, lambda body: int(body, 16)),
+    "i": (int, hex, _int),
     "c": (complex, lambda value: [value.real, value.imag], lambda body: complex(*body)),
     "b": (bytes, bytes.hex, bytes.fromhex),
     "y": (bytearray, bytearray.hex, bytearray.fromhex),
     "r": (
         range,
         lambda value: [hex(value.start), hex(value.stop), hex(value.step)],
-        lambda body: range(*(int(part, 16) for part in body)),
+        lambda body: range(*map(_int, body)),
     ),
 }
 # What travels by its name
@@ -58,9 +65,8 @@ NAMED = {
 
 def encode(value: Any, keep: Callable[[Any], Any], depth: int = 0) -> Any:
     """JSON for a value. Subclasses of builtin types travel as their base; `keep` gives the JSON of any other object."""
-    if value is None or isinstance(value, (bool, str, float)):
-        return value
-    if isinstance(value, int) and not abs(value) >> 53:
+    small = isinstance(value, int) and not abs(value) >> 53
+    if small or value is None or isinstance(value, (str, float)):
         return value
     if depth > MAX_DEPTH:
         raise ProtocolError(f"more than {MAX_DEPTH} containers inside each other")
@@ -110,6 +116,18 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
     raise ProtocolError(f"unknown tag {tag!r}")
 
 
+def exception_type(name: Any) -> type[BaseException]:
+    """The builtin exception of that name.
+
+    Raises:
+        ProtocolError: there is none: a forged message.
+    """
+    kind = NAMED.get(name) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise ProtocolError(f"no builtin exception: {name!r}")
+    return kind
+
+
 class Channel:
     """Messages over a stream socket, each a line of JSON."""
 
@@ -153,15 +171,13 @@ class RpcServer:
     def serve(self, connection: socket.socket) -> None:
         """Until the test runner closes the connection."""
         channel = Channel(connection)
-        while True:
-            try:
+        with suppress(ConnectionLost):
+            while True:
                 request = channel.receive()
-            except ConnectionLost:
-                return
-            try:
-                channel.send(self.reply(*request))
-            except (ValueError, RecursionError) as error:
-                channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
+                try:
+                    channel.send(self.reply(*request))
+                except (ValueError, RecursionError) as error:
+                    channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
 
     def answer_all(self, name: str, calls: list, results_fd: int) -> None:
         """The calls of a plan (assert_plans.py), one line per result, until one raises."""
@@ -179,13 +195,16 @@ class RpcServer:
             return self.answer(*request)
         except BaseException as error:  # SystemExit too: the program must not end the conversation politely
             names = (kind.__name__ for kind in type(error).__mro__ if NAMED.get(kind.__name__) is kind)
-            return {"raised": next(names, "Exception"), "text": _text(error)}
+            text = ""
+            with suppress(BaseException):  # its __str__ is the program's
+                text = str(error)[:2000]
+            return {"raised": next(names, "Exception"), "text": text}
 
     def answer(self, action: str, target: Any, arguments: list, keywords: dict) -> dict:
         """{"value": JSON of the result, "arguments": JSON of them if the call changed them}."""
         thing = self.object(target)
-        arguments = [decode(a, self.kept.__getitem__) for a in arguments]
-        keywords = {k: decode(v, self.kept.__getitem__) for k, v in keywords.items()}
+        arguments = [decode(a, self.object) for a in arguments]
+        keywords = {k: decode(v, self.object) for k, v in keywords.items()}
         if action != "call":
             return {"value": encode(ACTIONS[action](thing, *arguments), self.keep)}
         before = [encode(a, self.keep) for a in arguments]
@@ -215,22 +234,7 @@ def _items(thing: Any) -> list:
     return items
 
 
-ACTIONS = {
-    "value": lambda thing: thing,
-    "get": getattr,
-    "set": setattr,
-    "items": _items,
-    "len": len,
-    "text": str,
-    "item": operator.getitem,
-}
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:2000]
-    except BaseException:  # its __str__ is the program's
-        return ""
+ACTIONS = {"get": getattr, "set": setattr, "item": operator.getitem, "items": _items, "len": len, "text": str}
 
 
 # --- the test runner's side --------------------------------------------------------------------
@@ -239,11 +243,8 @@ def _text(error: BaseException) -> str:
 class Proxy:
     """Stands for something that the program keeps: a function, a class, an object. Equal to itself only."""
 
-    __slots__ = ("_client", "_target")
-
     def __init__(self, client: RpcClient, target: str | int):
-        object.__setattr__(self, "_client", client)
-        object.__setattr__(self, "_target", target)
+        self.__dict__.update(_client=client, _target=target)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self._client.ask("call", self._target, arguments, keywords)
@@ -291,7 +292,7 @@ class RpcClient:
         try:
             reply = self.channel.receive()
             if "raised" in reply:
-                self._raise(reply["raised"], reply.get("text"))
+                self._raise(exception_type(reply["raised"]), reply.get("text"))
             value = decode(reply["value"], self._proxy)
             for old, new in zip(arguments, reply.get("arguments", ())):
                 overwrite(old, decode(new, self._proxy))
@@ -305,10 +306,7 @@ class RpcClient:
             self.broken = "protocol"
             raise ConnectionLost from None
 
-    def _raise(self, name: Any, text: Any) -> None:
-        kind = NAMED.get(name)
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise ProtocolError("not a builtin exception")
+    def _raise(self, kind: type[BaseException], text: Any) -> None:
         if issubclass(kind, (BaseExceptionGroup, UnicodeError)):  # most of these cannot be made from a text
             kind = UnicodeError if issubclass(kind, UnicodeError) else Exception
         error = kind(str(text))
@@ -316,37 +314,25 @@ class RpcClient:
         raise error
 
     def _handle(self, value: Any) -> dict:
-        if not (isinstance(value, Proxy) and value._client is self):
-            raise TypeError(f"the test passes a {type(value).__name__}, which cannot travel to the program")
-        if isinstance(value._target, str):
-            name, value = value._target, self.ask("value", value._target)
-            if not isinstance(value, Proxy):
-                raise TypeError(f"{name} is no object of the program's own")
-        return {"h": value._target}
+        if isinstance(value, Proxy) and value._client is self:
+            return {"h": value._target}
+        raise TypeError(f"the test passes a {type(value).__name__}, which cannot travel to the program")
 
     def _proxy(self, number: Any) -> Proxy:
-        if type(number) is not int:
-            raise ProtocolError("a handle is a number")
         return self.proxies.setdefault(number, Proxy(self, number))
 
 
 def overwrite(old: Any, new: Any) -> Any:
     """`old` with the contents of `new`, in place as far down as both are mutable and of one type; else `new`."""
-    if type(old) is not type(new):
+    if type(old) is not type(new) or not isinstance(old, (list, bytearray, dict, set)):
         return new
-    if type(old) is list:
+    if isinstance(old, (list, bytearray)):
         old[:] = [overwrite(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
-    elif type(old) is dict:
-        contents = {key: overwrite(old[key], item) if key in old else item for key, item in new.items()}
-        old.clear()
-        old.update(contents)
-    elif type(old) is set:
-        old.clear()
-        old.update(new)
-    elif type(old) is bytearray:
-        old[:] = new
-    else:
-        return new
+        return old
+    if isinstance(old, dict):
+        new = {key: overwrite(old[key], item) if key in old else item for key, item in new.items()}
+    old.clear()
+    old.update(new)
     return old
 
 

@@ -25,17 +25,15 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 Tier = Literal["bubblewrap", "namespaces", "landlock", "none"]
 SAFE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces", "landlock")
-HERE = Path(__file__).resolve().parent
-SOURCES = ("calls", "worker")  # read by name, so that the worker needs no file of this folder
 MAX_WAITING = 16  # tests that wait in the worker's socket
-SLACK_SECONDS = 60.0  # beyond a test's own wall limit: then the worker itself hangs
+SLACK_SECONDS = 60.0  # beyond the wall limits of a test: then the worker itself hangs
 # The library folders of the root, which are links into /usr on most systems.
 ROOT_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
 
@@ -77,30 +75,25 @@ class Worker:
         """
         self.tier, self.limits = tier, limits
         self.uid = 0x20000000 + random.SystemRandom().randrange(0x20000000)  # nobody's: limits count by user
-        self.scratch = None
+        self.scratch = ""
         if tier not in ("bubblewrap", "namespaces"):
             self.scratch = tempfile.mkdtemp(prefix="tracelift-sandbox-")
             os.chmod(self.scratch, 0o711)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(limits.wall_s + SLACK_SECONDS)
+        self.control.settimeout(2 * limits.wall_s + SLACK_SECONDS)  # a program, then the test runner
         with theirs, tempfile.TemporaryFile() as errors:
-            self.process = subprocess.Popen(
-                self._command(),
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+            streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": errors}
+            self.process = subprocess.Popen(self._command(), **streams, env={}, cwd="/", start_new_session=True)
             theirs.close()
             self._finalizer = weakref.finalize(self, _end, self.process, self.control, self.scratch)
             _live.add(self)
-            if not self._receive().get("ready"):
+            try:
+                self._receive()
+            except OSError as error:
                 self.close()
                 errors.seek(0)
-                lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
-                raise SandboxError(f"tier {tier} does not start: {lines[-1]}")
+                lines = errors.read().decode(errors="replace").strip().splitlines() or [str(error)]
+                raise SandboxError(f"tier {tier} does not start: {lines[-1]}") from None
 
     def _command(self) -> list[str]:
         setting = {
@@ -112,14 +105,14 @@ class Worker:
             "links": _links(),
             "other_processes": 0 if os.geteuid() == 0 or self.tier in SAFE_TIERS[:2] else _own_threads(),
         }
-        sources = {name: (HERE / f"{name}.py").read_text() for name in SOURCES}
+        sources = {"tracelift_lib": "", "tracelift_lib.sandbox": ""}
+        for name in ("calls", "worker"):  # sent along, so that the worker needs no file of this folder
+            sources[f"tracelift_lib.sandbox.{name}"] = Path(__file__).with_name(f"{name}.py").read_text()
         boot = (
             "import sys, types\n"
-            "for name in ('tracelift_lib', 'tracelift_lib.sandbox'):\n"
-            "    sys.modules[name] = types.ModuleType(name)\n"
             f"for name, source in {sources!r}.items():\n"
-            "    module = sys.modules['tracelift_lib.sandbox.' + name] = types.ModuleType(name)\n"
-            "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
+            "    module = sys.modules[name] = types.ModuleType(name)\n"
+            "    exec(compile(source, name, 'exec'), module.__dict__)\n"
             f"module.main({setting!r})\n"
         )
         python = [interpreter(self.tier), "-I", "-S", "-c", boot]
@@ -137,30 +130,24 @@ class Worker:
         Raises:
             SandboxError: the worker broke. It is closed then.
         """
-        replies: list[dict] = [{}]
         try:
             for number, fds in enumerate(tests):
                 request = json.dumps({"test_code": test_code, "again": number > 0}).encode()
                 socket.send_fds(self.control, [request], list(fds))
-            for _ in tests:
-                if "fault" not in replies[-1]:
-                    replies.append(self._receive())
+            return [ProcessEnd(**self._receive()) for _ in tests]
         except OSError as error:
-            replies.append({"fault": str(error)})
+            self.close()
+            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {error}") from error
         except BaseException:  # Ctrl-C: the next call must not read this one's reply
             self.close()
             raise
-        if "fault" in replies[-1]:
-            self.close()
-            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {replies[-1]['fault']}")
-        return [ProcessEnd(**reply) for reply in replies[1:]]
 
     def _receive(self) -> dict:
-        try:
-            data = self.control.recv(1 << 16)
-        except OSError as error:
-            return {"fault": str(error)}
-        return json.loads(data) if data else {"fault": "it has ended"}
+        data = self.control.recv(1 << 16)
+        reply = json.loads(data) if data else {"fault": "it has ended"}
+        if "fault" in reply:
+            raise OSError(reply["fault"])
+        return reply
 
     def close(self) -> None:
         """End the worker and everything in it."""
@@ -170,15 +157,13 @@ class Worker:
 _live: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
-def _end(process: subprocess.Popen, control: socket.socket, scratch: str | None) -> None:
+def _end(process: subprocess.Popen, control: socket.socket, scratch: str) -> None:
     control.close()  # it ends by itself when its caller is gone, and takes all its processes with it
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
+    process.kill()  # nothing if it has ended
+    process.wait()
+    shutil.rmtree(scratch, ignore_errors=True)  # "" is no folder
 
 
 def _forget() -> None:
@@ -195,11 +180,9 @@ def _own_threads() -> int:
     """Threads of this user: without namespaces the kernel's limit of processes counts them too."""
     total = 0
     for entry in os.scandir("/proc"):
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             if entry.name.isdigit() and entry.stat().st_uid == os.getuid():
                 total += len(os.listdir(f"/proc/{entry.name}/task"))
-        except OSError:
-            continue
     return total
 
 
@@ -258,14 +241,9 @@ def bubblewrap_command() -> list[str]:
 @contextmanager
 def memory_file(content: str | bytes | None = None) -> Iterator[int]:
     """A file in memory: empty and writable, or with `content` and sealed, so that no test can change it."""
-    fd = os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
+    with open(os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b") as file:
         if content is not None:
-            data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-            written = 0
-            while written < len(data):  # pwrite leaves the offset at the start
-                written += os.pwrite(fd, memoryview(data)[written:], written)
-            fcntl.fcntl(fd, 1033, 0b1111)  # F_ADD_SEALS, all of them
-        yield fd
-    finally:
-        os.close(fd)
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+            file.seek(0)
+            fcntl.fcntl(file, 1033, 0b1111)  # F_ADD_SEALS, all of them
+        yield file.fileno()

@@ -25,15 +25,12 @@ def attempt(name, action):
     except Exception:
         return
     print(name)
-def connect():
-    import socket
-    socket.socket().connect(("127.0.0.1", 9))
 secret, open_folder, parent = sys.stdin.read().split("\\n")
 attempt("reads_host_file", lambda: open(secret).read())
 attempt("writes_host_folder", lambda: open(open_folder + "/written", "w"))
 attempt("reads_environment", lambda: open("/proc/%s/environ" % parent).read())
 attempt("signals_host", lambda: os.kill(int(parent), 0))
-attempt("network", connect)
+attempt("network", lambda: __import__("socket").socket().connect(("127.0.0.1", 9)))
 attempt("root", lambda: os.setuid(0))
 def work():
     import colorsys  # no module that the worker has loaded
@@ -62,8 +59,7 @@ def _probe(tier: Tier) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="tracelift-probe-") as folder:
         os.chmod(folder, 0o777)
         secret = Path(folder, "secret")
-        secret.write_text("secret")
-        secret.chmod(0o600)
+        secret.touch(0o600)
         text = f"{secret}\n{folder}\n{os.getpid()}"
         with closing(Worker(tier, Limits())) as worker:
             (end,), (output,) = run_each(lambda: nullcontext(worker), PROBE, "", [text], 2)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import importlib
 import json
 import mmap
 import os
@@ -29,6 +28,7 @@ import time
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
 from tracelift_lib.sandbox.calls import RpcServer, test_runner
 
@@ -43,11 +43,11 @@ OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
 MAX_FILES = 1000  # in the folder of a test
 SPARE_PROCESSES = 8  # the worker itself, the test runner, ...
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_PARENT = 0x10000000, 0x20000000, 0x40000000, 0x8000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_PARENT = 0x20000, 0x4000000, 0x8000000, 0x8000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+NEW_NAMESPACES = 0x7E020000  # CLONE_NEWCGROUP and all of the above but the parent
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 1024, 2048, 4096, 16384, 1 << 18, 1 << 21
-MNT_DETACH = 2
+MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1024, 4096, 16384, 1 << 18, 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 libc = ctypes.CDLL(None, use_errno=True)
 held = ctypes.PyDLL(None, use_errno=True)  # the same, without giving up the interpreter's lock
@@ -65,20 +65,18 @@ def check(result: int, what: str) -> int:
 COLUMN = int(os.uname().machine == "aarch64")  # of the tables: x86-64, arm64
 AUDIT, CLONE, UNSHARE, PRLIMIT = ((0xC000003E, 56, 272, 302), (0xC00000B7, 220, 97, 261))[COLUMN]
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-PIVOT_ROOT = (155, 41)
 DENIED = {
     **{"socket": (41, 198)},
     # Objects of System V and queues: they would outlive a test
     **{"shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "mq_open": (240, 180)},
     **{"semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192)},
     **{"msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187)},
-    # Other processes and their memory; memory files, which count as nobody's memory
+    # Other processes and their memory
     **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272)},
-    **{"memfd_create": (319, 279)},
-    # Namespaces, files that are not in them, kernel keys
-    **{"pivot_root": PIVOT_ROOT, "chroot": (161, 51), "setns": (308, 268), "sethostname": (170, 161)},
+    # Namespaces, files that are not in them, kernel keys, memory files (they count as nobody's memory)
+    **{"pivot_root": (155, 41), "chroot": (161, 51), "setns": (308, 268), "sethostname": (170, 161)},
     **{"name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262)},
-    **{"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219)},
+    **{"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "memfd_create": (319, 279)},
     # The whole machine
     **{"init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142)},
     **{"kexec_load": (246, 104), "kexec_file_load": (320, 294), "syslog": (103, 116), "swapon": (167, 224)},
@@ -109,9 +107,6 @@ OWNERS = ATTRIBUTES | {
     **{"sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274)},
     **{"migrate_pages": (256, 238), "move_pages": (279, 239)},
 }
-NEW_NAMESPACES = (
-    CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
-)
 
 
 def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bool = True) -> bytes:
@@ -161,19 +156,18 @@ def landlock_version() -> int:
     return max(0, libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
 
 
-def landlock(readable: list[str], writable: str) -> int:
-    """A rule set: read `readable`, read and write `writable`, no TCP, no signal to processes outside it."""
+def restrict_files(readable: list[str], writable: str) -> None:
+    """The calling process may read `readable`, read and write `writable`; no TCP, no signal to processes outside it."""
     version = landlock_version()
     rights = (1 << (16 if version >= 5 else 15)) - 1  # all that the kernel's version knows
     attributes = struct.pack("QQQ", rights, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = check(libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
     for path, allowed in [*((path, READ_RIGHTS) for path in readable), (writable, rights), ("/dev/null", 0b110)]:
-        if not os.path.isdir(path):
-            allowed &= 0b111
         folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
         check(libc.syscall(LANDLOCK_ADD, rules, 1, struct.pack("<Qi", allowed, folder), 0), f"Landlock for {path}")
         os.close(folder)
-    return rules
+    check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
+    os.close(rules)
 
 
 # --- isolation of the worker -----------------------------------------------------------------------
@@ -212,11 +206,10 @@ def drop_user(uid: int) -> None:
 
 def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     """What bubblewrap does, for machines without it: new namespaces, and a root folder that holds only `binds`."""
-    check(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces")
-    parent = os.fork()
-    if parent:  # stays outside to be waited for; it holds no end of the control socket
+    child = fork(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+    if child:  # this process stays outside to be waited for; it holds no end of the control socket
         os.close(0)
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) & 255)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     base = "/tmp"
@@ -228,24 +221,19 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
             os.close(os.open(inside, os.O_CREAT | os.O_WRONLY))
         mount(path, inside, None, MS_BIND | MS_REC)
         if not path.startswith("/dev/"):
-            mount("none", inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked_flags(path))
+            locked = os.statvfs(path).f_flag & (MS_NODEV | MS_NOEXEC)  # a user namespace must keep them
+            mount("none", inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked)
     for target, path in links:
         os.symlink(target, base + path)
-    for name in ("tmp", "proc", "old"):
+    for name in ("tmp", "proc"):
         os.mkdir(f"{base}/{name}", 0o755)
     mount("proc", base + "/proc", "proc", MS_NOSUID | MS_NODEV)
-    check(libc.syscall(PIVOT_ROOT[COLUMN], base.encode(), f"{base}/old".encode()), "pivot_root")
+    os.chdir(base)
+    check(libc.syscall(DENIED["pivot_root"][COLUMN], b".", b"."), "pivot_root")
+    # The old root now lies over the new one
+    check(libc.umount2(b".", MNT_DETACH), "unmount the old root")
     os.chdir("/")
-    check(libc.umount2(b"/old", MNT_DETACH), "unmount the old root")
-    os.rmdir("/old")
     mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-
-
-def locked_flags(path: str) -> int:
-    """Mount flags that a user namespace must keep when it mounts again."""
-    flags = os.statvfs(path).f_flag  # the same numbers, but for RELATIME
-    relative = MS_RELATIME if flags & os.ST_RELATIME else 0
-    return flags & (MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME) | relative
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
@@ -272,14 +260,10 @@ class Server:
         self.setting, self.limits = setting, setting["limits"]
         self.namespaces = setting["tier"] in ("bubblewrap", "namespaces")
         self.control = socket.socket(fileno=os.dup(0))
-        quiet = os.open("/dev/null", os.O_RDWR)
-        os.dup2(quiet, 0)
-        os.dup2(quiet, 1)
-        os.close(quiet)
+        os.dup2(1, 0)  # /dev/null, readable too
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        self.test_runner: int | None = None
+        self.runner: int | None = None
         self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
-        self.runs = 0
         self.clean: tuple | None = None  # a memory folder that no test has touched: when it was made
         self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
         if self.namespaces:
@@ -318,8 +302,8 @@ class Server:
             reply = self.watch(child, folder)
         finally:
             self.remove_folder(folder)
-        if self.test_runner:  # the program has ended, so it only has to finish a comparison
-            child, self.test_runner = self.test_runner, None
+        if self.runner:  # the program has ended, so it only has to finish a comparison
+            child, self.runner = self.runner, None
             self.watch(child, None)
         if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
@@ -338,7 +322,7 @@ class Server:
         own_folder = "/tmp" if self.namespaces else f"{self.setting['scratch']}/test_runner"
         os.makedirs(own_folder, exist_ok=True)
         with ours, theirs:
-            self.test_runner = self.fork(run_test, own_folder, {test, verdict, ours.fileno()})
+            self.runner = self.fork(run_test, own_folder, {test, verdict, ours.fileno()})
             return self.start([text, theirs.fileno()], folder)
 
     def start(self, fds: list[int], folder: str) -> int:
@@ -348,9 +332,8 @@ class Server:
         child = int.from_bytes(self.forks.recv(8), "big")
         if child == 0:
             raise OSError("the process that makes the forks has ended")
-        with self.spare:
-            with suppress(OSError):  # it has ended: no progress
-                socket.send_fds(self.spare, [b"run"], fds)
+        with self.spare, suppress(OSError):  # it has ended: no progress
+            socket.send_fds(self.spare, [b"run"], fds)
         self.order_spare()
         return child
 
@@ -383,7 +366,7 @@ class Server:
                 return
             child = fork(CLONE_NEWPID | CLONE_PARENT)
             if child == 0:
-                self.confine(set(fds), -1)
+                self.confine(set(fds), "/tmp")
                 wait_for_program(fds[0], self.progress)
             os.close(fds[0])
             orders.send(child.to_bytes(8, "big"))
@@ -393,35 +376,31 @@ class Server:
     def fork(self, body: Callable[[], None], folder: str, keep: set[int]) -> int:
         """Fork; the child gives up all rights, keeps only the descriptors in `keep`, and runs `body`. With namespaces
         (so it is the test runner) it has an empty folder of its own for the program's."""
-        rules = -1 if self.namespaces or self.setting["tier"] == "none" else landlock(self.setting["binds"], folder)
         child = fork(CLONE_NEWPID if self.namespaces else 0)
         if child:
-            if rules >= 0:
-                os.close(rules)
             return child
         try:
             if self.namespaces:
                 check(libc.unshare(CLONE_NEWNS), "mount namespace")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
             os.chdir(folder)
-            self.confine(keep, rules)
+            self.confine(keep, folder)
             body()
         finally:
             os._exit(1)
 
-    def confine(self, keep: set[int], rules: int) -> None:
+    def confine(self, keep: set[int], folder: str) -> None:
         """Everything that makes the calling process harmless; there is no way back."""
         os.setsid()
-        close_all_but(keep | {rules} - {-1})
+        close_all_but(keep)
+        if self.setting["tier"] == "landlock":
+            restrict_files(self.setting["binds"], folder)
         if not self.namespaces and os.geteuid() == 0:
             drop_user(self.setting["uid"])
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
         set_limits(self.limits, self.setting["other_processes"])
         # Version 3 of the capability sets: none effective, permitted or inheritable
         check(libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)), "drop capabilities")
-        if rules >= 0:
-            check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
-            os.close(rules)
 
     def watch(self, child: int, folder: str | None) -> dict:
         """Wait for the end of `child` and of all it left behind; end it at a limit.
@@ -429,11 +408,10 @@ class Server:
         "reason" is None, or the limit: cpu, wall, memory, disk. CPU time and memory count for all its processes.
         """
         reason, deadline = None, time.monotonic() + self.limits["wall_s"]
-        pidfd = os.pidfd_open(child)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.register(self.control, select.POLLRDHUP)
-        try:
+        with open(os.pidfd_open(child), "rb", buffering=0) as ended:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            poll.register(self.control, select.POLLRDHUP)
             while reason is None:
                 events = dict(poll.poll(TICK * 1000))
                 if self.control.fileno() in events:  # the caller has gone
@@ -443,8 +421,6 @@ class Server:
                 if events:
                     break
                 reason = self.limit_reached(child, folder, deadline)
-        finally:
-            os.close(pidfd)
         if reason is not None:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
@@ -471,25 +447,27 @@ class Server:
     def processes(self, ancestor: int) -> dict[int, list[bytes]]:
         """`ancestor` and all below it, with the fields of /proc/N/stat from "state" on. Who loses its parent goes to
         the next subreaper or to the namespace's first process, so nothing leaves the tree."""
-        fields, children = {}, {}
+        fields = {}
         for name in os.listdir(self.proc):
             if name.isdigit():
                 with suppress(OSError):  # it has ended meanwhile
                     fields[int(name)] = self.read(f"{name}/stat").rpartition(b")")[2].split()
-                    children.setdefault(int(fields[int(name)][1]), []).append(int(name))
         found = [ancestor]
-        for pid in found:
-            found += children.get(pid, [])
+        for parent in found:  # grows
+            found += [pid for pid, stat in fields.items() if int(stat[1]) == parent]
         return {pid: fields[pid] for pid in found if pid in fields}
 
     def read(self, name: str) -> bytes:
-        with open(name, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags, dir_fd=self.proc)) as file:
-            return file.read(4096)
+        fd = os.open(name, os.O_RDONLY, dir_fd=self.proc)
+        try:
+            return os.read(fd, 4096)
+        finally:
+            os.close(fd)
 
     def end_all(self) -> None:
         """Kill what a test has left, until nothing of it is there. Namespaces do it by themselves."""
         while not self.namespaces:
-            left = self.processes(os.getpid()).keys() - {os.getpid(), self.test_runner}
+            left = self.processes(os.getpid()).keys() - {os.getpid(), self.runner}
             if not left:
                 return
             for pid in left:
@@ -506,8 +484,7 @@ class Server:
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME, size)
                 self.clean = changed("/tmp")
             return "/tmp"
-        self.runs += 1
-        folder = f"{self.setting['scratch']}/{self.runs}"
+        folder = f"{self.setting['scratch']}/program"
         os.mkdir(folder, 0o700)
         if os.geteuid() == 0:
             os.chown(folder, self.setting["uid"], self.setting["uid"])
@@ -530,11 +507,8 @@ class Server:
 
 def close_all_but(keep: set[int]) -> None:
     """Close all descriptors but 0 to 2 and `keep`."""
-    last = 2
-    for fd in sorted(keep):
-        os.closerange(last + 1, fd)
-        last = fd
-    os.closerange(last + 1, 1 << 16)
+    for lower, upper in pairwise([2, *sorted(keep), 1 << 16]):
+        os.closerange(lower + 1, upper)
 
 
 def changed(folder: str) -> tuple[int, int]:
@@ -547,15 +521,13 @@ def is_full(folder: str, size: int) -> bool:
     """Whether a folder holds more than `size` bytes or MAX_FILES files, as a memory folder would not take more."""
     total, queue = 0, [folder]
     for place in queue:
-        try:
+        with suppress(OSError):
             for entry in os.scandir(place):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512 + size // MAX_FILES
                 if total > size:
                     return True
                 if entry.is_dir(follow_symlinks=False):
                     queue.append(entry.path)
-        except OSError:
-            continue
     return False
 
 
@@ -568,12 +540,10 @@ def set_limits(limits: dict, other_processes: int) -> None:
         resource.RLIMIT_AS: (memory, memory),
         resource.RLIMIT_FSIZE: (file, file),
         resource.RLIMIT_CPU: (seconds, seconds + 1),
-        resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_NOFILE: (64, 64),
         resource.RLIMIT_NPROC: (processes, processes),
-        resource.RLIMIT_MEMLOCK: (0, 0),
-        resource.RLIMIT_MSGQUEUE: (0, 0),
         resource.RLIMIT_STACK: (8 << 20, 64 << 20),
+        **dict.fromkeys((resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE), (0, 0)),
     }
     for which, values in wanted.items():
         ceiling = resource.getrlimit(which)[1]
@@ -605,7 +575,7 @@ solve([1, 2])
 
 def rehearse() -> None:
     """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it."""
-    names: dict = {}
+    names = {}
     exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
     json.loads(json.dumps(["", RpcServer(names, None).reply("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
 
@@ -624,21 +594,16 @@ def run_program(fds: list[int], progress: mmap.mmap) -> None:
         channel = fds.pop()
     for fd in fds:
         os.close(fd)
-    code, failure = None, None
-    try:
-        code = compile(text, "<program>", "exec", dont_inherit=True)
-        progress[0] = COMPILED
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        failure = error
-    progress.close()
     module = types.ModuleType("__main__" if channel is None else "program")
     sys.modules[module.__name__] = module
     sys.argv = ["program.py"]
+    failure = None
     try:
-        if preamble:
-            exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
-        if failure is None:
-            exec(code, module.__dict__)
+        code = compile(text, "<program>", "exec", dont_inherit=True)
+        progress[0] = COMPILED
+        progress.close()
+        exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
+        exec(code, module.__dict__)
     except BaseException as error:
         failure = error
     if channel is None:
@@ -670,10 +635,9 @@ def finish(failure: BaseException | None) -> None:
 
 def open_streams() -> None:
     """For all tests to come: they get other files under the same numbers, else nothing can be read or seen."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def read_all(fd: int) -> bytes:
@@ -685,7 +649,7 @@ def main(setting: dict) -> None:
     os.umask(0o022)
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     for name in PRELOAD:
-        importlib.import_module(name)
+        __import__(name)
     isolate(setting)
     server = Server(setting)
     open_streams()

@@ -112,7 +112,7 @@ class CodeVerifier:
     ):
         self.limits, self.max_tests = limits or Limits(), max_tests
         self.tier = choose_tier(tier)
-        # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.
+        # Twice as many threads: one prepares the next program or compares the last results while another waits.
         self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(workers):
