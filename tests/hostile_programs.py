@@ -631,6 +631,7 @@ call("clone3", 435, 435, bytes(88), 88)
 call("setns", 308, 268, 0, 0)
 call("process_vm_readv", 310, 270, PARENT, None, 0, None, 0, 0)
 call("pidfd_getfd", 438, 438, 0, 0, 0)
+call("mseal, newer than the list", 462, 462, 0, 0, 0)
 """,
     ),
     looks(
@@ -973,6 +974,16 @@ for fd in range(3, 64):
         TIMEOUT,
         MEMORY,
         code="assert list(solve(1)) == [1]",
+    ),
+    lies(
+        "endless_range",
+        "the test runner",
+        "def solve(x): return range(10**12)",
+        WRONG,
+        ERROR,
+        TIMEOUT,
+        MEMORY,
+        code="assert sum(solve(1)) == 1",
     ),
     lies(
         "hash_collisions",

@@ -13,7 +13,7 @@ import pytest
 from hostile_programs import ATTACKS
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import SAFE_TIERS, Limits, Worker
+from tracelift_lib.sandbox.host import SAFE_TIERS, Limits, Worker, bubblewrap_command
 from tracelift_lib.sandbox.tiers import tier_fault
 from tracelift_lib.verifier.verify_code import CodeVerifier
 
@@ -104,6 +104,13 @@ def settles(condition) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_bubblewrap_is_found_outside_the_system_folders(tmp_path, monkeypatch):
+    """Conda has it elsewhere, and the worker starts with an empty environment."""
+    (tmp_path / "bwrap").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bubblewrap_command()[0] == str(tmp_path / "bwrap")
 
 
 def test_the_suite_is_large_and_names_are_unique():

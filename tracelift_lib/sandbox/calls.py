@@ -61,6 +61,7 @@ NAMED = {
     for name, thing in vars(builtins).items()
     if (isinstance(thing, type) and thing.__name__ == name) or thing in (Ellipsis, NotImplemented)
 }
+EXCEPTIONS = {name: kind for name, kind in NAMED.items() if isinstance(kind, type) and issubclass(kind, BaseException)}
 
 
 def encode(value: Any, keep: Callable[[Any], Any], depth: int = 0) -> Any:
@@ -114,18 +115,6 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
     except (TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise ProtocolError(f"bad body for tag {tag!r}: {error}") from None
     raise ProtocolError(f"unknown tag {tag!r}")
-
-
-def exception_type(name: Any) -> type[BaseException]:
-    """The builtin exception of that name.
-
-    Raises:
-        ProtocolError: there is none: a forged message.
-    """
-    kind = NAMED.get(name) if isinstance(name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-        raise ProtocolError(f"no builtin exception: {name!r}")
-    return kind
 
 
 class Channel:
@@ -194,7 +183,7 @@ class RpcServer:
                 raise self.failure
             return self.answer(*request)
         except BaseException as error:  # SystemExit too: the program must not end the conversation politely
-            names = (kind.__name__ for kind in type(error).__mro__ if NAMED.get(kind.__name__) is kind)
+            names = (kind.__name__ for kind in type(error).__mro__ if EXCEPTIONS.get(kind.__name__) is kind)
             text = ""
             with suppress(BaseException):  # its __str__ is the program's
                 text = str(error)[:2000]
@@ -292,7 +281,7 @@ class RpcClient:
         try:
             reply = self.channel.receive()
             if "raised" in reply:
-                self._raise(exception_type(reply["raised"]), reply.get("text"))
+                self._raise(EXCEPTIONS[reply["raised"]], reply.get("text"))
             value = decode(reply["value"], self._proxy)
             for old, new in zip(arguments, reply.get("arguments", ())):
                 overwrite(old, decode(new, self._proxy))
