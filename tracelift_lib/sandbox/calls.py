@@ -124,6 +124,7 @@ class Channel:
         self.connection, self.lines = connection, connection.makefile("rb")
 
     def send(self, message: Any) -> None:
+        """Raises ProtocolError for a message that is too large, ConnectionLost."""
         data = json.dumps(message).encode() + b"\n"
         if len(data) > MAX_MESSAGE:
             raise ProtocolError(f"a value of {len(data)} bytes; at most {MAX_MESSAGE} can travel")
@@ -133,6 +134,7 @@ class Channel:
             raise ConnectionLost from None
 
     def receive(self) -> Any:
+        """Raises ProtocolError for what is no message or too large, ConnectionLost."""
         try:
             line = self.lines.readline(MAX_MESSAGE)
         except OSError:
@@ -202,6 +204,7 @@ class RpcServer:
         return reply if after == before else reply | {"arguments": after}
 
     def object(self, target: str | int) -> Any:
+        """What a name of the program or the number of a kept object stands for."""
         if isinstance(target, int):
             return self.kept[target]
         if target in self.names:
@@ -209,6 +212,7 @@ class RpcServer:
         raise NameError(f"name {target!r} is not defined")
 
     def keep(self, value: Any) -> dict:
+        """Keep an object that cannot travel; the JSON that stands for it."""
         for index, kept in enumerate(self.kept):
             if kept is value:
                 return {"h": index}

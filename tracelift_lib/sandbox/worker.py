@@ -54,6 +54,7 @@ held = ctypes.PyDLL(None, use_errno=True)  # the same, without giving up the int
 
 
 def check(result: int, what: str) -> int:
+    """The result of a C function; OSError with `what` and the error's text if it is negative."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -139,6 +140,7 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bo
 
 
 def apply_system_call_filter(denied: dict[str, tuple[int, int]], siblings: bool) -> None:
+    """For the calling process and all that it starts; there is no way back."""
     lines = ctypes.create_string_buffer(system_call_filter(denied, siblings))
     program = struct.pack("HxxxxxxQ", (len(lines) - 1) // 8, ctypes.addressof(lines))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
@@ -198,6 +200,7 @@ def own_user_namespace(more: int) -> None:
 
 
 def drop_user(uid: int) -> None:
+    """From root to a user that owns nothing."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -237,6 +240,7 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2); OSError names the target."""
     check(libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, data.encode()), f"mount {target}")
 
 
@@ -273,6 +277,7 @@ class Server:
         self.reply: dict = {}  # to the last run
 
     def serve(self) -> None:
+        """Answer {"ready": true}, then each request with how its process ended, or with {"fault": what broke}."""
         if self.namespaces:
             self.start_forks()
         self.control.send(b'{"ready": true}')
@@ -340,6 +345,7 @@ class Server:
     # The process that makes the forks
 
     def start_forks(self) -> None:
+        """Start it, and order a first process from it."""
         self.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             if fork(0) == 0:
@@ -432,6 +438,7 @@ class Server:
         return {"code": code, "reason": reason}
 
     def limit_reached(self, child: int, folder: str | None, deadline: float) -> str | None:
+        """The limit that `child` and all below it have reached together, if any: "cpu", "memory", "disk" or "wall"."""
         cpu = memory = 0.0
         for fields in self.processes(child).values():
             cpu += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -458,6 +465,7 @@ class Server:
         return {pid: fields[pid] for pid in found if pid in fields}
 
     def read(self, name: str) -> bytes:
+        """A file of /proc, which tests do not see where there are namespaces."""
         fd = os.open(name, os.O_RDONLY, dir_fd=self.proc)
         try:
             return os.read(fd, 4096)
@@ -478,6 +486,7 @@ class Server:
     # The only folder that a test can write
 
     def make_folder(self) -> str:
+        """An empty folder: in memory where there are namespaces, else on disk."""
         if self.namespaces:
             if not self.clean:
                 size = f"mode=777,nr_inodes={MAX_FILES},size={self.limits['disk_mb']}m"
@@ -491,6 +500,7 @@ class Server:
         return folder
 
     def remove_folder(self, folder: str) -> None:
+        """Remove what a test has left in it; a memory folder that is untouched serves the next test too."""
         if self.namespaces:
             if self.clean != changed("/tmp"):
                 check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
@@ -646,6 +656,7 @@ def read_all(fd: int) -> bytes:
 
 
 def main(setting: dict) -> None:
+    """Isolate this process, load and rehearse what tests need, then serve until the caller closes the socket."""
     os.umask(0o022)
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     for name in PRELOAD:
