@@ -94,7 +94,7 @@ def plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
 def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
     try:
         name, statements = _assertions(ast.parse(code), entry_point)
-        _, bound = names_in(setup, code)
+        _, bound = names_in(setup)  # the code binds nothing: `check` and METADATA are no functions
         builder = _Builder(name, FUNCTIONS.keys() - bound - {name})
         checks = [builder.check(statement.test) for statement in statements]
     except (NeedsTestRunner, SyntaxError):

@@ -241,7 +241,7 @@ def bubblewrap_command() -> list[str]:
 @contextmanager
 def memory_file(content: str | bytes | None = None) -> Iterator[int]:
     """A file in memory: empty and writable, or with `content` and sealed, so that no test can change it."""
-    with open(os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b") as file:
+    with open(os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b", buffering=0) as file:
         if content is not None:
             file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
             file.seek(0)
