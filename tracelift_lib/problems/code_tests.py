@@ -31,7 +31,7 @@ class AssertTests(Frozen):
 
     code: one text for each test; it passes if it ends without an exception. If a text defines `check` and there is an
         `entry_point`, `check` is called with it (HumanEval).
-    setup: runs before each test in the judge, never in the program's process.
+    setup: runs before each test in the test runner, never in the program's process.
     entry_point: the function under test. Other names that the test code reads and nothing defines are looked up in the
         program too; builtins and standard modules are not.
     preamble: runs before the program, in its process: what the problem itself has shown (imports, helpers).

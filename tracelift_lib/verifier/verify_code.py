@@ -1,8 +1,8 @@
 """Verification of programs: V(x, y) and the execution reward s for the code domain (docs/method.md section 4).
 
 Each test of a program runs in a process of its own in the sandbox. Expected results are not in it: standard output is
-compared here, and test code runs in a judge's process, which calls the program's functions from outside
-(sandbox/calls.py).
+compared here, and test code runs in the test runner's process, which calls the program's functions from
+outside (sandbox/calls.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker, choose_tier
-from tracelift_lib.sandbox.running import Outcome, _run_asserts, _run_stdio
+from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker
+from tracelift_lib.sandbox.running import Outcome, run_tests
+from tracelift_lib.sandbox.tiers import choose_tier
 
 ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
 MAX_TESTS = 8  # a program, as in the paper's code
@@ -108,7 +109,7 @@ class CodeVerifier(AbstractContextManager):
     ):
         self.limits, self.max_tests = limits or Limits(), max_tests
         self.tier = choose_tier(tier)
-        # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.
+        # Twice as many threads: one prepares the next program or compares the last results while another waits.
         self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(workers):
@@ -136,11 +137,10 @@ class CodeVerifier(AbstractContextManager):
         return result
 
     def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
-        run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
         try:
-            outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
+            outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
             return CodeResult(tuple(outcomes), compiled, self.tier)
-        except (SandboxError, SystemError):  # the second: assert_plans.foreign_names
+        except SandboxError:
             count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
             return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
 
@@ -150,7 +150,7 @@ class CodeVerifier(AbstractContextManager):
         worker = self._idle.get()
         sound = None
         try:
-            worker = worker or Worker(self.tier)
+            worker = worker or Worker(self.tier, self.limits)
             yield worker
             sound = worker
         finally:
