@@ -14,7 +14,7 @@ import torch
 from common import PROJECT
 from safetensors.torch import load_file
 
-from tracelift_lib.models import base as models
+from tracelift_lib.models import supervised
 from tracelift_lib.models.loading import load_model
 from tracelift_lib.planner.collapse import TrainingCollapsed
 from tracelift_lib.planner.reward_engine import PARTS, RewardEngine
@@ -143,7 +143,7 @@ def test_preset_paper_has_the_papers_hyperparameters():
 
 def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
     """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
-    monkeypatch.setattr(models, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
     collapsing = {"steps": 9, "warmup_steps": 0, "learning_rate": 30.0}
     with pytest.raises(TrainingCollapsed) as caught:
         train("no_uplift", **collapsing, collapse={"window": 3})
@@ -179,9 +179,10 @@ def test_a_policy_that_learns_is_left_alone(home):
 
 CHILD = """
 import json, os, signal, sys
-from tracelift_lib import models, training
-from tracelift_lib.pipeline import Run
-from tracelift_lib.reward_engine import RewardEngine
+from tracelift_lib.models.supervised import CheckpointCallback
+from tracelift_lib.planner import training
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.runs.pipeline import Run
 
 overrides, arm, every, last = json.loads(sys.argv[1])
 reward = RewardEngine.reward
