@@ -1,4 +1,4 @@
-"""Rewards whose q comes from a scoring service: a real rm_server on loopback, and services that fail."""
+"""Rewards whose q comes from a scoring service: a real server on loopback, and services that fail."""
 
 import asyncio
 import json
