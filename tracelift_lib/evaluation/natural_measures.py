@@ -25,7 +25,6 @@ from tracelift_lib.evaluation.natural_sets import NaturalTrace, prefixes
 from tracelift_lib.evaluation.planner_evaluation import percentile_interval
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import OPEN, PromptStyle, as_chat, planner_prompt
 from tracelift_lib.reward_model.scorer import TraceScorer
 
@@ -58,8 +57,8 @@ def score_traces(
 
     A language model reads each different (problem, trace) once: all its prefixes' likelihoods come from that.
     """
-    unique = list(dict.fromkeys((t.problem, t.steps) for t in traces))
-    likelihoods = dict(zip(unique, _prefix_likelihoods(unique, model, tokenizer, style, batch_tokens)))
+    unique = {(t.problem, t.steps): t for t in traces}
+    likelihoods = dict(zip(unique, _prefix_likelihoods(list(unique.values()), model, tokenizer, style, batch_tokens)))
     parts = [(t, prefix, likelihoods[t.problem, t.steps][len(prefix) - 1]) for t in traces for prefix in prefixes(t)]
     texts = ["\n".join(prefix) for _, prefix, _ in parts]
     rows = pd.DataFrame(
@@ -76,32 +75,28 @@ def score_traces(
         for (t, prefix, (of_prefix, of_last_step)), text in zip(parts, texts)
     ).astype({"answer_right": "boolean"})
     if scorer:
-        rows["q"] = scorer.score([_as_problem(t.problem) for t, *_ in parts], texts)[0]
+        rows["q"] = scorer.score([t.as_problem() for t, *_ in parts], texts)[0]
     return rows.assign(coin=np.random.default_rng(seed).random(len(rows)))
 
 
-def _as_problem(text: str) -> Problem:
-    unknown = dict.fromkeys(("problem_id", "source", "reference_solution", "answer"), "")
-    return Problem(domain="math", task_type="math_word_problem", problem=text, **unknown)
-
-
 def _prefix_likelihoods(
-    traces: Sequence[tuple[str, tuple[str, ...]]],
+    traces: Sequence[NaturalTrace],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     style: PromptStyle,
     batch_tokens: int,
 ) -> Iterator[np.ndarray]:
-    """For each (problem, steps): shape (steps, 2), mean log-likelihood in nats per token of the prefix and of its last
+    """For each trace: shape (steps, 2), mean log-likelihood in nats per token of the prefix and of its last
     step. A token belongs to the step in which it starts."""
-    texts = [f"{OPEN}\n" + "\n".join(steps) for _, steps in traces]
-    prompts = [as_chat(planner_prompt(_as_problem(p), style), tokenizer) for p, _ in traces]
+    texts = [f"{OPEN}\n" + "\n".join(t.steps) for t in traces]
+    prompts = [as_chat(planner_prompt(t.as_problem(), style), tokenizer) for t in traces]
     values = token_log_likelihoods(model, tokenizer, prompts, texts, batch_tokens)
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    for (_, steps), logs, spans in zip(traces, values, offsets):
-        ends = len(OPEN) + 1 + np.cumsum([len(s) + 1 for s in steps])
-        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=len(steps) - 1)
-        sums, counts = np.bincount(step_of, logs, len(steps)), np.bincount(step_of, minlength=len(steps))
+    for trace, logs, spans in zip(traces, values, offsets):
+        n = len(trace.steps)
+        ends = len(OPEN) + 1 + np.cumsum([len(step) + 1 for step in trace.steps])
+        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=n - 1)
+        sums, counts = np.bincount(step_of, logs, n), np.bincount(step_of, minlength=n)
         yield np.stack([sums.cumsum() / counts.cumsum(), sums / np.maximum(counts, 1)], axis=1)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, InputError, read_jsonl
+from tracelift_lib.problems.problem import Problem
 
 HUB = {  # data set, revision, split
     "processbench_gsm8k": ("Qwen/ProcessBench", "3bdcd5371ed567559a78f559c01c13a6deee7604", "gsm8k"),
@@ -45,6 +46,11 @@ class NaturalTrace:
     steps: tuple[str, ...]
     errors: tuple[int, ...]
     answer_right: bool | None  # None: not labelled
+
+    def as_problem(self) -> Problem:
+        """The problem as planner prompts and the reward model read it."""
+        unknown = dict.fromkeys(("problem_id", "source", "reference_solution", "answer"), "")
+        return Problem(domain="math", task_type="math_word_problem", problem=self.problem, **unknown)
 
 
 class _Solution(BaseModel, strict=True):
