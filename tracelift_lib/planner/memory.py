@@ -69,6 +69,12 @@ def lora_count(config: PreTrainedConfig, r: int) -> int:
     return sum(r * (m.in_features + m.out_features) for m in linears)
 
 
+def kv_cache_size(config: PreTrainedConfig) -> int:
+    """Bytes per token of the keys and values of all layers in 16 bits."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * 2
+
+
 def model_states(frozen: int, trainable: int, per_parameter: States, stage: int = 0, processes: int = 1) -> States:
     """Bytes on each of `processes` GPUs under ZeRO stage 0 (plain data parallel), 1, 2 or 3.
 
