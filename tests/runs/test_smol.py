@@ -19,7 +19,7 @@ from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import _convert_gguf, fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, WheelModel
 from tracelift_lib.planner.settings import ReferenceStart
-from tracelift_lib.planner.warm_start import reference_start
+from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import files
 from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
 from tracelift_lib.problems.problem import Problem, load_gsm8k
@@ -459,7 +459,7 @@ def test_the_warm_start_learns_reference_traces(converted, tmp_path):
         )
     ]
     source = ReferenceStart(source="reference_traces", steps=60, batch_size=4, learning_rate=1e-2)
-    reference_start(source, converted[0], train, "short", 0, tmp_path)
+    warm_start(source, converted[0], train, "short", 0, tmp_path)
     text = as_chat(planner_prompt(train[0], "short"), load_tokenizer(tmp_path))
 
     def likelihood(folder, trace):

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
+from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.records import DataSet, reading
 
 PROCESSBENCH = "Qwen/ProcessBench", None, "3bdcd5371ed567559a78f559c01c13a6deee7604"
@@ -36,10 +38,21 @@ class NaturalTrace:
     errors: tuple[int, ...]
     answer_right: bool | None  # None: not labelled
 
+    def as_problem(self) -> Problem:
+        """The problem as planner prompts and the reward model read it."""
+        unknown = dict.fromkeys(("problem_id", "source", "reference_solution", "answer"), "")
+        return Problem(domain="math", task_type="math_word_problem", problem=self.problem, **unknown)
+
 
 class _Solution(BaseModel, strict=True):
     is_correct: bool
     solution: str
+
+
+class _SolutionRow(BaseModel, extra="allow"):
+    question: str
+    ground_truth: Any = None
+    __pydantic_extra__: dict[str, _Solution]  # name of a model -> its solution
 
 
 class _ProcessRow(BaseModel, strict=True):
@@ -76,24 +89,16 @@ def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
 
 
 def _solutions(name: str, record: dict) -> list[NaturalTrace]:
-    """A trace a model; equal texts of one problem once (labels of equal texts differ where only the last line does)."""
-    question = record.get("question") if isinstance(record, dict) else None
-    if not isinstance(question, str):
-        raise ValueError("field 'question' must be a text")
-    models = {key: value for key, value in record.items() if key not in ("question", "ground_truth")}
-    if not models:
+    """One trace per model; equal texts of one problem once (labels of equal texts differ only by their last lines)."""
+    row = _SolutionRow.model_validate(record)
+    if not row.model_extra:
         raise ValueError("no solutions: fields such as '6b_finetuning', each with 'solution' and 'is_correct'")
     traces: dict[tuple[str, ...], NaturalTrace] = {}
-    for model, value in models.items():
-        try:
-            solution = _Solution.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"field {'.'.join(map(str, [model, *first['loc']]))!r}: {first['msg']}") from None
+    for model, solution in row.model_extra.items():
         steps = tuple(trace_of_solution(solution.solution))
         if steps:
-            item = f"{model}: {question}"
-            new = NaturalTrace(name, item, model, "", question, steps, (), solution.is_correct)
+            item = f"{model}: {row.question}"
+            new = NaturalTrace(name, item, model, "", row.question, steps, (), solution.is_correct)
             traces.setdefault(steps, new)
     return list(traces.values())
 
@@ -135,12 +140,12 @@ def _prm_pair(name: str, record: dict) -> list[NaturalTrace]:
     """
     row = _PrmRow.model_validate(record)
     errors = tuple(sorted({e - 1 for e in row.error_steps or [] if 1 <= e <= len(row.modified_process)}))
-    item = f"{row.classification}: {row.idx.removeprefix(row.classification + '_')}"
+    kind = row.classification
+    item = f"{kind}: {row.idx.removeprefix(kind + '_')}"
+    parts = (("original", row.original_process, ()), ("modified", row.modified_process, errors))
     return [
-        NaturalTrace(
-            name, item, part, row.classification, row.original_question, tuple(map(plain_step, steps)), wrong, None
-        )
-        for part, steps, wrong in (("original", row.original_process, ()), ("modified", row.modified_process, errors))
+        NaturalTrace(name, item, part, kind, row.original_question, tuple(map(plain_step, steps)), wrong, None)
+        for part, steps, wrong in parts
     ]
 
 

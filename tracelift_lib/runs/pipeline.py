@@ -39,8 +39,9 @@ from tracelift_lib.models.generation import Sampler, Sampling, token_log_likelih
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.planner.rewards import NEEDS, compares
+from tracelift_lib.planner.settings import ReferenceStart, WarmStart
 from tracelift_lib.planner.training import load_policy, rank_folder, train_planner
-from tracelift_lib.planner.warm_start import reference_start, warm_start
+from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
 from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, read_jsonl, write_json
 from tracelift_lib.problems.problem import Problem, load_gsm8k
@@ -310,12 +311,9 @@ def _build_executor(run: Run, out: Path) -> None:
 
 def _build_planner(run: Run, out: Path) -> None:
     source = run.preset.planner
-    if source.source == "executor":
+    if isinstance(source, WarmStart | ReferenceStart):
         start = run.need("executor").path
         warm_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
-    elif source.source == "reference_traces":
-        start = run.need("executor").path
-        reference_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
     else:
         fetch(source, out)
 
@@ -536,7 +534,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     if torch.cuda.is_available():
         run.check_gpu()
     preset, needs, rank = run.preset, NEEDS[arm], launched_as(run.preset.planner_training.processes)
-    problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
+    cached = preset.execution.baseline == "cached"
     engine = RewardEngine(
         arm=arm,
         k=preset.execution.k,
@@ -545,7 +543,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
         ties=preset.execution.ties,
         scorer=run.scorer() if "q" in needs else None,
         judge=truth_judge if "j" in needs else None,
-        problems={p.problem_id: p for p in problems},
+        problems={p.problem_id: p for p in run.problems("rl")},
         baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
         seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
         max_failure_rate=preset.execution.max_failure_rate,
@@ -553,15 +551,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     )
     start = run.need("planner").path
     train_planner(
-        start,
-        load_tokenizer(start),
-        problems,
-        engine,
-        preset.planner_training,
-        preset.prompt_style,
-        preset.limits,
-        seed,
-        out,
+        start, load_tokenizer(start), engine, preset.planner_training, preset.prompt_style, preset.limits, seed, out
     )
 
 
