@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import random
 
-from tracelift_lib.groups.flaws.tiny_code import KINDS, flawed_traces
-from tracelift_lib.groups.flaws.tiny_math import MATH_KINDS, _flawed_traces
+from tracelift_lib.groups.flaws import tiny_code, tiny_math
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.schema import Candidate, Group, rubric_label
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.problem import Problem
 
 
-def kinds(domain: str) -> tuple[str, ...]:
-    """The seven kinds of flaw of a domain."""
-    return tuple(MATH_KINDS if domain == "math" else KINDS)
-
-
 def perturb(problem: Problem, kind: str, rng: random.Random) -> str | None:
     """A flawed trace of `kind`, or None if this problem has no place for it."""
-    flawed = (_flawed_traces if problem.domain == "math" else flawed_traces)(problem, kind)
+    flawed = (tiny_math if problem.domain == "math" else tiny_code).flawed_traces(problem, kind)
     return rng.choice(flawed) if flawed else None
 
 
@@ -27,7 +22,7 @@ def build_group(problem: Problem, seed: int) -> Group:
     rng = random.Random(f"{seed}:{problem.problem_id}")
     reference = problem.reference_solution
     negatives: dict[str, str] = {}
-    for kind in kinds(problem.domain):
+    for kind in kinds_of(problem.domain):
         trace = perturb(problem, kind, rng)
         if trace and trace != reference:
             negatives.setdefault(trace, kind)
