@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups import schema as groups
-from tracelift_lib.groups.flaws.tiny_math import MATH_KINDS
 from tracelift_lib.groups.schema import Group, Rubric, load_groups, rubric_from_shares, rubric_label, split_train_dev
 from tracelift_lib.groups.tiny_groups import build_group, perturb
 from tracelift_lib.groups.truth import true_rubric
@@ -74,10 +73,6 @@ def events(calcs):
 
 
 # --- the seven kinds --------------------------------------------------------------------------
-
-
-def test_there_are_exactly_our_seven_kinds():
-    assert set(MATH_KINDS) == set(KINDS)
 
 
 def test_every_flaw_differs_from_the_reference_and_moves_the_final_value(flawed):

@@ -75,10 +75,6 @@ class Calculation(NamedTuple):
         return [t.what for t in self.left if t.kind == "number"]
 
     @property
-    def ops(self) -> list[Token]:
-        return [t for t in self.left if t.kind == "op"]
-
-    @property
     def binary(self) -> bool:
         return len(self.left) == 3
 

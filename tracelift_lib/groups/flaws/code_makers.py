@@ -44,6 +44,7 @@ OTHER_COMPARISONS = (_replacements("Lt/LtE Gt/GtE Eq/NotEq In/NotIn"), _replacem
 
 
 def wrong_algorithm_choice(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A function, a method or an arithmetic operator is another one."""
     if isinstance(node, ast.Call):
         yield from _renamed(node, OTHER_METHOD if isinstance(node.func, ast.Attribute) else OTHER_FUNCTION)
     elif isinstance(node, (ast.BinOp, ast.AugAssign)) and _is_arithmetic(node):
@@ -51,6 +52,7 @@ def wrong_algorithm_choice(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 
 
 def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A comparison or a test is another one, or one input is taken for another of the same sort."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         yield from ((node, "ops", [other]) for other in _others(node.ops[0], *OTHER_COMPARISONS))
     elif isinstance(node, ast.Call):
@@ -63,6 +65,7 @@ def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 
 
 def wrong_constant(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A number is larger or smaller by one."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         yield node, "value", node.value + 1
         # 1 does not become 0 in arithmetic: "n plus 0" would be no plan that anybody writes
@@ -71,6 +74,7 @@ def wrong_constant(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 
 
 def missing_step(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """One statement of a block is left out."""
     for name, block in blocks(node):
         for i, statement in enumerate(block):
             if len(block) > 1 and isinstance(statement, MOVABLE):
@@ -78,6 +82,7 @@ def missing_step(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 
 
 def wrong_order(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """Two neighbouring statements of which one depends on the other change places."""
     for name, block in blocks(node):
         for i, (first, second) in enumerate(zip(block, block[1:])):
             if isinstance(first, MOVABLE) and isinstance(second, MOVABLE) and _depend(first, second):
@@ -85,6 +90,7 @@ def wrong_order(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
 
 
 def unsupported_leap(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A claim stands in for one statement and all that belongs to it."""
     for _, block in blocks(node):
         for statement in block:
             if claim := _claim(statement):

@@ -20,16 +20,19 @@ MISREADINGS = (-10, -5, -2, -1, 1, 2, 5, 10)
 
 
 def wrong_operation(trace: Trace) -> Iterator[Edit]:
+    """The operation of one calculation of two whole numbers is another one, in the text too."""
     for k, c in enumerate(trace.calculations):
         whole = all(trace.value(i).denominator == 1 and not trace.numbers[i].percent for i in c.operands)
-        by_one = c.ops[0].what == "/" and 1 in map(trace.value, c.operands)
-        if c.binary and whole and not by_one:
+        if c.binary and whole:
             first, op, second = c.left
+            if op.what == "/" and 1 in map(trace.value, c.operands):
+                continue
             changed = op._replace(what=WRONG[op.what])
             yield Edit(k, left={k: (first, changed, second)}, replace=[(op.start, op.end, changed.what)])
 
 
 def arithmetic_slip(trace: Trace) -> Iterator[Edit]:
+    """One result is off by one, two, ten or a hundred, and by a third of it at most."""
     for k, c in enumerate(trace.calculations):
         result = trace.value(c.result)
         for slip in SLIPS:
@@ -62,7 +65,7 @@ def lost_event(trace: Trace) -> Iterator[Edit]:
         before = _before(trace, k)
         if before is not None and _stands_alone(trace, k) and _used_later(trace, k):
             yield Edit(k, downstream={k: trace.value(before)}, drop={c.line})
-        if len(c.ops) >= 2 and {t.what for t in c.left if t.kind != "number"} <= {"+", "-"}:
+        if not c.binary and {t.what for t in c.left if t.kind != "number"} <= {"+", "-"}:
             for position in range(2, len(c.left), 2):
                 yield from _lost_term(trace, k, position)
 
@@ -97,6 +100,7 @@ def swapped_events(trace: Trace) -> Iterator[Edit]:
 
 
 def stale_value(trace: Trace) -> Iterator[Edit]:
+    """One calculation takes, for an earlier result, the value from which that result was computed."""
     for k, c in enumerate(trace.calculations):
         for i in c.operands:
             source = trace.source(i)
@@ -107,6 +111,7 @@ def stale_value(trace: Trace) -> Iterator[Edit]:
 
 
 def unsupported_leap(trace: Trace) -> Iterator[Edit]:
+    """The line of one calculation whose result is used later is left out."""
     for k, c in enumerate(trace.calculations):
         if _stands_alone(trace, k) and _used_later(trace, k):
             yield Edit(k, drop={c.line})
@@ -155,7 +160,7 @@ def _before(trace: Trace, k: int) -> int | None:
     linked = [i for i in c.operands if trace.source(i) is not None]
     if len(linked) == 1:
         return linked[0]
-    return c.operands[0] if not linked and c.ops[0].what in "+-" else None
+    return c.operands[0] if not linked and c.left[1].what in "+-" else None
 
 
 def _stands_alone(trace: Trace, k: int) -> bool:

@@ -132,7 +132,7 @@ def _step(head: str, block: list[ast.stmt]) -> list[str]:
     return [f"- {head}", *(f"  {line}" for line in _lines(block))]
 
 
-def _statement(node: ast.stmt) -> list[str]:
+def _statement(node: ast.stmt, if_word: str = "If") -> list[str]:
     """The lines of one statement; a `claim` (set by a maker) stands in for the whole of it."""
     if claim := getattr(node, "claim", None):
         return [f"- {claim}"]
@@ -147,21 +147,14 @@ def _statement(node: ast.stmt) -> list[str]:
             head = f"For each {say(node.target)} in {say(node.iter)}" if each else f"As long as {say(node.test)}"
             after = _step("If the loop was not stopped:", node.orelse) if node.orelse else []
             return _step(f"{head}, repeat:", node.body) + after
-        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))) if if_word == "If":
             return _lines(node.body)
-        case ast.If():
-            return _condition(node, "If")
+        case ast.If(orelse=orelse):
+            lines = _step(f"{if_word} {say(node.test)}:", node.body)
+            if len(orelse) == 1 and isinstance(orelse[0], ast.If) and not getattr(orelse[0], "claim", None):
+                return lines + _statement(orelse[0], "Otherwise, if")
+            return lines + (_step("Otherwise:", orelse) if orelse else [])
     return [f"- {_simple(node)}."]
-
-
-def _condition(node: ast.If, word: str) -> list[str]:
-    lines = _step(f"{word} {say(node.test)}:", node.body)
-    match node.orelse:
-        case []:
-            return lines
-        case [ast.If() as other] if not getattr(other, "claim", None):
-            return lines + _condition(other, "Otherwise, if")
-    return lines + _step("Otherwise:", node.orelse)
 
 
 def _simple(node: ast.stmt) -> str:
