@@ -1,4 +1,4 @@
-"""Python expressions in plain words, for `plans.py`: "the remainder of n divided by 2", "the length of words"."""
+"""Python in plain words, for `plans.py`: "the remainder of n divided by 2", "Increase total by the length of words"."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ BINARY = {
     ast.LShift: "shifted left by",
     ast.RShift: "shifted right by",
     ast.MatMult: "matrix-times",
+}
+UPDATE = {op: f"Set {{0}} to {{0}} {words} {{1}}" for op, words in BINARY.items()} | {
+    ast.Add: "Increase {0} by {1}",
+    ast.Sub: "Decrease {0} by {1}",
+    ast.Mult: "Multiply {0} by {1}",
+    ast.Div: "Divide {0} by {1}",
+    ast.FloorDiv: "Divide {0}, without remainder, by {1}",
+    ast.Mod: "Replace {0} by its remainder when divided by {1}",
 }
 UNARY = {ast.USub: "minus", ast.UAdd: "plus", ast.Not: "not", ast.Invert: "the bit complement of"}
 COMPARE = {
@@ -125,12 +133,11 @@ class Unsupported(ValueError):
     """The program uses something that this module cannot put in words; the message says what."""
 
 
-def say(node: ast.expr) -> str:
-    """An expression in words; raises Unsupported for what has none."""
-    speak = SPEECH.get(type(node))
-    if speak is None:
+def say(node: ast.expr | ast.stmt) -> str:
+    """An expression, or a statement that no others belong to, in words; raises Unsupported for what has none."""
+    if type(node) not in SPEECH:
         raise Unsupported(f"holds a {type(node).__name__}")
-    return speak(node)
+    return SPEECH[type(node)](node)
 
 
 def _inner(node: ast.expr) -> str:
@@ -142,6 +149,12 @@ def _inner(node: ast.expr) -> str:
 def in_words(parts: list[str]) -> str:
     """a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def _alone(node: ast.Expr) -> str:
+    """What is called for its effect; the words of some calls are an order already, such as "Append x to y"."""
+    text = say(node.value)
+    return text if text[:1].isupper() else f"Carry out {text}"
 
 
 def _binary(node: ast.BinOp) -> str:
@@ -242,4 +255,10 @@ SPEECH = {
     ast.IfExp: lambda n: f"{_inner(n.body)} if {say(n.test)}, otherwise {_inner(n.orelse)}",
     ast.Lambda: lambda n: f"the rule that takes {in_words([a.arg for a in n.args.args])} to {_inner(n.body)}",
     ast.Starred: lambda n: f"the elements of {say(n.value)}",
+    ast.Assign: lambda n: f"Set {' and '.join(map(say, n.targets))} to {say(n.value)}",
+    ast.AugAssign: lambda n: UPDATE[type(n.op)].format(say(n.target), say(n.value)),
+    ast.Return: lambda n: f"Give back {say(n.value)}" if n.value else "Stop here",
+    ast.Break: lambda n: "Stop the loop",
+    ast.Continue: lambda n: "Go on with the next one",
+    ast.Expr: _alone,
 }

@@ -11,19 +11,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tracelift_lib.groups.flaws.plan_words import BINARY, Unsupported, in_words, say
+from tracelift_lib.groups.flaws.plan_words import Unsupported, in_words, say
 from tracelift_lib.problems.code_sets import CALL_LINE
 from tracelift_lib.problems.problem import Problem
 
 FEW_STATEMENTS = 6  # programs of at most so many have their nested expressions taken apart into steps
-UPDATE = {
-    ast.Add: "Increase {0} by {1}",
-    ast.Sub: "Decrease {0} by {1}",
-    ast.Mult: "Multiply {0} by {1}",
-    ast.Div: "Divide {0} by {1}",
-    ast.FloorDiv: "Divide {0}, without remainder, by {1}",
-    ast.Mod: "Replace {0} by its remainder when divided by {1}",
-}
 WORDLESS = (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)
 # What is evaluated only sometimes, or several times, or later: it is not taken apart.
 LAZY = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.IfExp, ast.BoolOp)
@@ -154,23 +146,4 @@ def _statement(node: ast.stmt, if_word: str = "If") -> list[str]:
             if len(orelse) == 1 and isinstance(orelse[0], ast.If) and not getattr(orelse[0], "claim", None):
                 return lines + _statement(orelse[0], "Otherwise, if")
             return lines + (_step("Otherwise:", orelse) if orelse else [])
-    return [f"- {_simple(node)}."]
-
-
-def _simple(node: ast.stmt) -> str:
-    match node:
-        case ast.Assign():
-            return f"Set {' and '.join(say(t) for t in node.targets)} to {say(node.value)}"
-        case ast.AugAssign():
-            template = UPDATE.get(type(node.op)) or f"Set {{0}} to {{0}} {BINARY[type(node.op)]} {{1}}"
-            return template.format(say(node.target), say(node.value))
-        case ast.Return():
-            return f"Give back {say(node.value)}" if node.value else "Stop here"
-        case ast.Break():
-            return "Stop the loop"
-        case ast.Continue():
-            return "Go on with the next one"
-        case ast.Expr():
-            text = say(node.value)
-            return text if text[:1].isupper() else f"Carry out {text}"
-    raise Unsupported(f"holds a {type(node).__name__}")
+    return [f"- {say(node)}."]

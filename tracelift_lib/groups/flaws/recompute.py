@@ -39,7 +39,7 @@ class Edit:
 
 def recompute(trace: Trace, edit: Edit) -> dict[int, Fraction] | None:
     """The value of every number after `edit`; None if a link is uncertain or a result is not plausible."""
-    values = {i: n.value for i, n in enumerate(trace.numbers)}
+    values = {i: edit.values.get(i, n.value) for i, n in enumerate(trace.numbers)}
     news: dict[int, Fraction] = {}  # what each calculation's result is quoted as from here on
     for k, c in enumerate(trace.calculations):
         quoted = _quoted(trace, c.operands, edit, news)
@@ -60,16 +60,16 @@ def recompute(trace: Trace, edit: Edit) -> dict[int, Fraction] | None:
 
 
 def _quoted(trace: Trace, numbers: Iterable[int], edit: Edit, news: dict[int, Fraction]) -> dict[int, Fraction] | None:
-    """The new values of numbers that are no results; None if one could be several things that now differ."""
+    """The new values of numbers that are neither results nor set; None if one could be two things that now differ."""
     quoted = {}
-    for i in numbers:
+    for i in set(numbers) - edit.values.keys():
         old = trace.value(i)
-        options = {edit.values[i]} if i in edit.values else {news.get(k, old) for k in trace.quotes.get(i, [])}
-        if i not in edit.values and (old in trace.given or old in UNITS):
+        options = {news.get(k, old) for k in trace.quotes.get(i, [])}
+        if not options or old in trace.given or old in UNITS:
             options.add(old)
         if len(options) > 1:
             return None
-        quoted[i] = options.pop() if options else old
+        quoted[i] = options.pop()
     return quoted
 
 
