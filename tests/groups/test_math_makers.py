@@ -67,6 +67,14 @@ def test_only_true_and_complete_calculations_are_read(text, calculations):
     assert stated(text) == calculations
 
 
+@pytest.mark.parametrize(
+    "text", ["(" * 500 + "1" + ")" * 500 + " + 1 = 2", "1+" * 9999 + "1 = 10000", "- " * 999 + "1 = 1"]
+)
+def test_absurd_calculations_are_not_read_and_stop_nothing(text):
+    trace = read_trace(text + "\n2 + 2 = 4", "")
+    assert [c.line for c in trace.calculations] == [1] and trace.unread == {0}
+
+
 def test_lines_with_an_unread_equals_sign_are_known():
     assert read_trace("2 + 2 = 4\nx = 5\n2 + 2 = 5", "").unread == {1, 2}
 

@@ -1,4 +1,4 @@
-"""The one registry of the fourteen kinds of flaw, seven a domain: what each is and which rubric dimensions it hurts.
+"""The one registry of the fourteen kinds of flaw, seven for each domain: what each is, and what it hurts.
 
 docs/method.md section 8: of the paper's names only `wrong_algorithm_choice` is available to us, so these fourteen and
 their definitions are ours. Every maker (exact, from text or by an LLM), the LLM's instructions, the data card and the

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import CodeType
 from typing import NamedTuple
 
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS
@@ -47,11 +48,6 @@ class Number(NamedTuple):
     line: int
     percent: bool
 
-    @property
-    def amount(self) -> Fraction:
-        """What it counts for in a calculation: of "20%" a fifth."""
-        return self.value / 100 if self.percent else self.value
-
 
 class Token(NamedTuple):
     """One part of a text: of a `number` its index among the trace's numbers, of anything else its characters."""
@@ -72,10 +68,12 @@ class Calculation(NamedTuple):
 
     @property
     def operands(self) -> list[int]:
+        """The numbers on the left, by their index."""
         return [t.what for t in self.left if t.kind == "number"]
 
     @property
     def binary(self) -> bool:
+        """Whether the left side is `a op b`."""
         return len(self.left) == 3
 
 
@@ -104,6 +102,7 @@ class Trace:
         return {c.result for c in self.calculations}
 
     def value(self, number: int) -> Fraction:
+        """The value of a number as the text states it."""
         return self.numbers[number].value
 
     def source(self, number: int) -> int | None:
@@ -112,6 +111,7 @@ class Trace:
         return candidates[-1] if candidates and self.value(number) not in self.given else None
 
     def on_line(self, line: int) -> list[int]:
+        """The numbers of a line."""
         return [i for i, n in enumerate(self.numbers) if n.line == line]
 
 
@@ -148,18 +148,18 @@ def read_trace(text: str, problem: str) -> Trace:
         if token.kind == "eq":
             line = text.count("\n", 0, token.start)
             left, result = _left_side(tokens[:i]), _right_side(tokens[i + 1 : i + 5])
-            if left and result is not None and evaluate(left, numbers) == numbers[result].amount:
-                calculations.append(Calculation(left, result, line, token.start))
+            if left and result and evaluate(left, numbers) == evaluate([result], numbers):
+                calculations.append(Calculation(left, result.what, line, token.start))
             else:
                 unread.add(line)
     return Trace(text, numbers, calculations, _quotes(numbers, calculations), unread, quantities(problem))
 
 
-def _right_side(tokens: list[Token]) -> int | None:
+def _right_side(tokens: list[Token]) -> Token | None:
     """The number after an `=`; None if there is none or the calculation goes on after it."""
     right = [t for t in tokens if t.kind != "currency"]
     kinds = " ".join(t.kind for t in right)
-    return right[0].what if re.match(r"number(?! (?:op )?(?:number|paren))", kinds) else None
+    return right[0] if re.match(r"number(?! (?:op )?(?:number|paren))", kinds) else None
 
 
 def _left_side(tokens: list[Token]) -> tuple[Token, ...] | None:
@@ -191,18 +191,23 @@ def _drop_unit(tokens: list[Token]) -> None:
 
 
 def evaluate(left: Sequence[Token], numbers: Sequence[Number], values: Mapping[int, Fraction] = {}) -> Fraction | None:
-    """The value of an expression, its numbers taken from `values` where they are there; None if it divides by zero."""
-    amounts = {
-        f"n{t.what}": numbers[t.what]._replace(value=values.get(t.what, numbers[t.what].value)).amount
-        for t in left
-        if t.kind == "number"
-    }
-    try:  # n3*(n4+n5): the reader lets nothing but numbers, operators and brackets through
-        return eval(
-            "".join(f"n{t.what}" if t.kind == "number" else t.what for t in left), {"__builtins__": {}}, amounts
-        )
-    except (ZeroDivisionError, SyntaxError):
+    """The value of an expression, its numbers taken from `values` where they are there; None if it has none."""
+    amounts = {}
+    for place, token in enumerate(left):
+        if token.kind == "number":
+            number = numbers[token.what]
+            value = values.get(token.what, number.value)
+            amounts[f"n{place}"] = value / 100 if number.percent else value
+    try:  # n0*(n3+n5): the reader lets nothing but numbers, operators and brackets through
+        formula = _formula("".join(f"n{i}" if t.kind == "number" else t.what for i, t in enumerate(left)))
+        return eval(formula, {"__builtins__": {}}, amounts)
+    except (ZeroDivisionError, SyntaxError, RecursionError):  # the latter two: hundreds of brackets, thousands of terms
         return None
+
+
+@functools.lru_cache(maxsize=1024)  # most calculations have one of a few forms
+def _formula(expression: str) -> CodeType:
+    return compile(expression, "calculation", "eval")
 
 
 def _quotes(numbers: list[Number], calculations: list[Calculation]) -> dict[int, list[int]]:
