@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.schema import MATH_DIMENSIONS
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import reward_model_text

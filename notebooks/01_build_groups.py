@@ -46,11 +46,11 @@ from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.data_card import data_card
 from tracelift_lib.groups.flaws.plans import statement
-from tracelift_lib.groups.group_files import violations
+from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact, reference_trace
 from tracelift_lib.groups.judge import GroundTruthJudge, RubricJudgement, calibrate, rubric_from_scores
 from tracelift_lib.groups.kinds import KINDS, kinds_of
-from tracelift_lib.groups.schema import dimensions, load_groups, split_train_dev
+from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.problems.files import PROJECT, InputError, data_folder
 from tracelift_lib.runs import report

@@ -14,11 +14,11 @@ from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, Local
 from tracelift_lib.groups import group_files
 from tracelift_lib.groups.builder import build
 from tracelift_lib.groups.cli import main
-from tracelift_lib.groups.group_files import load_released, violations
+from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
 from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
 from tracelift_lib.groups.kinds import Flaw, kinds_of
-from tracelift_lib.groups.schema import load_groups, split_train_dev
+from tracelift_lib.groups.schema import split_train_dev
 from tracelift_lib.groups.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
@@ -86,7 +86,7 @@ def test_a_build_writes_groups_in_both_forms_with_a_card_and_nothing_else(tmp_pa
     assert set(files(tmp_path / "out")) == {"train.jsonl", "train.parquet", "dev.jsonl", "dev.parquet", "README.md"}
     for split in ("train", "dev"):
         lines = list(load_groups(tmp_path / "out" / f"{split}.jsonl"))
-        rows = list(load_released(tmp_path / "out" / f"{split}.parquet"))
+        rows = list(load_groups(tmp_path / "out" / f"{split}.parquet"))
         assert lines == rows and len(lines) == report["groups"][split]
         assert all(g.domain == domain and len(g.negative_bank) >= 4 for g in lines)
         assert all(true_rubric(g.as_problem(), c.reasoning) == c.rubric for g in lines for c in g.negative_bank)
@@ -100,7 +100,7 @@ def test_the_split_is_the_one_of_the_method(tmp_path, monkeypatch):
     monkeypatch.setattr(group_files, "BATCH", 20)
     build_tiny(70, tmp_path / "out")
     assert pq.ParquetFile(tmp_path / "out" / "train.parquet").metadata.num_row_groups == 4  # 63 groups as a stream
-    read = {s: [g.problem_id for g in load_released(tmp_path / "out", s)] for s in ("train", "dev")}
+    read = {s: [g.problem_id for g in load_groups(tmp_path / "out", s)] for s in ("train", "dev")}
     train, dev = split_train_dev(read["train"] + read["dev"])
     assert set(read["dev"]) == set(dev) and set(read["train"]) == set(train) and len(dev) == 7
 
@@ -161,7 +161,7 @@ def test_seeds_that_are_test_problems_are_refused_by_name_or_dropped_and_listed(
     report = build(tiny(10, drop_leaked=True), tmp_path / "dropped", guard, judge=GroundTruthJudge())
     assert report["outcomes"]["leaked"] == {f"{leaked.problem_id} is bench-9 (normalised match)": 1}
     assert leaked.problem_id not in {
-        g.problem_id for s in ("train", "dev") for g in load_released(tmp_path / "dropped", s)
+        g.problem_id for s in ("train", "dev") for g in load_groups(tmp_path / "dropped", s)
     }
     assert "1 left out" in (tmp_path / "dropped" / "README.md").read_text()
 
@@ -338,7 +338,7 @@ def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, caps
     assert report["groups"] == {"train": 0, "dev": 0}
     assert all(report["outcomes"][kind] == {"not JSON": 1} for kind in kinds_of("code"))
     assert report["outcomes"]["reference"] == {"judge: not JSON": 1}
-    assert list(load_released(tmp_path / "out")) == []
+    assert list(load_groups(tmp_path / "out")) == []
 
 
 # --- command line -----------------------------------------------------------------------------
@@ -412,19 +412,19 @@ def test_released_data_load_from_every_form(tmp_path):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "dev.jsonl").write_text(json.dumps(gappy) + "\n")
     assert (
-        list(load_released(path))
-        == list(load_released(tmp_path))
-        == list(load_released(tmp_path / "table", "dev"))
+        list(load_groups(path))
+        == list(load_groups(tmp_path))
+        == list(load_groups(tmp_path / "table", "dev"))
         == [group]
     )
     with pytest.raises(InputError, match="none of test.jsonl"):
-        list(load_released(tmp_path, "test"))
+        list(load_groups(tmp_path, "test"))
     with pytest.raises(InputError, match="neither a file or folder here nor"):  # the tests run offline
-        list(load_released("nobody/nothing"))
+        list(load_groups("nobody/nothing"))
     record["negative_bank"][0]["rubric"]["step_coherence"] = 9
     path.write_text(json.dumps(group_record()) + "\n" + json.dumps(record) + "\n")
     with pytest.raises(InputError) as error:
-        list(load_released(path))
+        list(load_groups(path))
     assert has_path(str(error.value), path, 2) and "negative_bank.0.rubric" in str(error.value)
 
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from tracelift_lib.groups import schema as groups
 from tracelift_lib.groups.flaws.tiny_math import MATH_KINDS
-from tracelift_lib.groups.schema import Group, Rubric, load_groups, rubric_from_shares, rubric_label, split_train_dev
-from tracelift_lib.groups.tiny_groups import build_group, perturb
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubric_label, split_train_dev
+from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps, write_trace

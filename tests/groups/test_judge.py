@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.executor.structured import Failure
+from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.judge import (
     GroundTruthJudge,
     RubricJudgement,
@@ -21,7 +22,6 @@ from tracelift_lib.groups.judge import (
 )
 from tracelift_lib.groups.kinds import KINDS, Flaw
 from tracelift_lib.groups.schema import Rubric
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.problem import Problem
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups.flaws.tiny_code import flawed_traces
-from tracelift_lib.groups.tiny_groups import build_group, kinds, perturb
+from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.tiny_groups import kinds, perturb
 from tracelift_lib.groups.truth import is_faithful, true_rubric
 from tracelift_lib.models.base import answer_text
 from tracelift_lib.planner.warm_start import habitual_trace

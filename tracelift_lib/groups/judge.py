@@ -1,12 +1,13 @@
-"""The rubric judge: scores 0..10 for five dimensions and overall, mapped to labels and total (method.md section 3).
+"""The rubric judge: scores 0..10 for five dimensions and overall, become labels and a total (docs/method.md section 3).
 
-Backends: the ground truth of generated problems, or a language model (endpoint or local) through `llm.Asker`.
-`calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (method.md, 7).
+Judges: the ground truth of generated problems, or a language model (endpoint or local) through `structured.Asker`.
+`calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (section 7 there).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.kinds import Flaw, Kind
 from tracelift_lib.groups.schema import Candidate, Group, Rubric, dimensions, rubric_from_shares, rubric_label
-from tracelift_lib.groups.truth import true_rubric
+from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
 ASKED = {
@@ -58,13 +59,12 @@ class Judge(Protocol):
 
 
 class GroundTruthJudge:
-    """The infallible judge of the tiny world, stories and programs."""
+    """The infallible judge of the generated worlds, stories and programs."""
 
     def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        try:
-            rubric = true_rubric(problem, trace)
-        except KeyError:
+        if not has_truth(problem):
             return Failure("no ground truth")
+        rubric = true_rubric(problem, trace)
         weak = [name for name, label in rubric.labels.items() if label < 4]
         reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
         return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
@@ -83,8 +83,8 @@ class ModelJudge:
         answer = self._asker.ask(prompt, score_schema(problem.domain), seed=repeat)
         if isinstance(answer, Failure):
             return answer
-        scores = {name: getattr(answer, name) for name in names}
-        return RubricJudgement(rubric_from_scores(scores, answer.overall), answer.overall, answer.reason)
+        rubric = rubric_from_scores(answer.model_dump(include=set(names)), answer.overall)
+        return RubricJudgement(rubric, answer.overall, answer.reason)
 
 
 def score_schema(domain: str) -> type[BaseModel]:
@@ -95,11 +95,17 @@ def score_schema(domain: str) -> type[BaseModel]:
 
 
 def rubric_from_scores(scores: dict[str, int], overall: float) -> Rubric:
-    """label = floor(score / 2) cut to 0..4, total = overall / 10 cut to [0, 1] (method.md section 3)."""
+    """label = floor(score / 2) cut to 0..4, total = overall / 10 cut to [0, 1] (docs/method.md section 3)."""
     return rubric_from_shares({name: score / 10 for name, score in scores.items()}, overall / 10)
 
 
-def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> RubricJudgement:
+def full_marks(domain: str) -> RubricJudgement:
+    """What the released data give every math reference."""
+    rubric = Rubric(labels=dict.fromkeys(dimensions(domain), 4), total=1)
+    return RubricJudgement(rubric, 10.0, "reference trace: full marks by definition")
+
+
+def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
     """A rubric for a flaw that we made and therefore know; no judge has read the trace. Source: ours.
 
     The dimension that the kind hurts most gets label 2, or 1 if more than half of the trace builds on the flaw; the
@@ -107,13 +113,13 @@ def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> Rubr
     total = mean of (mean, minimum) of the labels over 4.
     """
     deep = flaw.severity > 0.5
-    labels = dict.fromkeys(names, 4)
+    labels = dict.fromkeys(dimensions(kind.domain), 4)
     for place, name in enumerate(kind.hurts):
         labels[name] = (1 if deep else 2) + (place > 0)
     if kind.domain == "math" and not kind.keeps_answer:
         labels["answer_support"] = 0 if deep else 1
-    values = np.array(list(labels.values())) / 4
-    total = round(float((values.mean() + values.min()) / 2), 4)
+    shares = [label / 4 for label in labels.values()]
+    total = round((sum(shares) / len(shares) + min(shares)) / 2, 4)
     hurt = ", ".join(name for name, label in labels.items() if label < 4)
     reason = (
         f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
@@ -133,47 +139,48 @@ def candidate(trace: str, kind: str | None, judgement: RubricJudgement) -> Candi
     )
 
 
+MEASURES = (
+    "saturation_rate",
+    "saturation_rate_negatives",
+    "agreement",
+    "total_spread",
+    "pair_accuracy",
+    "ties",
+    "group_accuracy",
+    "failure_rate",
+)
+
+
 def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[str, float]:
     """How a judge behaves on groups whose truth is known: the reference is better than each negative.
 
-    Returns shares in [0, 1] (nan where nothing can be counted):
-        saturation_rate: traces with total exactly 1; saturation_rate_negatives: the same of flawed ones.
+    Returns shares in [0, 1] (NaN where there is nothing to count):
+        saturation_rate: totals that are exactly 1; saturation_rate_negatives: the same of flawed traces.
         agreement: (trace, dimension) pairs that get the same label in every repeat.
         total_spread: mean standard deviation of the total over repeats of a trace.
         pair_accuracy: negatives scored below their reference; a tie counts as wrong. ties: share of ties.
         group_accuracy: groups whose reference is above all its negatives.
         failure_rate: judgements that gave no score. judged: how many were asked for.
     """
-    positives, negatives, spreads, agreed, pairs, wins = [], [], [], [], [], []
-    asked = failed = 0
+    seen: dict[str, list[float]] = defaultdict(list)
     for group in groups:
-        problem, scored = group.as_problem(), []
-        for trace in [*group.positive_pool, *group.negative_bank]:
-            all_given = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
-            given = [j for j in all_given if isinstance(j, RubricJudgement)]
-            asked, failed = asked + repeats, failed + repeats - len(given)
-            totals = [j.rubric.total for j in given]
-            scored.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about
-            (positives if trace.negative_kind is None else negatives).extend(totals)
-            if len(given) > 1:
-                spreads.append(float(np.std(totals)))
-                agreed += [len({j.rubric.labels[name] for j in given}) == 1 for name in dimensions(problem.domain)]
-        best, others = scored[0], [s for s in scored[len(group.positive_pool) :] if s is not None]
+        problem, means = group.as_problem(), []
+        for trace in group.candidates:
+            answers = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
+            rubrics = [answer.rubric for answer in answers if isinstance(answer, RubricJudgement)]
+            totals = [rubric.total for rubric in rubrics]
+            means.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about
+            seen["failure_rate"] += [isinstance(answer, Failure) for answer in answers]
+            seen["saturation_rate"] += [total == 1 for total in totals]
+            if trace.negative_kind:
+                seen["saturation_rate_negatives"] += [total == 1 for total in totals]
+            if len(rubrics) > 1:
+                seen["total_spread"].append(float(np.std(totals)))
+                seen["agreement"] += [len({r.labels[name] for r in rubrics}) == 1 for name in rubrics[0].labels]
+        best, others = means[0], [mean for mean in means[len(group.positive_pool) :] if mean is not None]
         if best is not None and others:
-            pairs += [(best > other, best == other) for other in others]
-            wins.append(all(best > other for other in others))
-    return {
-        "saturation_rate": _mean([t == 1 for t in positives + negatives]),
-        "saturation_rate_negatives": _mean([t == 1 for t in negatives]),
-        "agreement": _mean(agreed),
-        "total_spread": _mean(spreads),
-        "pair_accuracy": _mean([won for won, _ in pairs]),
-        "ties": _mean([tie for _, tie in pairs]),
-        "group_accuracy": _mean(wins),
-        "failure_rate": failed / asked if asked else float("nan"),
-        "judged": asked,
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+            seen["pair_accuracy"] += [best > other for other in others]
+            seen["ties"] += [best == other for other in others]
+            seen["group_accuracy"].append(all(best > other for other in others))
+    rates = {name: float(np.mean(seen[name])) if seen[name] else float("nan") for name in MEASURES}
+    return rates | {"judged": len(seen["failure_rate"])}

@@ -28,12 +28,11 @@ from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
 from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend, derived_seed
 from tracelift_lib.executor.frozen import Executor, verifier_of
 from tracelift_lib.groups.builder import build, guard_of
-from tracelift_lib.groups.group_files import load_released
-from tracelift_lib.groups.group_maker import BuildSettings
-from tracelift_lib.groups.schema import Candidate, Group, dimensions, load_groups, split_train_dev
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import BuildSettings, build_group
+from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models import base
 from tracelift_lib.models.generation import Sampler, Sampling, mean_log_likelihood
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
@@ -355,7 +354,7 @@ def _released_groups(run: Run, out: Path) -> None:
     g, r = run.preset.groups, run.preset.groups.seeds
     where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
     released = {
-        split: [x for x in load_released(where, of, r.revision) if len(x.negative_bank) >= g.min_negatives]
+        split: [x for x in load_groups(where, of, r.revision) if len(x.negative_bank) >= g.min_negatives]
         for split, of in (("train", "train"), ("test", "dev"))
     }
     first = {split: {x.problem_id: x for x in groups[: g.sizes[split]]} for split, groups in released.items()}
