@@ -402,7 +402,7 @@ print(f"{len(traces)} traces: the largest difference between served and local sc
 #
 # All flaws above were *made by us*, by the same seven makers as in training. Whether the RM also sees the errors that models
 # make on their own is a different question, which the paper does not test. Four public sets ask it, each with somebody
-# else's labels (`tracelift_lib/natural_errors.py`):
+# else's labels (`tracelift_lib/evaluation/natural_sets.py`):
 #
 # - `gsm8k_solutions`: several models' solutions of one GSM8K problem, right and wrong. Without their last line, from which
 #   the label was computed: does a right one score higher?
