@@ -174,7 +174,7 @@ def test_no_call_in_the_library_asks_the_hub_without_a_revision():
             if called in ("load_dataset", "snapshot_download", "hf_hub_download"):
                 calls += 1
                 assert "revision" in {k.arg for k in node.keywords}, f"{path.name}:{node.lineno}"
-    assert calls >= 5
+    assert calls >= 2  # data sets and models
 
 
 # --- without the hub ------------------------------------------------------------------------------

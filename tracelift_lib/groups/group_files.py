@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tracelift_lib.groups.schema import Group, dimensions
-from tracelift_lib.problems.files import InputError, read_jsonl
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.records import file_records, find_files, hub_records
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
-BATCH = 1000  # groups in memory while parquet is written or read; a row group each, whose description the writer keeps
+BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
 TOTAL_SLACK = 0.005  # total and raw score / 10 may differ by rounding
 Fault = tuple[str, str]  # the field, and what is wrong with it
 
@@ -82,18 +83,15 @@ def load_groups(where: str | Path, split: str = "train", revision: str | None = 
     """
     path = Path(where)
     if path.is_dir():
-        names = [f"{split}.jsonl", f"{split}.jsonl.gz", f"{split}.parquet"]
-        found = next((path / name for name in names if (path / name).exists()), None)
-        if found is None:
-            raise InputError(f"{path}: none of {', '.join(names)} in this folder")
-        path = found
-    if path.suffix == ".parquet":
-        rows = (row for batch in pq.ParquetFile(path).iter_batches(BATCH) for row in batch.to_pylist())
-        records = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
-    elif path.exists() or path.suffix in (".jsonl", ".gz"):
-        records = ((f"{path}:{number}", record) for number, record in read_jsonl(path))
+        names = (f"{split}.jsonl", f"{split}.parquet")
+        found = [file for name in names for file in find_files(path, name)]
+        if not found:
+            raise InputError(f"{path}: none of {names[0]}, {names[0]}.gz, {names[1]} in this folder")
+        path = found[0]
+    if path.exists() or path.suffix in (".jsonl", ".gz", ".parquet"):
+        records = file_records(path)
     else:
-        records = _hub_records(str(where), split, revision)
+        records = hub_records(str(where), [split], revision, "name a file or folder that is here")
     for place, record in records:
         record = _without_gaps(record)
         if isinstance(record.get("metadata"), str):
@@ -103,18 +101,6 @@ def load_groups(where: str | Path, split: str = "train", revision: str | None = 
         if group is None:
             raise InputError(f"{place}: field {faults[0][0]}: {faults[0][1]}")
         yield group
-
-
-def _hub_records(name: str, split: str, revision: str | None) -> Iterator[tuple[str, dict]]:
-    from datasets import load_dataset
-
-    try:
-        for number, row in enumerate(load_dataset(name, split=split, revision=revision, streaming=True)):
-            yield f"{name} {split} row {number}", row
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name}: neither a file or folder here nor available from the Hugging Face hub ({error})"
-        ) from None
 
 
 def _without_gaps(value: Any) -> Any:

@@ -9,9 +9,6 @@ Everything streams: a loader holds one problem at a time, so memory does not gro
 from __future__ import annotations
 
 import ast
-import contextlib
-import gzip
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -24,10 +21,10 @@ from tqdm.auto import tqdm
 
 from tracelift_lib.groups.flaws.plans import statement
 from tracelift_lib.problems import tinycode, tinyworld
-from tracelift_lib.problems.code_sets import MBPP_FIELDS, MBPP_IDS, mbpp_problem
-from tracelift_lib.problems.files import InputError, read_jsonl
-from tracelift_lib.problems.hub import HUB_ERRORS, explain
-from tracelift_lib.problems.problem import GSM8K_FIELDS, Problem, gsm8k_problem, gsm8k_trace
+from tracelift_lib.problems.code_sets import MBPP_REVISION, read_mbpp
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.problem import Problem, gsm8k_trace, read_gsm8k
+from tracelift_lib.problems.records import DataSet, file_records, find_files, reading
 from tracelift_lib.verifier.answers import expected_number
 
 Source = Literal["tiny_world", "tiny_code", "gsm_symbolic", "gsm8k", "mbpp", "contests"]
@@ -35,10 +32,9 @@ ENDLESS = ("tiny_world", "tiny_code", "gsm_symbolic")  # generated: a limit says
 # (repository, configuration, revision) on the Hugging Face hub.
 HUB = {
     "gsm8k": ("openai/gsm8k", "main", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c"),
-    "mbpp": ("google-research-datasets/mbpp", "full", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
+    "mbpp": ("google-research-datasets/mbpp", "full", MBPP_REVISION),
     "contests": ("deepmind/code_contests", None, "802411c3010cb00d1b05bad57ca77365a3c699d6"),
 }
-MBPP_HUB_SPLITS = {"train": ("validation", "train"), "test": ("test",)}
 PYTHON3 = 3  # code_contests' number for the language of a solution
 LICENCES = {
     "tiny_world": "generated, Apache-2.0",
@@ -145,25 +141,17 @@ def symbolic_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Problem]
 
 
 def _gsm8k(settings: SeedSettings, split: str) -> Iterator[Problem]:
-    for number, (where, record) in enumerate(_records(settings, split, split)):
-        with _reading(where, GSM8K_FIELDS):
-            problem = gsm8k_problem(record, f"gsm8k-{split}-{number:05d}")
-        yield problem
+    return read_gsm8k(settings.folder, split, HUB["gsm8k"][2], streaming=True)
 
 
 def _mbpp(settings: SeedSettings, split: str) -> Iterator[Problem]:
-    for where, record in _records(settings, "mbpp", *MBPP_HUB_SPLITS[split]):
-        with _reading(where, MBPP_FIELDS):
-            if int(record["task_id"]) not in MBPP_IDS[split]:
-                continue
-            problem = mbpp_problem(record)
-        yield problem
+    return read_mbpp(settings.folder, split, HUB["mbpp"][2], streaming=True)
 
 
 def _contests(settings: SeedSettings, split: str) -> Iterator[Problem]:
     """Contest problems that have a Python 3 solution which parses; the first such one is the reference."""
-    for where, record in _records(settings, split, split):
-        with _reading(where, "'name', 'description', 'public_tests', 'private_tests' and 'solutions'"):
+    for where, record in _contest_records(settings, split):
+        with reading(where, "'name', 'description', 'public_tests', 'private_tests' and 'solutions'"):
             solutions = zip(record["solutions"]["language"], record["solutions"]["solution"], strict=True)
             program = next((code for language, code in solutions if language == PYTHON3 and _parses(code)), None)
             tests = [
@@ -194,39 +182,10 @@ def _parses(program: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _reading(where: str, needs: str) -> Iterator[None]:
-    """Turns what goes wrong with one record into an InputError that names it."""
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, AttributeError, SyntaxError) as error:
-        raise InputError(f"{where}: not a seed record ({error!r}); needs {needs}") from None
-
-
-def _records(settings: SeedSettings, file: str, *splits: str) -> Iterator[tuple[str, dict]]:
-    """(where, record) of the local file `<source>/<file>.jsonl[.gz]`, or of these splits on the hub."""
-    if settings.folder is None:
-        for split in splits:
-            yield from _hub_records(settings.source, split)
-        return
-    paths = [settings.folder / settings.source / f"{file}.jsonl{end}" for end in ("", ".gz")]
-    path = next((p for p in paths if p.exists()), None)
-    if path is None:
-        raise InputError(f"no {paths[0]} or {paths[1].name}; name a folder that holds it, or none to use the hub")
-    yield from ((f"{path}:{number}", record) for number, record in read_jsonl(path))
-
-
-def _hub_records(source: str, split: str) -> Iterator[tuple[str, dict]]:
-    from datasets import load_dataset
-
-    repository, configuration, revision = HUB[source]
-    try:
-        rows = load_dataset(repository, configuration, split=split, revision=revision, streaming=True)
-        for number, row in enumerate(rows):
-            yield f"{repository} {split} row {number}", row
-    except HUB_ERRORS as error:
-        local = f"name a local folder that holds {source}/"
-        raise InputError(explain(error, repository, revision, "data set", local)) from None
+def _contest_records(settings: SeedSettings, split: str) -> Iterator[tuple[str, dict]]:
+    name, configuration, revision = HUB["contests"]
+    data_set = DataSet(f"contests/{split}.jsonl", name, configuration, revision, (split,))
+    return data_set.records(settings.folder, streaming=True)
 
 
 # --- leakage ----------------------------------------------------------------------------------
@@ -297,7 +256,7 @@ def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterat
     for source in HUB:
         settings = SeedSettings(source=source, folder=folder)
         name = "mbpp" if source == "mbpp" else "test"
-        here = folder and any((folder / source / f"{name}.jsonl{end}").exists() for end in ("", ".gz"))
+        here = folder and find_files(folder, f"{source}/{name}.jsonl")
         if here or folder is None and source in ("gsm8k", "mbpp", needed):
             yield from _test_texts(settings)
         elif source == needed:
@@ -311,25 +270,17 @@ def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterat
             ("apps/selected150.jsonl", "description"),
         ):
             if (folder / file).exists():
-                yield from ((f"{file}:{number}", row[field]) for number, row in _rows(folder / file))
+                rows = enumerate(file_records(folder / file), start=1)
+                yield from ((f"{file}:{number}", row[field]) for number, (_, row) in rows)
 
 
 def _test_texts(settings: SeedSettings) -> Iterator[tuple[str, str]]:
     """(id, text) of the test split of one source, whether or not a problem could be a seed."""
     if settings.source == "contests":
-        for where, record in _records(settings, "test", "test"):
-            with _reading(where, "'name' and 'description'"):
+        for where, record in _contest_records(settings, "test"):
+            with reading(where, "'name' and 'description'"):
                 named = f"contests-test-{record['name']}", record["description"]
             yield named
     else:
         load = _gsm8k if settings.source == "gsm8k" else _mbpp
         yield from ((problem.problem_id, statement(problem)) for problem in load(settings, "test"))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """Numbered records of a .jsonl file or of one JSON list, gzipped or not."""
-    if ".jsonl" in path.name:
-        yield from read_jsonl(path)
-        return
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        yield from enumerate(json.load(file), start=1)
