@@ -51,7 +51,7 @@ from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_
 from tracelift_lib.groups.judge import GroundTruthJudge, RubricJudgement, calibrate, rubric_from_scores
 from tracelift_lib.groups.kinds import KINDS, kinds_of
 from tracelift_lib.groups.schema import dimensions, split_train_dev
-from tracelift_lib.groups.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
+from tracelift_lib.groups.seeds import SOURCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.problems.files import PROJECT, InputError, data_folder
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
@@ -84,7 +84,7 @@ exact_truth = source.startswith("tiny_")
 seed_settings = SeedSettings(source=source, folder=None if exact_truth else data_folder(), limit=200, seed=run.preset.seed)
 seeds = list(load_seeds(seed_settings))
 problem = seeds[0]
-print(f"{len(seeds)} seeds from {source} ({LICENCES[source]}). The first:\n\n{problem.problem}\n")
+print(f"{len(seeds)} seeds from {source} ({SOURCES[source].licence}). The first:\n\n{problem.problem}\n")
 print(f"Its reference trace:\n\n{reference_trace(problem)}")
 
 # %% [markdown]

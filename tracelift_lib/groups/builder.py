@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 
 from tracelift_lib.groups.data_card import data_card
 from tracelift_lib.groups.flaws.plans import statement
-from tracelift_lib.groups.group_files import GroupWriter
+from tracelift_lib.groups.group_files import write_parquet
 from tracelift_lib.groups.group_maker import BuildSettings, Propose, make_group, propose_exact
 from tracelift_lib.groups.judge import Judge
 from tracelift_lib.groups.schema import split_train_dev
-from tracelift_lib.groups.seeds import ENDLESS, LeakageGuard, SeedSettings, benchmark_problems, load_seeds, normalise
+from tracelift_lib.groups.seeds import SOURCES, LeakageGuard, SeedSettings, benchmark_problems, load_seeds, normalise
 from tracelift_lib.problems.files import InputError, git_revision, write_json
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
@@ -70,8 +70,8 @@ def build(
 
 def guard_of(seeds: SeedSettings) -> LeakageGuard:
     """The benchmarks to keep out of these seeds; generated problems need none, unless a folder has some."""
-    generated = seeds.source in ENDLESS and seeds.folder is None
-    return LeakageGuard(() if generated else benchmark_problems(seeds.folder, seeds.source))
+    unneeded = SOURCES[seeds.source].generated and seeds.folder is None
+    return LeakageGuard(() if unneeded else benchmark_problems(seeds.folder, seeds.source))
 
 
 # --- progress on disk -------------------------------------------------------------------------
@@ -108,33 +108,28 @@ def _lines(progress: Path) -> Iterator[dict]:
 
 
 def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks: int) -> dict:
-    split_of = _splits(progress, settings.test)
+    groups = dict.fromkeys(("train", "dev", "test") if settings.test else ("train", "dev"), 0)
     counts: Counter[str] = Counter()
     traces: Counter[str] = Counter()
     totals: dict[str, float] = defaultdict(float)
-    with ExitStack() as files:
-        names = ("train", "dev", "test") if settings.test else ("train", "dev")
-        writers = {n: files.enter_context(GroupWriter(out / n, settings.seeds.domain)) for n in names}
-        for number, line in enumerate(_lines(progress)):
-            counts.update(line["counts"])
-            if not (group := line["group"]):
+    with ExitStack() as stack:
+        files = {split: stack.enter_context((out / f"{split}.jsonl").open("w", encoding="utf-8")) for split in groups}
+        for split, group, seed_counts in _with_splits(progress, settings.test):
+            counts.update(seed_counts)
+            if split is None:
                 continue
-            if (split := split_of(number, group)) is None:
-                counts.update({"group|kept": -1, "group|copy of a test problem": 1})
-                continue
-            writers[split].write(group)
+            groups[split] += 1
+            files[split].write(json.dumps(group, ensure_ascii=False) + "\n")
             for trace in [*group["positive_pool"], *group["negative_bank"]]:
                 kind = trace.get("negative_kind", "reference")
                 traces[kind] += 1
                 totals[kind] += trace["rubric"]["total"]
-    outcomes: dict[str, dict[str, int]] = {}
-    for name, n in sorted(counts.items()):
-        kind, _, outcome = name.partition("|")
-        outcomes.setdefault(kind, {})[outcome] = n
+    for split in groups:
+        write_parquet(out / f"{split}.jsonl", settings.seeds.domain)
     report = {
         "settings": settings.model_dump(mode="json"),
-        "groups": {name: writer.count for name, writer in writers.items()},
-        "outcomes": outcomes,
+        "groups": groups,
+        "outcomes": _by_kind(counts),
         "mean_total": {kind: round(totals[kind] / n, 4) for kind, n in sorted(traces.items())},
         "traces": dict(sorted(traces.items())),
         "benchmark_problems_kept_out": benchmarks,
@@ -145,10 +140,18 @@ def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks:
     return report
 
 
-def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
-    """Gives the split of a seed's group: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
+def _by_kind(counts: Counter[str]) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for name, n in sorted(counts.items()):
+        kind, _, outcome = name.partition("|")
+        table.setdefault(kind, {})[outcome] = n
+    return table
 
-    None for a group of train or dev whose problem is, normalised, one of test.
+
+def _with_splits(progress: Path, test: int) -> Iterator[tuple[str | None, dict | None, dict[str, int]]]:
+    """(split, group, counts) of each seed: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
+
+    The split is None for a seed without a group, and for one of train or dev whose problem is, normalised, in test.
     """
     first_test = _count_finished(progress) - test
     ids: list[str] = []
@@ -159,12 +162,12 @@ def _splits(progress: Path, test: int) -> Callable[[int, dict], str | None]:
         elif group:
             test_texts.add(hash(normalise(group["problem"])))
     dev = set(split_train_dev(ids)[1])
-
-    def split_of(number: int, group: dict) -> str | None:
-        if number >= first_test:
-            return "test"
-        if test_texts and hash(normalise(group["problem"])) in test_texts:
-            return None
-        return "dev" if group["problem_id"] in dev else "train"
-
-    return split_of
+    for number, line in enumerate(_lines(progress)):
+        group, counts, split = line["group"], line["counts"], None
+        if group and number >= first_test:
+            split = "test"
+        elif group and hash(normalise(group["problem"])) in test_texts:
+            counts["group|copy of a test problem"] = counts.pop("group|kept")
+        elif group:
+            split = "dev" if group["problem_id"] in dev else "train"
+        yield split, group, counts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import BuildSettings, propose_by_model, propose_exact
 from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
-from tracelift_lib.groups.seeds import ENDLESS, LeakageError, SeedSettings, Source
+from tracelift_lib.groups.seeds import SOURCES, LeakageError, SeedSettings
 from tracelift_lib.groups.truth import SOURCES_WITH_TRUTH
 from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.models.loading import load_model, load_tokenizer
@@ -44,7 +43,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "tracelift groups", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--source", choices=get_args(Source), help="where the seed problems come from")
+    add("--source", choices=SOURCES, help="where the seed problems come from")
     add("--data", dest="folder", type=Path, help="folder with <source>/<file>; without it the hub is asked")
     add("--out", type=Path, help="folder for the groups")
     add("--limit", type=int, help="number of seeds (needed for the generated sources, which do not end)")
@@ -65,7 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _build(options: argparse.Namespace) -> dict:
     if not (options.source and options.out):
         raise InputError("say --source and --out to build, or --validate to check files")
-    if options.limit is None and options.source in ENDLESS:
+    if options.limit is None and SOURCES[options.source].generated:
         raise InputError(f"--limit is needed: {options.source} does not end")
     options.judge = options.judge or ("ground_truth" if options.source in SOURCES_WITH_TRUTH else "programmatic")
     given = vars(options)

@@ -6,7 +6,7 @@ import json
 
 from tracelift_lib.groups.group_files import HUB_NAME
 from tracelift_lib.groups.kinds import kinds_of
-from tracelift_lib.groups.seeds import LICENCES, SeedSettings
+from tracelift_lib.groups.seeds import SOURCES
 
 CARD = """\
 ---
@@ -63,18 +63,18 @@ def data_card(report: dict) -> str:
     """The README of a built data set, with the front matter that `datasets.load_dataset(folder)` reads."""
     settings, groups = report["settings"], report["groups"]
     seeds, by_model = settings["seeds"], f"by the language model {settings['model']}"
-    domain = SeedSettings.model_validate(seeds).domain
+    source = SOURCES[seeds["source"]]
     rows = []
     for name, n in report["traces"].items():
-        kind = kinds_of(domain).get(name)  # none of the reference
+        kind = kinds_of(source.domain).get(name)  # none of the reference
         about = f" {', '.join(kind.hurts)} | {kind.definition} |" if kind else " | |"
         rows.append(f"| {name} | {n} | {report['mean_total'][name]:.3f} |{about}")
     outcomes = [f"| {kind} | {what} | {n} |" for kind, row in report["outcomes"].items() for what, n in row.items()]
     return CARD.format(
         source=seeds["source"],
-        domain=domain,
+        domain=source.domain,
         hub=HUB_NAME,
-        licence=LICENCES[seeds["source"]],
+        licence=source.licence,
         seeds=json.dumps(seeds),
         note=NOTES.get(seeds["source"], ""),
         maker=MADE_BY.get(settings["maker"], by_model),

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,35 +25,14 @@ TOTAL_SLACK = 0.005  # total and raw score / 10 may differ by rounding
 Fault = tuple[str, str]  # the field, and what is wrong with it
 
 
-class GroupWriter:
-    """Writes groups to `<stem>.jsonl` and `<stem>.parquet`, a batch at a time. A context manager."""
-
-    def __init__(self, stem: Path, domain: str):
-        self._schema = parquet_schema(domain)
-        self._lines = stem.with_suffix(".jsonl").open("w", encoding="utf-8")
-        self._parquet = pq.ParquetWriter(stem.with_suffix(".parquet"), self._schema)
-        self._batch: list[dict] = []
-        self.count = 0
-
-    def write(self, record: dict) -> None:
-        """One record as `Group.to_record` makes it."""
-        self._lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._batch.append(record | {"metadata": json.dumps(record["metadata"], ensure_ascii=False)})
-        self.count += 1
-        if len(self._batch) == BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._parquet.write_table(pa.Table.from_pylist(self._batch, self._schema))
-        self._batch = []
-
-    def __enter__(self) -> GroupWriter:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._flush()
-        self._lines.close()
-        self._parquet.close()
+def write_parquet(path: Path, domain: str) -> None:
+    """Writes the groups of a .jsonl file also to a .parquet file beside it, a batch at a time."""
+    schema = parquet_schema(domain)
+    with path.open(encoding="utf-8") as lines, pq.ParquetWriter(path.with_suffix(".parquet"), schema) as writer:
+        records = map(json.loads, lines)
+        while batch := list(islice(records, BATCH)):
+            rows = [row | {"metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def parquet_schema(domain: str) -> pa.Schema:
