@@ -10,7 +10,7 @@ from common import CODE, MATH, calculate, group_record, has_path, lines, quantit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.groups import schema as groups
+from tracelift_lib.groups import group_maker
 from tracelift_lib.groups.flaws.tiny_math import MATH_KINDS
 from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.group_maker import build_group
@@ -18,7 +18,7 @@ from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubri
 from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps, write_trace
+from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps
 
 KINDS = (
     "wrong_operation",
@@ -347,16 +347,11 @@ def test_a_group_holds_the_reference_and_distinct_flaws(problems):
 
 def test_duplicates_and_copies_of_the_reference_are_dropped(monkeypatch):
     """Two kinds that damage a trace in the same way give one candidate, named by the first."""
-
-    def drop_first(steps):
-        return [steps[1:]]
-
-    kinds = {"one": drop_first, "other": drop_first, "nothing": lambda steps: [steps]}
-    monkeypatch.setattr(groups, "MATH_KINDS", kinds)
-    monkeypatch.setattr(groups, "KEEPS_ANSWER", set(kinds))
     p = story(3, ("+", 2), ("*", 2))
-    p = p.model_copy(update={"reference_solution": write_trace(true_steps(p))})
-    assert [c.negative_kind for c in build_group(p, 0).negative_bank] == ["one"]
+    last = p.reference_solution.split("\n")[-1]
+    traces = {"arithmetic_slip": last, "lost_event": p.reference_solution, "stale_value": last}
+    monkeypatch.setattr(group_maker, "perturb", lambda problem, kind, rng: traces.get(kind))
+    assert [c.negative_kind for c in build_group(p, 0).negative_bank] == ["arithmetic_slip"]
 
 
 def test_a_candidates_rubric_is_that_of_its_own_trace(problems):

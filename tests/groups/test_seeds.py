@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups.seeds import (
-    HUB,
     LeakageError,
     LeakageGuard,
     SeedSettings,
@@ -119,10 +118,9 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         list(load_seeds(SeedSettings(source="mbpp", folder=tmp_path)))
 
 
-@pytest.mark.parametrize("source", sorted(HUB))
+@pytest.mark.parametrize("source", ["gsm8k", "mbpp", "contests"])
 def test_without_a_folder_the_hub_is_asked_at_a_pinned_revision(source):
-    assert len(HUB[source][2]) == 40
-    with pytest.raises(InputError, match="Hugging Face hub.*local"):  # the tests run offline
+    with pytest.raises(InputError, match="at revision [0-9a-f]{40} from the Hugging Face hub.*local"):  # offline here
         next(load_seeds(SeedSettings(source=source)))
 
 

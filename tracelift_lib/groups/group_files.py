@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,20 +107,8 @@ def _message(error: ErrorDetails) -> str:
 # --- strict validation ------------------------------------------------------------------------
 
 
-class Violation(NamedTuple):
-    """One thing that is wrong, and where."""
-
-    file: Path
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}"
-
-
-def violations(files: Iterable[Path]) -> Iterator[Violation]:
-    """Everything in these .jsonl files that breaks the schema or the rules of a group, not only the first fault.
+def violations(files: Iterable[Path]) -> Iterator[str]:
+    """Everything in these .jsonl files that breaks the schema or the rules of a group, as `file:line: field: fault`.
 
     Strict: a number as text is a fault. Rules: a problem is in one group of one file (groups are never split); a
     negative is no copy of a positive or of another negative; `total` is `rubric_score_raw` / 10.
@@ -140,7 +128,7 @@ def violations(files: Iterable[Path]) -> Iterator[Violation]:
                     if name in seen:
                         faults.append(("problem_id", f"{name!r} is also in {seen[name]}"))
                     seen.setdefault(name, f"{path}:{number}")
-                yield from (Violation(path, number, *fault) for fault in faults)
+                yield from (f"{path}:{number}: {field}: {message}" for field, message in faults)
 
 
 def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:

@@ -19,14 +19,7 @@ from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
 from tracelift_lib.groups.flaws.plan_words import Unsupported
 from tracelift_lib.groups.flaws.plans import parse_program, reference_plan
-from tracelift_lib.groups.judge import (
-    GroundTruthJudge,
-    Judge,
-    RubricJudgement,
-    candidate,
-    full_marks,
-    programmatic_judgement,
-)
+from tracelift_lib.groups.judge import GroundTruthJudge, Judge, judge_candidate
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.groups.seeds import SeedSettings
@@ -164,11 +157,11 @@ def make_group(
     kept = _first_sound(problem, reference, proposals, reject, counts)
     candidates = []
     for kind, flaw in {None: Flaw(reference, 0), **kept}.items():
-        judged = _judged(problem, kind, flaw, judge)
-        if isinstance(judged, Failure):
-            counts[f"{kind or 'reference'}|judge: {judged.reason}"] += 1
+        made = judge_candidate(problem, kind, flaw, judge)
+        if isinstance(made, Failure):
+            counts[f"{kind or 'reference'}|judge: {made.reason}"] += 1
         else:
-            candidates.append(candidate(flaw.text, kind, judged))
+            candidates.append(made)
     outcome = "kept"
     if not candidates or candidates[0].negative_kind:
         outcome = "reference not judged"
@@ -199,12 +192,3 @@ def _first_sound(
                 kept[kind] = flaw
                 break
     return kept
-
-
-def _judged(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge | None) -> RubricJudgement | Failure:
-    """The rubric of a flaw, or of the reference (`kind` None): as released, those of math seeds get full marks."""
-    if kind is None and (judge is None or problem.domain == "math" and not has_truth(problem)):
-        return full_marks(problem.domain)
-    if judge is None:
-        return programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
-    return judge.judge(problem, flaw.text)

@@ -14,22 +14,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tracelift_lib.executor.structured import Asker, Failure
-from tracelift_lib.groups.kinds import Flaw, Kind
-from tracelift_lib.groups.schema import Candidate, Group, Rubric, dimensions, rubric_from_shares, rubric_label
+from tracelift_lib.groups.kinds import Flaw, Kind, kinds_of
+from tracelift_lib.groups.schema import (
+    DIMENSIONS,
+    Candidate,
+    Group,
+    Rubric,
+    dimensions,
+    rubric_from_shares,
+    rubric_label,
+)
 from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
-ASKED = {
-    "problem_understanding": "the trace takes the problem's quantities and question as they are",
-    "solution_strategy": "its operations and their order lead to what is asked",
-    "calculation_correctness": "each calculation is right in itself",
-    "answer_support": "every result that it uses is derived in the trace",
-    "step_coherence": "each step follows from the ones before it",
-    "task_understanding": "the trace takes the task's conditions, inputs and outputs as they are",
-    "plan_quality": "its method solves the task, also in edge cases",
-    "action_support": "its steps are specific enough, and right, to write the program from",
-    "non_leakage": "it holds reasoning only, no finished code",
-}
 PROMPT = """\
 Judge a piece of reasoning about a problem. For each dimension give a whole number from 0 (fails) to 10 (flawless):
 {asked}
@@ -77,8 +74,8 @@ class ModelJudge:
         self._asker = asker
 
     def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        names = dimensions(problem.domain)
-        asked = "\n".join(f"- {name}: {ASKED[name]}" for name in names)
+        names = DIMENSIONS[problem.domain]
+        asked = "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
         prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
         answer = self._asker.ask(prompt, score_schema(problem.domain), seed=repeat)
         if isinstance(answer, Failure):
@@ -99,10 +96,28 @@ def rubric_from_scores(scores: dict[str, int], overall: float) -> Rubric:
     return rubric_from_shares({name: score / 10 for name, score in scores.items()}, overall / 10)
 
 
-def full_marks(domain: str) -> RubricJudgement:
-    """What the released data give every math reference."""
-    rubric = Rubric(labels=dict.fromkeys(dimensions(domain), 4), total=1)
-    return RubricJudgement(rubric, 10.0, "reference trace: full marks by definition")
+def judge_candidate(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge | None) -> Candidate | Failure:
+    """The candidate of a flaw of this kind, or of the reference (`kind` None), with its rubric.
+
+    Without `judge` rubrics are programmatic. References of math seeds get full marks from every judge, as released.
+    """
+    if kind is None and (judge is None or problem.domain == "math" and not has_truth(problem)):
+        rubric = Rubric(labels=dict.fromkeys(dimensions(problem.domain), 4), total=1)
+        judgement = RubricJudgement(rubric, 10, "reference trace: full marks by definition")
+    elif judge is None:
+        judgement = programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
+    else:
+        judgement = judge.judge(problem, flaw.text)
+    if isinstance(judgement, Failure):
+        return judgement
+    return Candidate(
+        reasoning=flaw.text,
+        rubric=judgement.rubric,
+        negative_kind=kind,
+        rubric_label=rubric_label(judgement.rubric.total),
+        rubric_score_raw=judgement.overall,
+        rubric_reason=judgement.reason,
+    )
 
 
 def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
@@ -125,18 +140,6 @@ def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
         f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
     )
     return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
-
-
-def candidate(trace: str, kind: str | None, judgement: RubricJudgement) -> Candidate:
-    """A group's candidate with its judgement."""
-    return Candidate(
-        reasoning=trace,
-        rubric=judgement.rubric,
-        negative_kind=kind,
-        rubric_label=rubric_label(judgement.rubric.total),
-        rubric_score_raw=judgement.overall,
-        rubric_reason=judgement.reason,
-    )
 
 
 MEASURES = (

@@ -14,14 +14,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from tracelift_lib.problems.problem import Problem
 
-MATH_DIMENSIONS = (
-    "problem_understanding",
-    "solution_strategy",
-    "step_coherence",
-    "calculation_correctness",
-    "answer_support",
-)
-CODE_DIMENSIONS = ("task_understanding", "plan_quality", "step_coherence", "action_support", "non_leakage")
+DIMENSIONS = {  # of the rubric, in the order of the RM's heads: what full marks say
+    "math": {
+        "problem_understanding": "the trace takes the problem's quantities and question as they are",
+        "solution_strategy": "its operations and their order lead to what is asked",
+        "step_coherence": "each step follows from the ones before it",
+        "calculation_correctness": "each calculation is right in itself",
+        "answer_support": "every result that it uses is derived in the trace",
+    },
+    "code": {
+        "task_understanding": "the trace takes the task's conditions, inputs and outputs as they are",
+        "plan_quality": "its method solves the task, also in edge cases",
+        "step_coherence": "each step follows from the ones before it",
+        "action_support": "its steps are specific enough, and right, to write the program from",
+        "non_leakage": "it holds reasoning only, no finished code",
+    },
+}
 SPLIT_SEED = 18
 DEV_SHARE = 0.1
 RubricLabel = Literal["bad", "weak", "acceptable", "strong"]
@@ -29,7 +37,7 @@ RubricLabel = Literal["bad", "weak", "acceptable", "strong"]
 
 def dimensions(domain: str) -> tuple[str, ...]:
     """The rubric dimensions of a domain, in the order of the RM's heads."""
-    return MATH_DIMENSIONS if domain == "math" else CODE_DIMENSIONS
+    return tuple(DIMENSIONS[domain])
 
 
 class Rubric(BaseModel):
@@ -49,10 +57,10 @@ class Rubric(BaseModel):
 
     @model_validator(mode="after")
     def _five_dimensions(self) -> Rubric:
-        if set(self.labels) not in (set(MATH_DIMENSIONS), set(CODE_DIMENSIONS)):
+        if all(self.labels.keys() != names.keys() for names in DIMENSIONS.values()):
+            math, code = (sorted(names) for names in DIMENSIONS.values())
             raise ValueError(
-                f"dimensions {sorted(self.labels)} are neither the math ones {sorted(MATH_DIMENSIONS)} "
-                f"nor the code ones {sorted(CODE_DIMENSIONS)}"
+                f"dimensions {sorted(self.labels)} are neither the math ones {math} nor the code ones {code}"
             )
         return self
 
