@@ -307,7 +307,7 @@ def test_label_is_half_the_score_rounded_down_and_cut_to_4(score, label):
 
 @pytest.mark.parametrize("overall, total", [(-0.2, 0.0), (0.0, 0.0), (0.35, 0.35), (1.0, 1.0), (1.7, 1.0)])
 def test_total_is_cut_to_the_unit_interval(overall, total):
-    """And it is its own score, not the mean of the dimensions (method.md section 8)."""
+    """And it is its own score, not the mean of the dimensions (docs/method.md section 8)."""
     assert rubric_from_shares(dict.fromkeys(MATH, 0.9), overall).total == total
 
 

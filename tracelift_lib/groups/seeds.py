@@ -97,20 +97,18 @@ def symbolic_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Problem]
     states as their answer are left out.
     """
     settings = SeedSettings(source="gsm_symbolic", seed=seed)
-    streams = {kind: _gsm_symbolic(settings, kind) for kind in ("train", "test")}
     seen: set[str] = set()
-    splits: dict[str, list[Problem]] = {}
-    for split, size in sorted(sizes.items()):
-        splits[split] = []
-        for problem in streams["test" if split == "test" else "train"]:
+
+    def fresh(split: str) -> Iterator[Problem]:
+        for problem in _gsm_symbolic(settings, split):
             text = normalise(problem.problem)
             agree = expected_number(problem.answer) == expected_number(problem.metadata["stated"])
             if agree and text not in seen:
                 seen.add(text)
-                splits[split].append(problem)
-            if len(splits[split]) == size:
-                break
-    return splits
+                yield problem
+
+    streams = {kind: fresh(kind) for kind in ("train", "test")}
+    return {split: list(islice(streams.get(split, streams["train"]), size)) for split, size in sorted(sizes.items())}
 
 
 class SeedSource(NamedTuple):
