@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import re
 
 import pytest
 from common import DATA, has_path
@@ -184,8 +185,8 @@ def test_the_guard_lists_every_leak_and_how_it_matched():
     seeds = [problem("a", "How many eggs?"), problem("b", "Ann has 2 cows."), problem("c", "TOM has 1000 cows")]
     with pytest.raises(LeakageError) as error:
         guard.check(iter(seeds))
-    assert error.value.leaks == [("a", "bench-1", "exact"), ("c", "bench-2", "normalised")]
-    assert "a is bench-1 (exact match)" in str(error.value) and "c is bench-2 (normalised match)" in str(error.value)
+    listed = [line.strip() for line in str(error.value).split("\n")[1:-1]]
+    assert listed == ["a is bench-1 (exact match)", "c is bench-2 (normalised match)"]
     guard.check([seeds[1]])
     LeakageGuard().check(seeds)
 
@@ -213,4 +214,4 @@ def test_real_training_sets_against_real_benchmarks():
     guard.check(load_seeds(SeedSettings(source="gsm8k", folder=DATA, limit=1500)))
     with pytest.raises(LeakageError) as error:
         guard.check(load_seeds(SeedSettings(source="mbpp", folder=DATA)))
-    assert [seed for seed, *_ in error.value.leaks] == ["mbpp-0602", "mbpp-0704", "mbpp-0872"]
+    assert re.findall(r"mbpp-\d+(?= is)", str(error.value)) == ["mbpp-0602", "mbpp-0704", "mbpp-0872"]

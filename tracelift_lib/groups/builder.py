@@ -17,7 +17,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from tracelift_lib.groups.data_card import data_card
-from tracelift_lib.groups.flaws.plans import statement
 from tracelift_lib.groups.group_files import write_parquet
 from tracelift_lib.groups.group_maker import BuildSettings, Propose, make_group, propose_exact
 from tracelift_lib.groups.judge import Judge
@@ -56,8 +55,8 @@ def build(
     seeds = tqdm(load_seeds(settings.seeds), desc="groups", unit=" seeds", total=settings.seeds.limit, mininterval=1)
     with progress.open("a", encoding="utf-8") as file:
         for problem in islice(seeds, done, None):
-            if leak := guard.match(statement(problem)):  # only with drop_leaked; else the check above has stopped us
-                group, counts = None, Counter({f"leaked|{problem.problem_id} is {leak[0]} ({leak[1]} match)": 1})
+            if leak := guard.match(problem):  # only with drop_leaked; else the check above has stopped us
+                group, counts = None, Counter({f"leaked|{leak}": 1})
             else:
                 group, counts = make_group(problem, settings, propose, judge)
             line = {"group": group.to_record() if group else None, "counts": counts}

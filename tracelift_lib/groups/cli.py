@@ -13,7 +13,7 @@ from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import BuildSettings, propose_by_model, propose_exact
 from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
-from tracelift_lib.groups.seeds import SOURCES, LeakageError, SeedSettings
+from tracelift_lib.groups.seeds import SOURCES, SeedSettings
 from tracelift_lib.groups.truth import SOURCES_WITH_TRUTH
 from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.models.loading import load_model, load_tokenizer
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.validate:
             return _validate(options.validate)
         report = _build(options)
-    except (InputError, LeakageError, ValidationError, BudgetSpent, EndpointError, SandboxError) as error:
+    except (InputError, ValidationError, BudgetSpent, EndpointError, SandboxError) as error:
         print(error, file=sys.stderr)
         return 1
     made = ", ".join(f"{n} {split}" for split, n in report["groups"].items())

@@ -133,16 +133,8 @@ SOURCES: dict[str, SeedSource] = {
 # --- leakage ----------------------------------------------------------------------------------
 
 
-class LeakageError(ValueError):
-    """Seeds are in a benchmark's test split; `leaks` lists (seed id, benchmark id, how it matched)."""
-
-    def __init__(self, leaks: list[tuple[str, str, str]]):
-        self.leaks = leaks
-        lines = "\n".join(f"  {seed} is {test} ({how} match)" for seed, test, how in leaks)
-        super().__init__(
-            f"{len(leaks)} seeds are in a benchmark's test split; a model trained on them could not be tested on it:\n"
-            f"{lines}\nLeave them out (--drop-leaked), or mend the source."
-        )
+class LeakageError(InputError):
+    """Seeds are in a benchmark's test split; the message lists them."""
 
 
 def normalise(text: str) -> str:
@@ -168,22 +160,24 @@ class LeakageGuard:
     def __len__(self) -> int:
         return len(self._exact)
 
-    def match(self, text: str) -> tuple[str, str] | None:
-        """(benchmark id, "exact" or "normalised") if `text` is a test problem."""
+    def match(self, seed: Problem) -> str | None:
+        """ "ID is BENCHMARK-ID (exact match)", or normalised, if the seed is a test problem."""
+        text = statement(seed)
         if name := self._exact.get(hash(text)):
-            return name, "exact"
+            return f"{seed.problem_id} is {name} (exact match)"
         name = self._normalised.get(hash(normalise(text)))
-        return (name, "normalised") if name else None
+        return f"{seed.problem_id} is {name} (normalised match)" if name else None
 
     def check(self, seeds: Iterable[Problem]) -> None:
         """Raises LeakageError that lists every seed which is a test problem."""
-        leaks = [
-            (seed.problem_id, *found)
-            for seed in tqdm(seeds, desc="leakage", unit=" seeds", mininterval=1)
-            if (found := self.match(statement(seed)))
-        ]
+        leaks = [found for seed in tqdm(seeds, "leakage", unit=" seeds", mininterval=1) if (found := self.match(seed))]
         if leaks:
-            raise LeakageError(leaks)
+            raise LeakageError(
+                f"{len(leaks)} seeds are in a benchmark's test split; a model trained on them could not be tested on "
+                "it:\n"
+                + "".join(f"  {leak}\n" for leak in leaks)
+                + "Leave them out (--drop-leaked), or mend the source."
+            )
 
 
 BENCHMARK_FILES = {  # in a local folder: the field that holds the problem
