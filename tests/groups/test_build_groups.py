@@ -461,7 +461,7 @@ def spoil(**changes):
         (
             spoil(positive_pool__0__rubric__step_coherence=5),
             "positive_pool.0.rubric.labels.step_coherence",
-            "or equal to 4, got 5",
+            "less than or equal to 4",
         ),
         (
             spoil(positive_pool__0__rubric__step_coherence="4"),

@@ -456,8 +456,13 @@ POSITIVE, FIRST, SECOND = ("positive_pool", 0), ("negative_bank", 0), ("negative
 BAD = [  # (what, change, field as named, a word of the message)
     ("unknown dimension", change(*POSITIVE, "rubric", "elegance", 3), "positive_pool.0.rubric", "elegance"),
     ("missing dimension", change(*POSITIVE, "rubric", "step_coherence", del_), "positive_pool.0.rubric", "dimensions"),
-    ("label 7", change(*SECOND, "rubric", "step_coherence", 7), "negative_bank.1.rubric", "7"),
-    ("label -1", change(*FIRST, "rubric", "step_coherence", -1), "negative_bank.0.rubric", "-1"),
+    ("label 7", change(*SECOND, "rubric", "step_coherence", 7), "negative_bank.1.rubric.labels.step_coherence", "to 4"),
+    (
+        "label -1",
+        change(*FIRST, "rubric", "step_coherence", -1),
+        "negative_bank.0.rubric.labels.step_coherence",
+        "to 0",
+    ),
     ("label 2.5", change(*FIRST, "rubric", "step_coherence", 2.5), "negative_bank.0.rubric", "step_coherence"),
     ("label in words", change(*FIRST, "rubric", "step_coherence", "x"), "negative_bank.0.rubric", "step_coherence"),
     ("total 1.5", change(*POSITIVE, "rubric", "total", 1.5), "positive_pool.0.rubric.total", "1"),

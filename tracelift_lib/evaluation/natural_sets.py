@@ -10,8 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.records import DataSet
+from tracelift_lib.problems.records import DataSet, reading
 
 PROCESSBENCH = "Qwen/ProcessBench", None, "3bdcd5371ed567559a78f559c01c13a6deee7604"
 PRMBENCH = "hitsmy/PRMBench_Preview", None, "5cc7683d0ae5797f84d7aeac0607966f277c39e1"
@@ -71,14 +70,8 @@ def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
     read = {"gsm8k_solutions": _solutions, "prmbench": _prm_pair}.get(name, _process)
     traces: list[NaturalTrace] = []
     for where, record in NATURAL_SETS[name].records(folder):
-        try:
+        with reading(where, f"a record of {name}"):
             traces += read(name, record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InputError(f"{where}: field {field!r}: {first['msg']}; this is not a record of {name}") from None
-        except ValueError as error:
-            raise InputError(f"{where}: {error}; this is not a record of {name}") from None
     return traces
 
 

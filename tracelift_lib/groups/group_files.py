@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.records import file_records, find_files, hub_records
+from tracelift_lib.problems.records import file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
 BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
@@ -73,13 +71,11 @@ def load_groups(where: str | Path, split: str = "train", revision: str | None = 
     else:
         records = hub_records(str(where), [split], revision, "name a file or folder that is here")
     for place, record in records:
-        record = _without_gaps(record)
-        if isinstance(record.get("metadata"), str):
-            with contextlib.suppress(ValueError):  # text that is not JSON is for the schema to refuse
+        with reading(place, "the schema of TraceLift-Groups (docs/method.md section 3)"):
+            record = _without_gaps(record)
+            if isinstance(record.get("metadata"), str):
                 record["metadata"] = json.loads(record["metadata"] or "{}")
-        group, faults = _validated(record)
-        if group is None:
-            raise InputError(f"{place}: field {faults[0][0]}: {faults[0][1]}")
+            group = Group.model_validate(record)
         yield group
 
 
@@ -90,18 +86,6 @@ def _without_gaps(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: v if k == "metadata" else _without_gaps(v) for k, v in value.items() if v is not None}
     return value
-
-
-def _validated(record: Any, strict: bool = False) -> tuple[Group | None, list[Fault]]:
-    """The group, or None and everything that breaks the schema. Strict: a number as text is a fault."""
-    try:
-        return Group.model_validate(record, strict=strict), []
-    except ValidationError as error:
-        return None, [(".".join(map(str, e["loc"])) or "record", _message(e)) for e in error.errors()]
-
-
-def _message(error: ErrorDetails) -> str:
-    return f"{error['msg']}, got {error['input']}" if isinstance(error["input"], int | float) else error["msg"]
 
 
 # --- strict validation ------------------------------------------------------------------------
@@ -146,8 +130,11 @@ def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:
         record = json.loads(line.decode(), object_pairs_hook=unique)
     except ValueError as error:
         return None, [("record", f"not valid JSON in UTF-8 ({error})")]
-    group, faults = _validated(record, strict=True)
-    return record, [*repeated, *(faults if group is None else _broken_rules(group))]
+    try:
+        faults = list(_broken_rules(Group.model_validate(record, strict=True)))
+    except ValidationError as error:
+        faults = [(".".join(map(str, e["loc"])) or "record", e["msg"]) for e in error.errors()]
+    return record, repeated + faults
 
 
 def _broken_rules(group: Group) -> Iterator[Fault]:

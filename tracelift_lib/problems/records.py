@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, InputError, json_object, open_text, read_jsonl
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
@@ -51,10 +52,10 @@ class DataSet:
         if folder is not None:
             paths = find_files(folder, self.files)
             if not paths:
+                other = f"or none to use the hub ({self.hub})" if self.hub else f"which comes from {self.home}"
                 raise MissingSet(
-                    f"{folder}: no {self.files} (or .gz); name a folder that holds it, or none to use the hub "
-                    f"({self.hub or f'it is not there, but at {self.home}'}). The folder is a setting, or the "
-                    f"environment variable {DATA_VARIABLE}"
+                    f"{folder}: no {self.files} (or .gz); name a folder that holds it, {other}. The folder is a "
+                    f"setting, or the environment variable {DATA_VARIABLE}"
                 )
             for path in paths:
                 yield from file_records(path)
@@ -139,5 +140,9 @@ def reading(place: str, needs: str) -> Iterator[None]:
     """Turns what goes wrong with one record into an InputError that names its place, and what a record `needs`."""
     try:
         yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "record"
+        raise InputError(f"{place}: field {field}: {first['msg']}; needs {needs}") from None
     except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
         raise InputError(f"{place}: not laid out as expected ({error!r}); needs {needs}") from None

@@ -12,11 +12,11 @@ from tracelift_lib.problems.tinycode import (
     Action,
     Branch,
     Reasoning,
-    _solve,
     derive_reasoning,
     plan_of,
     rubric_shares,
     run_plan,
+    solve_branch,
     true_branches,
     write_program,
     write_trace,
@@ -86,7 +86,7 @@ def wrong_constant(branches: list[Branch]) -> Iterator[Reasoning]:
     for i, part in enumerate(truth):
         for j in range(len(part.steps)):
             for error in (-10, -2, -1, 1, 2, 10):
-                yield [*truth[:i], _solve(branches[i], (j, error)), *truth[i + 1 :]]
+                yield [*truth[:i], solve_branch(branches[i], (j, error)), *truth[i + 1 :]]
 
 
 def missing_step(branches: list[Branch]) -> Iterator[Reasoning]:
