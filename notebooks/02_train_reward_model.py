@@ -41,10 +41,10 @@ from IPython.display import Markdown, display
 from safetensors import safe_open
 
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
-from tracelift_lib.evaluation.natural_sets import MissingSet
 from tracelift_lib.evaluation.planner_evaluation import mean_interval
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.reward_model.losses import Scores, reward_model_loss
 from tracelift_lib.reward_model.metrics import (
     calibration_curve,
@@ -402,7 +402,7 @@ print(f"{len(traces)} traces: the largest difference between served and local sc
 #
 # All flaws above were *made by us*, by the same seven makers as in training. Whether the RM also sees the errors that models
 # make on their own is a different question, which the paper does not test. Four public sets ask it, each with somebody
-# else's labels (`tracelift_lib/natural_errors.py`):
+# else's labels (`tracelift_lib/evaluation/natural_sets.py`):
 #
 # - `gsm8k_solutions`: several models' solutions of one GSM8K problem, right and wrong. Without their last line, from which
 #   the label was computed: does a right one score higher?

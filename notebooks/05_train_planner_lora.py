@@ -87,7 +87,7 @@ pd.DataFrame(
 # Not the planner's weights but a **LoRA adapter**: every linear layer $W$ becomes $W + \frac{\alpha}{r} B A$ with small
 # matrices $A$, $B$ of rank $r$; $B$ starts at zero, so the first step samples from the planner as it is. (With
 # `parameters: full` in the preset the whole model learns, and nothing else changes: notebook 06.) TRL's `GRPOTrainer`
-# does the steps; our one reward function (`reward_engine.RewardEngine`) does step 2, logs every part of it, and returns
+# does the steps; our one reward function (`RewardEngine`) does step 2, logs every part of it, and returns
 # nothing (rather than a zero) where a part failed.
 #
 # The paper's settings beside those of this run. Where the paper names nothing, preset `paper` has a choice of ours.
@@ -272,11 +272,11 @@ report.save_figure(run, figure, "training_group", group.drop(columns=["malformed
 #
 # Reinforcement learning can ruin a policy in a few steps: it stops writing traces, or always writes the same one, and as
 # the rewards of its groups are then all equal, nothing brings it back. The training stage stops such a run
-# (`tracelift_lib/collapse.py`), when over a whole window of steps (`planner_training.collapse`)
+# (`tracelift_lib/planner/collapse.py`), when over a whole window of steps (`planner_training.collapse`)
 #
 # - nearly all completions are without a trace, or the entropy is nearly zero, **and** the reward is lower than in the first
 #   window (a good planner has little entropy too, but more reward);
-# - or at once, when the loss or the gradient is no number any more.
+# - or immediately, when the loss or the gradient is NaN or infinite.
 #
 # The error names the step, the figures, and where the log and the last checkpoint are; nothing that was computed is lost.
 #

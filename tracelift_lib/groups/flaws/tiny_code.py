@@ -53,7 +53,7 @@ def wrong_constant(branches: list[Branch]) -> Iterator[Reasoning]:
     for i, part in enumerate(truth):
         for j in range(len(part.steps)):
             for slip in SLIPS:
-                yield [*truth[:i], tinycode._solve(branches[i], (j, slip)), *truth[i + 1 :]]
+                yield [*truth[:i], tinycode.solve_branch(branches[i], (j, slip)), *truth[i + 1 :]]
 
 
 def missing_step(branches: list[Branch]) -> Iterator[Reasoning]:
