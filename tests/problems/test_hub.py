@@ -14,10 +14,10 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
-from tracelift_lib.groups.seeds import HUB
+from tracelift_lib.groups.seeds import GSM8K_REVISION
 from tracelift_lib.models.loading import fetch
 from tracelift_lib.models.settings import HubModel
-from tracelift_lib.problems.code_sets import load_mbpp
+from tracelift_lib.problems.code_sets import CONTESTS_REVISION, MBPP_REVISION, load_mbpp
 from tracelift_lib.problems.files import DATA_VARIABLE, PROJECT, InputError
 from tracelift_lib.problems.problem import load_gsm8k
 from tracelift_lib.runs.presets import PRESET_FOLDER, load_preset
@@ -162,7 +162,7 @@ def test_every_hub_reference_of_a_preset_has_a_revision():
 
 
 def test_every_seed_source_has_a_revision():
-    assert HUB and all(COMMIT.fullmatch(revision) for _, _, revision in HUB.values())
+    assert all(COMMIT.fullmatch(revision) for revision in (GSM8K_REVISION, MBPP_REVISION, CONTESTS_REVISION))
 
 
 def test_no_call_in_the_library_asks_the_hub_without_a_revision():

@@ -16,7 +16,7 @@ from common import DATA
 from tracelift_lib.groups import builder
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import make_group
-from tracelift_lib.groups.schema import MATH_DIMENSIONS, split_train_dev
+from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
 from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.problems.tinyworld import is_faithful
@@ -521,7 +521,7 @@ def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch)
     for row, (split, g, c) in zip(table.to_dict("records"), candidates):
         assert (row["split"], row["problem_id"], row["kind"]) == (split, g.problem_id, c.negative_kind or "reference")
         assert row["q"] == pytest.approx(len(c.reasoning) / 1000) and row["gold_total"] == c.rubric.total
-        for i, name in enumerate(MATH_DIMENSIONS):
+        for i, name in enumerate(dimensions("math")):
             assert row[f"gold_{name}"] == c.rubric.labels[name] and row[f"expected_{name}"] == i
 
 

@@ -24,6 +24,8 @@ MBPP_HUB_SPLITS = {  # in the order of ids, as in the file
     "all": ("prompt", "test", "validation", "train"),
 }
 MBPP_REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
+CONTESTS_REVISION = "802411c3010cb00d1b05bad57ca77365a3c699d6"
+PYTHON3 = 3  # code_contests' number for the language of a solution
 CALL_LINE = "\nThe function is called like this: "  # MBPP's text does not name the function; this line shows a call
 
 
@@ -175,6 +177,45 @@ def _apps(row: dict) -> Problem | None:
     cases = [{"input": case["input"], "output": "\n".join(case["output"])} for case in row["test_list"]]
     tests = {"style": "stdio", "cases": cases}
     return _problem(f"apps-{row['id']}", f"stdio_{row['difficulty']}", row["description"], "", tests)
+
+
+def read_contests(
+    folder: Path | None, split: Literal["train", "test"], revision: str = CONTESTS_REVISION, streaming: bool = False
+) -> Iterator[Problem]:
+    """code_contests' problems from standard input to standard output, one at a time.
+
+    The reference is the first Python 3 solution that parses. Training problems without one are left out; a test problem
+    without one has an empty reference. From `folder` (`contests/<split>.jsonl[.gz]`) or, without one, the hub.
+
+    Raises:
+        InputError: as `load_humaneval`.
+    """
+    data_set = DataSet(f"contests/{split}.jsonl", "deepmind/code_contests", None, revision, (split,))
+    needs = "name, description, public_tests, private_tests, solutions"
+    return _problems(data_set.records(folder, streaming), lambda row: _contest(row, split), needs)
+
+
+def _contest(row: dict, split: str) -> Problem | None:
+    solutions = zip(row["solutions"]["language"], row["solutions"]["solution"], strict=True)
+    program = next((code for language, code in solutions if language == PYTHON3 and _parses(code)), "")
+    cases = [
+        {"input": given, "output": wanted}
+        for field in ("public_tests", "private_tests")
+        for given, wanted in zip(row[field]["input"], row[field]["output"], strict=True)
+    ]
+    if not cases or split == "train" and not program:
+        return None
+    tests = {"style": "stdio", "cases": cases}
+    solution = program.replace("\r", "").strip()
+    return _problem(f"contests-{split}-{row['name']}", "stdio", row["description"].strip(), solution, tests)
+
+
+def _parses(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _problem(problem_id: str, task_type: str, text: str, solution: str, tests: dict, **metadata: Any) -> Problem:

@@ -15,6 +15,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,11 @@ from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
 from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend, derived_seed
 from tracelift_lib.executor.frozen import Executor, verifier_of
 from tracelift_lib.groups.builder import build, guard_of
-from tracelift_lib.groups.group_files import load_released
-from tracelift_lib.groups.group_maker import BuildSettings
-from tracelift_lib.groups.schema import Candidate, Group, dimensions, load_groups, split_train_dev
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import BuildSettings, build_group
+from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models import base
 from tracelift_lib.models.generation import Sampler, Sampling, token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
@@ -352,30 +352,28 @@ def _released_groups(run: Run, out: Path) -> None:
     """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
     g, r = run.preset.groups, run.preset.groups.seeds
     where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
-    released = {
-        split: [x for x in load_released(where, of, r.revision) if len(x.negative_bank) >= g.min_negatives]
-        for split, of in (("train", "train"), ("test", "dev"))
-    }
-    first = {split: {x.problem_id: x for x in groups[: g.sizes[split]]} for split, groups in released.items()}
-    _write_groups(out, first["train"], first["test"])
+    kept = {}
+    for split, released in (("train", "train"), ("test", "dev")):
+        large = (x for x in load_groups(where, released, r.revision) if len(x.negative_bank) >= g.min_negatives)
+        kept[split] = list(islice(large, g.sizes[split]))
+    _write_groups(out, **kept)
 
 
 def _groups_of_problems(run: Run, out: Path) -> None:
-    g = run.preset.groups
-    seeds = {"train": run.problems("train")[: g.sizes["train"]], "test": run.problems("test")[: g.sizes["test"]]}
-    built = {split: [build_group(p, run.preset.seed) for p in problems] for split, problems in seeds.items()}
-    kept = {
-        split: {x.problem_id: x for x in groups if len(x.negative_bank) >= g.min_negatives}
-        for split, groups in built.items()
-    }
-    _write_groups(out, kept["train"], kept["test"])
+    g, kept = run.preset.groups, {}
+    for split in ("train", "test"):
+        built = [build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]]]
+        kept[split] = [x for x in built if len(x.negative_bank) >= g.min_negatives]
+    _write_groups(out, **kept)
 
 
-def _write_groups(out: Path, train_and_dev: dict[str, Group], test: dict[str, Group]) -> None:
-    train, dev = split_train_dev(train_and_dev)
-    for split, ids in (("train", train), ("dev", dev), ("test", list(test))):
-        source = test if split == "test" else train_and_dev
-        write_jsonl(out / f"{split}.jsonl", [source[i].to_record() for i in ids])
+def _write_groups(out: Path, train: list[Group], test: list[Group]) -> None:
+    """{train,dev,test}.jsonl; dev is a tenth of `train`."""
+    by_id = {group.problem_id: group for group in train}
+    train_ids, dev_ids = split_train_dev(by_id)
+    splits = {"train": [by_id[i] for i in train_ids], "dev": [by_id[i] for i in dev_ids], "test": test}
+    for split, groups in splits.items():
+        write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
 
 def _build_reward_model(run: Run, out: Path) -> None:
