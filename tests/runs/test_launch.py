@@ -98,7 +98,7 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
                 launch.train_in_processes(run, [instance])
         script, at = (
             [str(PROJECT / "tests" / "same_completions.py"), str(out)],
-            commands[0].index("tracelift_lib.launch"),
+            commands[0].index("tracelift_lib.runs.launch"),
         )
         before = commands[0][: at - 1] if n == 2 else commands[0][:1]
         launch._run([*before, *script, *commands[0][at + 1 :]])
@@ -144,7 +144,7 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
         patch.setattr(launch, "_run", commands.append)
         with pytest.raises(store.MissingArtifact):
             launch.train_in_processes(run, [instance])
-    work = run._place(launch.STAGE, instance)[0] / WORK
+    work = run.folder_of(launch.STAGE, **instance) / WORK
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             commands[0],

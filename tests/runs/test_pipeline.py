@@ -1,7 +1,6 @@
 """The graph of stages: what is remade when, and what is missing. Most tests put stand-ins for the builders."""
 
 import contextlib
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -20,7 +19,7 @@ from tracelift_lib.groups.schema import MATH_DIMENSIONS, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
 from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.problems.tinyworld import is_faithful
-from tracelift_lib.runs import pipeline, store
+from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import STAGES, WARM_START, Run
 from tracelift_lib.runs.store import MissingArtifact
 
@@ -51,7 +50,7 @@ counter = itertools.count()
 def stand_in(name, built):
     """A builder that notes what it was asked for. Each build writes something else, as if made at another time."""
 
-    def build(run, out, **instance):
+    def build(stage, run, out, **instance):
         built.append((name, instance))
         (out / "content.txt").write_text(str(next(counter)))
 
@@ -61,7 +60,7 @@ def stand_in(name, built):
 def put_stand_ins(patch, home):
     built = []
     for name, stage in STAGES.items():
-        patch.setitem(STAGES, name, dataclasses.replace(stage, build=stand_in(name, built)))
+        patch.setattr(type(stage), "build", stand_in(name, built))
     patch.setenv("TRACELIFT_HOME", str(home))
     return built
 
@@ -132,7 +131,7 @@ def test_nothing_is_made_twice(world, builds):
                 "description": "other words",
                 "is_result": True,
                 "min_free_gb": 0.001,
-                "leaves_out": {"00": "a reason"},
+                "leaves_out": {"04": "a reason"},
                 "simulated_groups": 5,
                 "threads": 2,
             },
@@ -174,8 +173,8 @@ def test_another_seed_remakes_everything(builds):
     assert labels(builds) == set(ALL)
 
 
-def test_another_stage_version_remakes_it_and_what_hangs_on_it(builds, monkeypatch):
-    monkeypatch.setitem(STAGES, "groups", dataclasses.replace(STAGES["groups"], version=99))
+def test_another_stage_version_remakes_it_and_what_depends_on_it(builds, monkeypatch):
+    monkeypatch.setattr(type(STAGES["groups"]), "version", 99)
     make_all(Run("check"))
     assert labels(builds) == {"groups", "uplift"} | RM
 
@@ -189,7 +188,7 @@ def test_another_stage_version_remakes_it_and_what_hangs_on_it(builds, monkeypat
         ("train exec_only", {"train exec_only", "eval exec_only"}),
     ],
 )
-def test_a_deleted_folder_is_remade_with_what_hangs_on_it_and_nothing_else(builds_in_copy, label, remade):
+def test_a_deleted_folder_is_remade_with_what_depends_on_it_and_nothing_else(builds_in_copy, label, remade):
     name, instance = ALL[label]
     made = {other: Run("check").need(ALL[other][0], **ALL[other][1]).digest for other in set(ALL) - remade}
     shutil.rmtree(Run("check").need(name, **instance).path)
@@ -263,7 +262,7 @@ def test_results_of_presets_and_variants_lie_apart(builds):
 
 
 def test_every_arm_and_seed_is_a_policy():
-    arms = ["exec_only", "no_uplift"]
+    arms = ["tracelift", "exec_only", "no_uplift"]
     run = Run("check", overrides={"planner_training.arms": arms, "planner_training.seeds": [4, 7]})
     assert run.policies() == [{"arm": a, "seed": s} for a in arms for s in (4, 7)]
 
@@ -377,7 +376,7 @@ def sorted_by_split(ids):
     return sorted(ids, key=lambda i: hashlib.sha256(f"18:{i}".encode()).hexdigest())
 
 
-def test_groups_of_public_seeds_need_no_problems_and_uplift_does_not_hang_on_them(symbolic):
+def test_groups_of_public_seeds_need_no_problems_and_uplift_does_not_depend_on_them(symbolic):
     assert symbolic.need("groups").manifest["upstream"] == {}
     assert not symbolic.has("problems")
     assert [name for name, _ in STAGES["uplift"].needs(symbolic.preset, {})] == ["problems", "executor"]
@@ -513,7 +512,7 @@ class FakeScorer:
 def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch):
     """Columns of a dimension must speak of the same dimension: the expected label of dimension i is i here."""
     monkeypatch.setattr(real, "reward_model", lambda: FakeScorer(), raising=False)
-    pipeline._build_rm_scores(real, tmp_path)
+    STAGES["rm_scores"].build(real, tmp_path)
     table = pd.read_parquet(tmp_path / "scores.parquet")
     groups = [(s, g) for s in ("dev", "test") for g in real.groups(s)]
     candidates = [(s, g, c) for s, g in groups for c in [*g.positive_pool, *g.negative_bank]]

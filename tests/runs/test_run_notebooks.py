@@ -7,11 +7,16 @@ import nbformat
 import pytest
 
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.runs import run_notebooks
-from tracelift_lib.runs.run_notebooks import _read_override, convert, main, parameter_names, run_notebook, sources
+from tracelift_lib.runs import cli, run_notebooks
+from tracelift_lib.runs.presets import read_override
+from tracelift_lib.runs.run_notebooks import convert, parameter_names, run_notebook, sources
 
 SOURCES = sources()
 each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+
+
+def main(arguments):
+    return cli.main(["run", *arguments])
 
 
 def tagged(notebook):
@@ -84,10 +89,10 @@ def test_convert_writes_a_notebook_beside_each_source(tmp_path, monkeypatch):
     for source in SOURCES[:2]:
         (tmp_path / source.name).write_text(source.read_text())
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", tmp_path)
-    assert main(["--convert"]) == 0
+    assert cli.main(["convert"]) == 0
     assert {p.stem for p in tmp_path.glob("*.ipynb")} == {s.stem for s in SOURCES[:2]}
     again = {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
-    assert main(["--convert"]) == 0 and again == {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
+    assert cli.main(["convert"]) == 0 and again == {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
 
 
 # --- parameters -------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ def test_a_notebook_without_parameters_takes_none(tmp_path, executed):
     ],
 )
 def test_overrides_are_read_as_yaml(text, key, value):
-    assert _read_override(text) == (key, value)
+    assert read_override(text) == (key, value)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1e-04", "5E-6", "1.0e-3"])
@@ -157,6 +162,8 @@ BAD = [
     (["--preset", "check", "--override", "execution.k="], "execution.k"),
     (["--preset", "check", "--override", "planner_training.seeds=[0, 1"], "planner_training.seeds"),
     (["--preset", "check", "--override", "execution.k=5: 6: 7"], "execution.k"),
+    (["--preset", "check", "--override", "problems.sizes={train: 5, train: 6}"], "'train' is there twice"),
+    (["--preset", "check", "--override", "evaluation.splits=[nosuch]"], "evaluation.splits"),
     (["--preset", "check", "--only", "99"], "99"),
     (["--preset", "check", "--only", "00", "xx"], "xx"),
 ]
@@ -195,7 +202,7 @@ def test_several_presets_run_one_after_the_other(executed, capsys):
 
 def test_copies_for_a_course_lack_the_solutions(tmp_path, monkeypatch, executed, capsys):
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
-    assert main(["--course"]) == 0 and not executed
+    assert cli.main(["course"]) == 0 and not executed
     for source in SOURCES:
         copy = nbformat.read(tmp_path / "build" / "course" / f"{source.stem}.ipynb", as_version=4)
         cells = convert(source).cells
@@ -210,7 +217,7 @@ def test_a_choice_runs_in_the_order_of_the_numbers(executed):
 
 
 def test_what_a_preset_leaves_out_is_said_and_skipped(executed, capsys):
-    assert main(["--preset", "check", "--only", "00", "01", "--override", "leaves_out={'01': too large here}"]) == 0
+    assert main(["--preset", "check", "--only", "00", "04", "--override", "leaves_out={'04': too large here}"]) == 0
     assert [output.split("/")[-1][:2] for _, output, _ in executed] == ["00"]
     assert "too large here" in capsys.readouterr().out
 

@@ -1,63 +1,28 @@
 """Presets: one code path, several sizes.
 
-A preset is a YAML file in `presets/`; it is data, never a branch in the code. Every key is
-checked: an unknown key or a wrong type is an error that says what is allowed. A section that a
-preset leaves out (null) is a part of the pipeline that this size does not run.
+A preset is a YAML file in `presets/`; it is data, never a branch in the code. Every key is checked: an unknown key or a
+wrong type is an error that says what is allowed. Then the whole is checked: what the notebooks of the preset will ask
+for must be there, so that a run does not fail after hours.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from tracelift_lib.evaluation.settings import Evaluation, NaturalErrors
-from tracelift_lib.executor.settings import Execution
-from tracelift_lib.groups.settings import Groups
-from tracelift_lib.models.settings import ModelSource
-from tracelift_lib.planner.settings import PlannerSource, PlannerTraining
 from tracelift_lib.problems.files import PROJECT, InputError
-from tracelift_lib.problems.prompts import PromptLimits, PromptStyle
-from tracelift_lib.problems.settings import GSM8K, GsmSymbolic, Positive, Section, TinyWorld
-from tracelift_lib.reward_model.settings import RewardModelTraining
+from tracelift_lib.problems.settings import Section
+from tracelift_lib.runs.settings import Preset
+from tracelift_lib.runs.stages import STAGES, WARM_START, Needs, lacking, with_upstream
 
 PRESET_FOLDER = PROJECT / "presets"
-
-
-class Preset(Section):
-    """Everything that decides what a run computes."""
-
-    name: str
-    description: str
-    is_result: bool = Field(description="false: outputs are marked 'not a result'")
-    seed: int
-    min_free_gb: Annotated[float, Field(ge=0)] = 1.0
-    threads: Positive | None = Field(None, description="of torch on a CPU; null: as many as it likes")
-    leaves_out: dict[str, str] = Field({}, description="notebook number -> why this size has not got it")
-    prompt_style: PromptStyle
-    limits: PromptLimits = PromptLimits()
-    problems: Annotated[TinyWorld | GSM8K | GsmSymbolic, Field(discriminator="source")]
-    executor: ModelSource
-    planner: PlannerSource | None = None
-    groups: Groups | None = None
-    reward_model: RewardModelTraining | None = None
-    execution: Execution
-    planner_training: PlannerTraining | None = None
-    evaluation: Evaluation | None = None
-    natural_errors: NaturalErrors | None = None
-    simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
-
-    @model_validator(mode="after")
-    def _comparable(self) -> Preset:
-        e, arms = self.execution, self.planner_training.arms if self.planner_training else []
-        if "released_code" in arms and e.baseline == "cached" and e.baseline_samples != e.k:
-            raise ValueError(
-                "arm released_code compares K runs with K runs: set execution.baseline to fresh, or "
-                f"execution.baseline_samples to k = {e.k}"
-            )
-        return self
 
 
 def preset_names() -> list[str]:
@@ -68,7 +33,8 @@ def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | 
     """The preset `name` with `seed` and dotted `overrides` (such as `{"execution.k": 5}`) put in.
 
     Raises:
-        InputError: no such preset, an unknown key, or a value of the wrong type; names the key.
+        InputError: no such preset, an unknown key, a value of the wrong type, or something that one of its notebooks
+            needs is not there; names the key and what to do.
     """
     data = _read_yaml(name)
     for key, value in (overrides or {}).items():
@@ -76,29 +42,69 @@ def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | 
     if seed is not None:
         data["seed"] = seed
     try:
-        return Preset.model_validate(data)
+        preset = Preset.model_validate(data)
     except ValidationError as error:
         raise InputError(_explain(name, error)) from None
+    if wrong := [*_senseless(preset, name), *_unmet(preset)]:
+        raise InputError(f"preset {name} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
+    return preset
 
 
 def variant(name: str, seed: int | None = None, overrides: dict[str, Any] | None = None) -> str:
     """Name of a run's output folders: the preset, marked if its seed or values were changed."""
-    changed_seed = seed is not None and seed != load_preset(name).seed
+    changed_seed = seed is not None and seed != _read_yaml(name)["seed"]
     return name + (f"-seed{seed}" if changed_seed else "") + ("-custom" if overrides else "")
 
 
-def _read_yaml(name: str) -> dict:
+# --- reading ----------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping; YAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is there twice", node.value[i][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE` on a command line; the value is YAML.
+
+    Raises:
+        InputError: no KEY=VALUE, or no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
+    try:
+        parsed = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
+    try:  # YAML reads 1e-3 as text, people mean a number
+        return key, float(parsed) if isinstance(parsed, str) else parsed
+    except ValueError:
+        return key, parsed
+
+
+def _read_yaml(name: str, extended_by: tuple[str, ...] = ()) -> dict:
     path = PRESET_FOLDER / f"{name}.yaml"
+    if name in extended_by:
+        raise InputError(f"{path}: extends itself ({' -> '.join([*extended_by, name])}); end the circle")
     if not path.exists():
         raise InputError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no keys; a preset is a YAML mapping such as presets/tiny.yaml")
     base = data.pop("extends", None)
-    return _merge(_read_yaml(base), data) if base else data
+    return _merge(_read_yaml(base, (*extended_by, name)), data) if base else data
 
 
 def _merge(base: dict, change: dict) -> dict:
@@ -147,8 +153,8 @@ TAGS = {"source", "kind"}  # keys that tell the sections of a union apart
 
 
 def _tags(section: type[Section], tag: str) -> tuple:
-    field = section.model_fields[tag]
-    return (*field.annotation.__args__, *([None] if not field.is_required() else []))
+    field_of_tag = section.model_fields[tag]
+    return (*field_of_tag.annotation.__args__, *([None] if not field_of_tag.is_required() else []))
 
 
 def _explain(name: str, error: ValidationError) -> str:
@@ -160,3 +166,90 @@ def _explain(name: str, error: ValidationError) -> str:
         got = "" if whole or secret else f" (got {problem['input']!r})"
         lines.append(f"  {where}: {problem['msg']}{got}")
     return f"preset {name} is not valid:\n" + "\n".join(lines)
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a notebook asks for beside the stages that it makes: `holds` are keys and what they must hold."""
+
+    stages: Needs = field(default_factory=list)
+    sections: tuple[str, ...] = ()
+    holds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+LESSONS = {
+    "00": Lesson([("planner", {})], ("planner_training",), {"problems.sizes": ("dev",)}),
+    "02": Lesson(sections=("evaluation",)),
+    "05": Lesson([("executor", {})]),
+    "06": Lesson(
+        [("reward_model", {}), ("baseline", {}), ("planner_training", {"arm": "exec_only", "seed": 0})],
+        ("evaluation",),
+        {"problems.sizes": ("test",)},
+    ),
+    "07": Lesson(holds={"planner_training.arms": ("exec_only",)}),
+    "12": Lesson(
+        [(name, {}) for name in ("executor", "rm_scores", "uplift", "baseline")] + [("evaluation", WARM_START)],
+        holds={"planner_training.arms": ("exec_only", "tracelift"), "evaluation.splits": ("test",)},
+    ),
+}
+
+
+def _senseless(preset: Preset, name: str) -> Iterator[str]:
+    """Values that no run can use, whatever its notebooks are."""
+    if preset.name != name:
+        yield f"name: {preset.name!r} in {name}.yaml; write name: {name}, which is the folder of its results"
+    numbers = {path.name[:2] for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.py")}
+    for number in sorted(set(preset.leaves_out) - numbers):
+        yield f"leaves_out: no notebook {number!r}; there are {', '.join(sorted(numbers))}"
+    for key in ("planner_training.arms", "planner_training.seeds", "evaluation.splits"):
+        values = _value(preset, key)
+        if values is not None and (not values or len(set(values)) < len(values)):
+            yield f"{key}: {values} must name at least one, and none twice"
+    for key in ("executor.mix", "planner.habits"):
+        shares = _value(preset, key)
+        if shares is not None and not any(shares.values()):
+            yield f"{key}: {shares} must have a share above 0"
+
+
+def _unmet(preset: Preset) -> Iterator[str]:
+    """What the notebooks of this preset would ask for in vain, with those that do."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for number, name, instance in _asked_for(preset):
+        missing = list(lacking(preset, name, instance)) or _unmade(preset, number, name, instance)
+        for line in missing:
+            wanted[line].add(number)
+    for number in set(LESSONS) - set(preset.leaves_out):
+        lesson = LESSONS[number]
+        for line in [f"{name}: is null; add this section" for name in lesson.sections if not getattr(preset, name)]:
+            wanted[line].add(number)
+        for key, names in lesson.holds.items():
+            held = _value(preset, key)
+            for name in [n for n in names if held is not None and n not in held]:
+                wanted[f"{key}: has no {name!r}, only {', '.join(map(str, held))}; add it"].add(number)
+    for line, numbers in wanted.items():
+        yield f"{line} (for notebooks {', '.join(sorted(numbers))}), or say under leaves_out why these are not run"
+
+
+def _asked_for(preset: Preset) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(number of a notebook that is run, stage and instance that it makes or needs)."""
+    asked = [(stage.notebook[:2], name, i) for name, stage in STAGES.items() for i in stage.instances(preset)]
+    asked += [(number, *need) for number, lesson in LESSONS.items() for need in lesson.stages]
+    return (one for one in asked if one[0] not in preset.leaves_out)
+
+
+def _unmade(preset: Preset, number: str, name: str, instance: dict[str, Any]) -> list[str]:
+    """Stages that no notebook up to `number` makes."""
+    lines = []
+    for stage, _ in with_upstream(preset, name, instance):
+        makers = [notebook[:2] for notebook in STAGES[stage].makers(preset)]
+        if not any(maker <= number and maker not in preset.leaves_out for maker in makers):
+            lines.append(f"leaves_out: notebook {makers[0]} makes stage {stage!r}; do not leave it out")
+    return lines
+
+
+def _value(preset: Preset, key: str) -> Any:
+    """The value of a dotted key; None if a part of it is."""
+    return reduce(lambda section, part: getattr(section, part, None), key.split("."), preset)
