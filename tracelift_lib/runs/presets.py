@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from tracelift_lib.planner.rewards import NEEDS
 from tracelift_lib.problems.files import PROJECT, InputError
-from tracelift_lib.problems.settings import Section
+from tracelift_lib.problems.settings import Section, TinyWorld
 from tracelift_lib.runs.settings import Preset
 from tracelift_lib.runs.stages import STAGES, WARM_START, Needs, lacking, with_upstream
 
@@ -38,15 +39,17 @@ def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | 
     """
     data = _read_yaml(name)
     for key, value in (overrides or {}).items():
-        _put(data, key, value, name)
+        _put(data, key, value)
     if seed is not None:
         data["seed"] = seed
     try:
         preset = Preset.model_validate(data)
+        wrong = [*_contradictions(preset, name), *_unmet(preset)]
     except ValidationError as error:
-        raise InputError(_explain(name, error)) from None
-    if wrong := [*_senseless(preset, name), *_unmet(preset)]:
-        raise InputError(f"preset {name} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
+        wrong = list(_explain(error))
+    if wrong:
+        changed = f" with {', '.join(overrides)} set" if overrides else ""
+        raise InputError(f"preset {name}{changed} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
     return preset
 
 
@@ -113,59 +116,43 @@ def _merge(base: dict, change: dict) -> dict:
     return base | change | {key: _merge(base[key], change[key]) for key in both}
 
 
-def _put(data: dict, key: str, value: Any, name: str) -> None:
+def _put(data: dict, key: str, value: Any) -> None:
     *parents, last = key.split(".")
-    place, model = data, Preset
-    for i, part in enumerate([*parents, last]):
-        fields = _fields(model, place)
-        if fields is not None and part not in fields:
-            near = difflib.get_close_matches(part, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(
-                f"preset {name}: unknown override key {key!r}: no {part!r} here{hint} "
-                f"Keys here: {', '.join(sorted(fields))}"
-            )
-        if i == len(parents):
-            place[part] = value
-            return
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
-            raise InputError(f"preset {name}: override key {key!r}: {part!r} is a value, not a section")
-        model = fields[part] if fields else None
+    for i, part in enumerate(parents):
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise InputError(f"override key {key!r}: {'.'.join(parents[: i + 1])} is a value, not a section")
+    data[last] = value
 
 
-def _fields(model: Any, place: dict) -> dict[str, Any] | None:
-    """Field name -> section class (or None) of the section `model`; None if any key may stand here."""
-    candidates = [m for m in _sections(model) if all(place.get(t) in _tags(m, t) for t in TAGS & set(m.model_fields))]
-    if not candidates:
-        return None
-    return {n: f.annotation for m in candidates for n, f in m.model_fields.items()}
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        if problem["type"] == "extra_forbidden":
+            known, unknown = sorted(_keys_beside(problem["loc"])), problem["loc"][-1]
+            near = "".join(f" did you mean {name!r}?" for name in difflib.get_close_matches(unknown, known, 1))
+            yield f"{where}: unknown key {unknown!r};{near} Keys here: {', '.join(known)}"
+            continue
+        whole = problem["type"] == "missing" or isinstance(problem["input"], dict)
+        secret = "key" in f"{where} {problem['msg']}"  # somebody may have put one there
+        yield f"{where}: {problem['msg']}" + ("" if whole or secret else f" (got {problem['input']!r})")
+
+
+def _keys_beside(loc: tuple) -> set[str]:
+    """Keys of the section in which an error is; `loc` has keys, and after a union's key which of its sections it is."""
+    sections = [Preset]
+    for part in loc[:-1]:
+        inside = [s for m in sections if part in m.model_fields for s in _sections(m.model_fields[part].annotation)]
+        tagged = [m for m in sections if any(part in get_args(f.annotation) for f in m.model_fields.values())]
+        sections = inside or tagged
+    return {name for section in sections for name in section.model_fields}
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
     """The Section classes in a type annotation, looking into unions and Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [s for part in getattr(annotation, "__args__", ()) for s in _sections(part)]
-
-
-TAGS = {"source", "kind"}  # keys that tell the sections of a union apart
-
-
-def _tags(section: type[Section], tag: str) -> tuple:
-    field_of_tag = section.model_fields[tag]
-    return (*field_of_tag.annotation.__args__, *([None] if not field_of_tag.is_required() else []))
-
-
-def _explain(name: str, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-        whole = problem["type"] == "missing" or isinstance(problem["input"], dict)
-        secret = "key" in f"{where} {problem['msg']}"  # somebody may have put one there
-        got = "" if whole or secret else f" (got {problem['input']!r})"
-        lines.append(f"  {where}: {problem['msg']}{got}")
-    return f"preset {name} is not valid:\n" + "\n".join(lines)
+    return [s for part in get_args(annotation) for s in _sections(part)]
 
 
 # --- the whole --------------------------------------------------------------------------------
@@ -197,21 +184,33 @@ LESSONS = {
 }
 
 
-def _senseless(preset: Preset, name: str) -> Iterator[str]:
-    """Values that no run can use, whatever its notebooks are."""
+def _contradictions(preset: Preset, name: str) -> Iterator[str]:
+    """What no run can use, whatever its notebooks are: key, what is wrong, what to do."""
+    numbers = sorted(path.name[:2] for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.py"))
+    own = isinstance(preset.problems, TinyWorld)  # then every true step of a trace is known
     if preset.name != name:
         yield f"name: {preset.name!r} in {name}.yaml; write name: {name}, which is the folder of its results"
-    numbers = {path.name[:2] for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.py")}
-    for number in sorted(set(preset.leaves_out) - numbers):
-        yield f"leaves_out: no notebook {number!r}; there are {', '.join(sorted(numbers))}"
+    for number in sorted(set(preset.leaves_out) - set(numbers)):
+        yield f"leaves_out: no notebook {number!r}; there are {', '.join(numbers)}"
     for key in ("planner_training.arms", "planner_training.seeds", "evaluation.splits"):
         values = _value(preset, key)
         if values is not None and (not values or len(set(values)) < len(values)):
             yield f"{key}: {values} must name at least one, and none twice"
+    for split in set(_value(preset, "evaluation.splits") or []) - set(preset.problems.sizes):
+        yield f"evaluation.splits: {split!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
     for key in ("executor.mix", "planner.habits"):
         shares = _value(preset, key)
         if shares is not None and not any(shares.values()):
             yield f"{key}: {shares} must have a share above 0"
+    if _value(preset, "planner.source") == "executor" and not own:
+        yield "planner.source: executor mixes habits into known true steps; take reference_traces for these problems"
+    for split in {"train", "test"} - set(_value(preset, "groups.sizes") or ("train", "test")):
+        yield f"groups.sizes: has no {split!r}; add `{split}: NUMBER`"
+    if preset.groups and preset.groups.seeds is None and not own:
+        yield "groups.seeds: null takes known true steps; name public seeds for these problems, as {source: gsm8k}"
+    for arm in _value(preset, "planner_training.arms") or []:
+        if "j" in NEEDS[arm] and not own:
+            yield f"planner_training.arms: {arm} judges by known true steps; leave it out for these problems"
 
 
 def _unmet(preset: Preset) -> Iterator[str]:
@@ -243,10 +242,12 @@ def _asked_for(preset: Preset) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _unmade(preset: Preset, number: str, name: str, instance: dict[str, Any]) -> list[str]:
     """Stages that no notebook up to `number` makes."""
     lines = []
-    for stage, _ in with_upstream(preset, name, instance):
-        makers = [notebook[:2] for notebook in STAGES[stage].makers(preset)]
-        if not any(maker <= number and maker not in preset.leaves_out for maker in makers):
-            lines.append(f"leaves_out: notebook {makers[0]} makes stage {stage!r}; do not leave it out")
+    for label, stage in ((n, STAGES[n]) for n, _ in with_upstream(preset, name, instance)):
+        makers = {notebook[:2] for notebook in (stage.notebook, *stage.also_made_by)} - set(preset.leaves_out)
+        if label == "executor" and not preset.local_executor:
+            makers.discard("03")
+        if not any(maker <= number for maker in makers):
+            lines.append(f"leaves_out: notebook {stage.notebook[:2]} makes stage {label!r}; do not leave it out")
     return lines
 
 

@@ -53,8 +53,3 @@ class Preset(Section):
     def local_executor(self) -> bool:
         """Whether the executor runs in this process; a model behind a server is not ours to make."""
         return self.execution.backend.kind == "local"
-
-    @property
-    def own_problems(self) -> bool:
-        """Whether problems are generated, so that every true step of a trace is known."""
-        return isinstance(self.problems, TinyWorld)

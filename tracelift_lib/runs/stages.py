@@ -58,8 +58,17 @@ WARM_START: Instance = {"arm": "warm_start", "seed": 0}
 
 
 def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
-    """The named preset fields as plain JSON values."""
-    return lambda preset: {name: preset.model_dump(mode="json")[name] for name in names}
+    """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
+
+    def values(preset: Preset) -> dict[str, Any]:
+        whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
+        scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+        whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
+        if scorer:  # where and how patiently a server is asked is no part of the result
+            whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
+        return {name: whole[name] for name in names if name in whole}
+
+    return values
 
 
 def _once(*names: str) -> Needs:
@@ -75,12 +84,16 @@ class Stage:
         code: rooms of the library that make it, or files of them: `store.make` records their hashes.
         sections: fields of the preset that decide its result.
         required: sections of the preset that must not be null.
+        splits: of the problems, which it reads if it needs that stage.
+        also_made_by: other notebooks, which make it if the preset needs it there.
     """
 
     notebook: str
     code: tuple[str, ...]
     sections: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    also_made_by: tuple[str, ...] = ()
     version = 1
 
     def config(self, preset: Preset) -> dict[str, Any]:
@@ -91,25 +104,9 @@ class Stage:
         """The stages that it is made from."""
         return []
 
-    def splits(self, preset: Preset) -> list[str]:
-        """Splits of the problems that it reads."""
-        return []
-
-    def lacks(self, preset: Preset, instance: Instance) -> Iterator[str]:
-        """What is missing in the preset: key, what is wrong with it, what to do."""
-        for name in self.required:
-            if getattr(preset, name) is None:
-                yield f"{name}: is null; add this section"
-        if all(getattr(preset, name) is not None for name in self.required):
-            yield from missing_splits(preset, self.splits(preset))
-
     def instances(self, preset: Preset) -> list[Instance]:
         """The results that its notebook makes."""
         return [{}]
-
-    def makers(self, preset: Preset) -> list[str]:
-        """All notebooks that make it, where the preset needs it there."""
-        return [self.notebook]
 
     def progress(self, preset: Preset) -> tuple[int, str]:
         """The number of steps of one instance, and what files in its folder show those done."""
@@ -122,28 +119,6 @@ class Stage:
     def build(self, run: Run, out: Path, **instance: Any) -> None:
         """Make it in the folder `out`; called again after an interruption."""
         raise NotImplementedError
-
-
-def missing_splits(preset: Preset, splits: list[str], key: str = "problems.sizes") -> Iterator[str]:
-    """What to say of `splits` that the problems do not have, in the words of `Stage.lacks`."""
-    have = preset.problems.sizes
-    for split in splits:
-        if split not in have:
-            yield f"{key}: problems.sizes has no split {split!r}, only {', '.join(have)}; add `{split}: NUMBER` there"
-
-
-def _execution(preset: Preset) -> dict[str, Any]:
-    """The section `execution`, without the RM's service and where and how patiently a server is asked."""
-    section = preset.model_dump(mode="json")["execution"]
-    section["backend"] = {k: v for k, v in section["backend"].items() if k in ("kind", "model", "api")}
-    del section["scorer"]
-    return {"execution": section}
-
-
-def _scorer_config(preset: Preset) -> dict[str, Any]:
-    """Which model scores, if not the preset's own; nothing about where it is asked."""
-    remote = preset.execution.scorer
-    return {"scorer": remote.model_dump(include={"model", "max_length"})} if remote else {}
 
 
 def _scorer_stage(preset: Preset) -> list[str]:
@@ -168,10 +143,8 @@ GENERATED = {"tiny_world": tinyworld, "tiny_code": tinycode}
 
 
 class Problems(Stage):
-    notebook, code, sections = "00_start_here", ("problems", "groups/seeds.py"), ("problems",)
-
-    def makers(self, preset: Preset) -> list[str]:
-        return [self.notebook, "01_build_groups", "03_executor_uplift"]
+    notebook, also_made_by = "00_start_here", ("01_build_groups", "03_executor_uplift")
+    code, sections = ("problems", "groups/seeds.py"), ("problems",)
 
     def build(self, run: Run, out: Path) -> None:
         p = run.preset.problems
@@ -199,20 +172,11 @@ def _gsm8k_splits(source: GSM8K, seed: int) -> dict[str, list[Problem]]:
 
 
 class ExecutorModel(Stage):
-    notebook, code, sections = "00_start_here", ("models",), ("executor", "prompt_style")
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
+    code, sections, splits = ("models",), ("executor", "prompt_style"), ("train",)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("problems") if preset.executor.source == "train" else []
-
-    def splits(self, preset: Preset) -> list[str]:
-        return ["train"] if preset.executor.source == "train" else []
-
-    def makers(self, preset: Preset) -> list[str]:
-        return [
-            self.notebook,
-            *_made_for_reward_model(preset, "executor"),
-            *["03_executor_uplift"] * preset.local_executor,
-        ]
 
     def build(self, run: Run, out: Path) -> None:
         source = run.preset.executor
@@ -222,28 +186,13 @@ class ExecutorModel(Stage):
             fetch(source, out)
 
 
-def _made_for_reward_model(preset: Preset, stage: str) -> list[str]:
-    """Notebook 02 makes the RM's backbone where groups are not made of the preset's own problems."""
-    return [] if _own_groups(preset) or _backbone_stage(preset) != stage else ["02_train_reward_model"]
-
-
 class PlannerModel(Stage):
-    notebook, code, sections = "00_start_here", ("models", "planner/warm_start.py"), ("planner", "prompt_style")
-    required = ("planner",)
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "05_train_planner_lora")
+    code, sections = ("models", "planner/warm_start.py"), ("planner", "prompt_style")
+    required, splits = ("planner",), ("train",)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("problems", "executor") if preset.planner.source in STARTS else []
-
-    def splits(self, preset: Preset) -> list[str]:
-        return ["train"] if preset.planner.source in STARTS else []
-
-    def lacks(self, preset: Preset, instance: Instance) -> Iterator[str]:
-        yield from super().lacks(preset, instance)
-        if preset.planner and preset.planner.source == "executor" and not preset.own_problems:
-            yield "planner.source: habits need generated problems, whose true steps are known; take reference_traces"
-
-    def makers(self, preset: Preset) -> list[str]:
-        return [self.notebook, *_made_for_reward_model(preset, "planner"), "05_train_planner_lora"]
 
     def build(self, run: Run, out: Path) -> None:
         source, start = run.preset.planner, STARTS.get(run.preset.planner.source)
@@ -258,27 +207,13 @@ STARTS = {"executor": warm_start, "reference_traces": reference_start}  # a plan
 
 
 class Groups(Stage):
-    notebook, code, required = "01_build_groups", ("groups",), ("groups",)
+    notebook, code, required, splits = "01_build_groups", ("groups",), ("groups",), ("train", "test")
 
     def config(self, preset: Preset) -> dict[str, Any]:
         return _groups_config(preset)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("problems") if _own_groups(preset) else []
-
-    def splits(self, preset: Preset) -> list[str]:
-        return ["train", "test"] if _own_groups(preset) else []
-
-    def lacks(self, preset: Preset, instance: Instance) -> Iterator[str]:
-        yield from super().lacks(preset, instance)
-        if preset.groups:
-            for split in {"train", "test"} - set(preset.groups.sizes):
-                yield f"groups.sizes: has no {split!r}; add `{split}: NUMBER`"
-        if _own_groups(preset) and not preset.own_problems:
-            yield (
-                "groups.seeds: null makes groups of generated problems, whose true steps are known; for problems of "
-                f"{preset.problems.source} name public seeds, such as {{source: gsm8k}}"
-            )
 
     def build(self, run: Run, out: Path) -> None:
         _build_groups(run, out)
@@ -464,9 +399,7 @@ class Answers(Stage):
     """What the executor's answers decide."""
 
     notebook, code = "03_executor_uplift", ("executor", "verifier")
-
-    def config(self, preset: Preset) -> dict[str, Any]:
-        return {**_execution(preset), **_section("prompt_style", "limits")(preset)}
+    sections = ("execution", "prompt_style", "limits")
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("problems", *_executor_stage(preset))
@@ -476,11 +409,10 @@ UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run los
 
 
 class Uplift(Answers):
+    splits = ("test",)
+
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return super().needs(preset, instance) + _once(*["groups"] * _own_groups(preset))
-
-    def splits(self, preset: Preset) -> list[str]:
-        return ["test"]
 
     def build(self, run: Run, out: Path) -> None:
         """Verdicts of the executor on test problems: without trace, with the reference, with each flawed trace.
@@ -518,8 +450,7 @@ BASELINE_CHUNK = 256
 
 
 class Baseline(Answers):
-    def splits(self, preset: Preset) -> list[str]:
-        return ["rl"]
+    splits = ("rl",)
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [{}] if preset.planner_training and "05" not in preset.leaves_out else []
@@ -530,19 +461,16 @@ class Baseline(Answers):
         What a server draws does not depend on the other requests, so it is saved and resumed in chunks; this process
         draws all at once.
         """
-        problems, executor, e = run.problems("rl"), run.executor(), run.preset.execution
+        problems, executor, n = run.problems("rl"), run.executor(), run.preset.execution.baseline_samples
         executor.self_test(problems[:4])
-        size, baseline = len(problems) if run.preset.local_executor else BASELINE_CHUNK, {}
-        for start in range(0, len(problems), size):
-            chunk = problems[start : start + size]
-            part = out / WORK / f"baseline-{start:06d}.json"
-            if not part.exists():
-                name = f"baseline, problems {start + 1} to {start + len(chunk)} of {len(problems)}"
-                verdicts = executor.verdicts(chunk, [None] * len(chunk), e.baseline_samples, run.preset.seed + 1, name)
-                part.parent.mkdir(exist_ok=True)
-                write_json(part, {p.problem_id: v.tolist() for p, v in zip(chunk, verdicts)})
-            baseline |= json.loads(part.read_text())
-        write_json(out / "baseline.json", baseline)
+
+        def rows_of(chunk: list[Problem], start: int) -> pd.DataFrame:
+            verdicts = executor.verdicts(chunk, [None] * len(chunk), n, run.preset.seed + 1, "baseline")
+            return pd.DataFrame({"problem_id": [p.problem_id for p in chunk], "verdicts": verdicts.tolist()})
+
+        size = len(problems) if run.preset.local_executor else BASELINE_CHUNK
+        rows = _rows_by_chunk(out, "baseline", problems, size, "baseline: problems", rows_of)
+        write_json(out / "baseline.json", {i: v.tolist() for i, v in zip(rows["problem_id"], rows["verdicts"])})
 
 
 NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
@@ -550,7 +478,7 @@ NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
 
 class TrainedPlanner(Stage):
     notebook, code, version = "05_train_planner_lora", ("planner",), 2
-    required = ("planner_training",)
+    required, splits = ("planner_training",), ("rl",)
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """All that decides one training run; not the preset's other arms and seeds, nor what would have stopped it.
@@ -558,25 +486,13 @@ class TrainedPlanner(Stage):
         Settings at their default are left out, so that results stay valid when a later version offers more of them.
         """
         training = preset.planner_training.model_dump(mode="json", exclude=NO_PART_IN_RESULT, exclude_defaults=True)
-        sections = _section("prompt_style", "limits")(preset)
-        return {**sections, **_execution(preset), **_scorer_config(preset), "planner_training": training}
+        return _section("prompt_style", "limits", "execution", "scorer")(preset) | {"planner_training": training}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         arm, cached = instance["arm"], preset.execution.baseline == "cached"
         stages = ["problems", *_executor_stage(preset), "planner"]
         stages += _scorer_stage(preset) * ("q" in NEEDS[arm]) + ["baseline"] * (cached and compares(arm))
         return _once(*stages)
-
-    def splits(self, preset: Preset) -> list[str]:
-        return ["rl"]
-
-    def lacks(self, preset: Preset, instance: Instance) -> Iterator[str]:
-        yield from super().lacks(preset, instance)
-        if "j" in NEEDS[instance["arm"]] and not preset.own_problems:
-            yield (
-                f"planner_training.arms: {instance['arm']} judges by the true steps of generated problems, which those "
-                f"of {preset.problems.source} do not have; leave this arm out"
-            )
 
     def instances(self, preset: Preset) -> list[Instance]:
         return policies(preset)
@@ -632,22 +548,17 @@ def launched_as(processes: int) -> int:
 
 class Evaluated(Stage):
     notebook, code = "07_evaluate", ("evaluation/planner_evaluation.py",)
+    sections = ("evaluation", "prompt_style", "limits", "execution", "scorer")
     required = ("evaluation", "planner_training")
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
         sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
-        sections = _section("evaluation", "prompt_style", "limits")(preset)
-        return {**_execution(preset), **_scorer_config(preset), **sections, "planner_sampling": sampling}
+        return super().config(preset) | {"planner_sampling": sampling}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         trained = [] if instance == WARM_START else [("planner_training", instance)]
         return _once("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset)) + trained
-
-    def lacks(self, preset: Preset, instance: Instance) -> Iterator[str]:
-        yield from super().lacks(preset, instance)
-        if preset.evaluation:
-            yield from missing_splits(preset, preset.evaluation.splits, "evaluation.splits")
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [WARM_START, *policies(preset)]
@@ -707,12 +618,16 @@ def with_upstream(preset: Preset, name: str, instance: Instance) -> Iterator[tup
 
 
 def lacking(preset: Preset, name: str, instance: Instance) -> Iterator[str]:
-    """What the preset lacks for a result and for all that it is made from (`Stage.lacks`)."""
-    stage = STAGES[name]
-    yield from stage.lacks(preset, instance)
-    if all(getattr(preset, section) is not None for section in stage.required):  # else its needs are not known
-        for need in stage.needs(preset, instance):
-            yield from lacking(preset, *need)
+    """What the preset lacks for a result and for all that it is made from: key, what is wrong, what to do."""
+    stage, have = STAGES[name], preset.problems.sizes
+    null = [section for section in stage.required if getattr(preset, section) is None]
+    yield from (f"{section}: is null; add this section" for section in null)
+    needs = [] if null else stage.needs(preset, instance)  # without its sections they are not known
+    for split in stage.splits if ("problems", {}) in needs else ():
+        if split not in have:
+            yield f"problems.sizes: has no split {split!r}, only {', '.join(have)}; add `{split}: NUMBER`"
+    for need in needs:
+        yield from lacking(preset, *need)
 
 
 @dataclass(frozen=True)
