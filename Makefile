@@ -45,7 +45,7 @@ reproduce: setup ## run every notebook of PRESET (default tiny, then tiny_code),
 test: setup ## format and lint, unit tests, and every notebook at presets check and check_code
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## speed against the plain ways of doing the same, into build/bench.json (HumanEval, MBPP: $$TRACELIFT_DATA)
 	$(BIN)/python -m bench.all $(if $(BENCH),--only $(BENCH))

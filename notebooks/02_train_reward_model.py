@@ -60,6 +60,7 @@ from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
 
 # %%
+# %%
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
 settings, public = run.preset.reward_model, run.preset.groups.seeds
@@ -370,7 +371,7 @@ print(f"q = {by_hand:.4f}; expected labels: {said}")
 # `POST /score` has the request and the answer of the public implementation, so either side can be swapped:
 #
 # ```sh
-# python -m tracelift_lib.rm_server --model FOLDER_OR_HUB_NAME --port 8100
+# tracelift serve-rm --model FOLDER_OR_HUB_NAME --port 8100
 # ```
 #
 # and in a preset `execution: {scorer: {url: "http://localhost:8100", model: my-rm}}`. Here the server runs in this process:

@@ -153,6 +153,7 @@ def _run_unless_done(preset: Preset, source: Path, parameters: dict[str, Any], o
     if not rebuilds and _is_done(source, parameters, output):
         print(f"{source.stem}: done before, executed copy {output}", flush=True)
         return 0
+    output.with_suffix(".json").unlink(missing_ok=True)  # the copy is not what this record is of any more
     start = time.monotonic()
     try:
         run_notebook(source, parameters, output)
