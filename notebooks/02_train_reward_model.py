@@ -40,6 +40,7 @@ import torch
 from IPython.display import Markdown, display
 from safetensors import safe_open
 
+# %%
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
 from tracelift_lib.evaluation.natural_sets import MissingSet
 from tracelift_lib.evaluation.planner_evaluation import mean_interval
@@ -59,7 +60,6 @@ from tracelift_lib.reward_model.server import serving
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
 
-# %%
 # %%
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
