@@ -9,29 +9,43 @@ LAB_ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# Exact versions are locked for the extra dev; another choice of extras is resolved from the pins in pyproject.toml.
+LOCK ?= $(if $(filter dev,$(EXTRAS)),requirements)
+TAG := $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])'
+STALE ?=
+export STALE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test bench lab notebooks course readme clean
+.PHONY: help setup lock reproduce test bench lab notebooks course readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo "Variables: PRESET=$$(ls presets | sed 's/.yaml//' | paste -sd'|')  SEED=n  OVERRIDES='key=value ...'"
-	@echo "           PIP_ARGS='...' (extra pip options)  VENV=folder"
+	@echo "Variables: PRESET=$$(cd presets; ls *.yaml | sed 's/.yaml//' | paste -sd'|')  SEED=n  OVERRIDES='key=value ...'"
+	@echo "           PIP_ARGS='...' (extra pip options)  VENV=folder  LOCK= (without locked versions)"
+	@echo "           STALE=rebuild (make results again that other code has made)"
 
 setup: $(VENV)/.installed ## make .venv and install everything the CPU presets need
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(if $(LOCK),$(wildcard $(LOCK)/*.lock))
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) $(if $(LOCK),-c $(LOCK)/$$($(TAG)).lock) -e '.[$(EXTRAS)]'
 	touch $@
 
-reproduce: setup ## run every notebook of PRESET (default tiny, then tiny_code), write its tables and figures to paper_figures/
-	$(BIN)/python -m tracelift_lib.run_notebooks --preset $(PRESET) $(if $(SEED),--seed $(SEED)) $(foreach o,$(OVERRIDES),--override $(o))
+lock: setup ## resolve pyproject.toml into requirements/*.lock; versions there that still fit stay (delete a file for the newest)
+	$(BIN)/pip install --quiet $(PIP_ARGS) uv
+	for minor in 11 12; do $(BIN)/uv pip compile --quiet --extra dev --python-version 3.$$minor \
+		--index-strategy unsafe-best-match --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--strip-extras --output-file requirements/py3$$minor.lock pyproject.toml || exit 1; done
 
-test: setup ## unit tests, and every notebook at preset check
-	$(BIN)/python -m pytest
+reproduce: setup ## run every notebook of PRESET (default tiny, then tiny_code), write its tables and figures to paper_figures/
+	$(BIN)/tracelift run --preset $(PRESET) $(if $(SEED),--seed $(SEED)) $(foreach o,$(OVERRIDES),--override $(o))
+
+test: setup ## format and lint, unit tests, and every notebook at presets check and check_code
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## speed against the plain ways of doing the same, into build/bench.json (HumanEval, MBPP: $$TRACELIFT_DATA)
 	$(BIN)/python -m bench.all $(if $(BENCH),--only $(BENCH))
@@ -41,13 +55,13 @@ lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 	$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) notebooks
 
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
-	$(BIN)/python -m tracelift_lib.run_notebooks --convert
+	$(BIN)/tracelift convert
 
 course: setup ## copies of the notebooks without the solutions of their exercises, in build/course/
-	$(BIN)/python -m tracelift_lib.run_notebooks --course
+	$(BIN)/tracelift course
 
 readme: setup ## put the summaries of paper_figures/ into the README
-	$(BIN)/python -m tracelift_lib.report
+	$(BIN)/tracelift readme
 
 clean: ## remove what runs have made (runs/, build/); results in paper_figures/ stay
 	rm -rf runs build

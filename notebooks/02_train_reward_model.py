@@ -40,6 +40,7 @@ import torch
 from IPython.display import Markdown, display
 from safetensors import safe_open
 
+# %%
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
 from tracelift_lib.evaluation.planner_evaluation import mean_interval
 from tracelift_lib.groups.kinds import kinds_of

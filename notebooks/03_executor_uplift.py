@@ -45,6 +45,7 @@ from tracelift_lib.sandbox.host import SandboxError
 from tracelift_lib.verifier.verify_code import CodeVerifier, execution_reward
 from tracelift_lib.verifier.verify_math import final_answer, verify_math
 
+# %%
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
 run.make("problems")

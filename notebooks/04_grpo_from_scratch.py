@@ -49,6 +49,7 @@ from tracelift_lib.planner.rewards import ARMS
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
 
+# %%
 begin = time.monotonic()
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 report.set_theme()

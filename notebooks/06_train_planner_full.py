@@ -307,7 +307,7 @@ display(norms)
 # CUDA_VISIBLE_DEVICES=9 tracelift serve-rm --model runs/paper/reward_model/KEY/model --port 8100 &
 #
 # CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 accelerate launch --config_file presets/accelerate/zero2_8gpu.yaml \
-#     -m tracelift_lib.launch --preset paper --run tracelift:0 --override planner_training.parameters=full
+#     -m tracelift_lib.runs.launch --preset paper --run tracelift:0 --override planner_training.parameters=full
 # ```
 #
 # Several runs go one after the other: `--run exec_only:0 tracelift:0`. Interrupted, the same command goes on from the

@@ -22,6 +22,13 @@ settings.load_profile("project")
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 
+SLOWEST = ["tests/notebooks/", "tests/planner/", "tests/runs/"]  # begun first, so that no process is left with them
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next((i for i, place in enumerate(SLOWEST) if item.nodeid.startswith(place)), 9))
+
+
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     """No test reads or writes the project's own runs/."""

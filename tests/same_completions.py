@@ -1,5 +1,5 @@
-"""`tracelift_lib.launch` with completions and rewards that follow from the prompts alone, so that any number of
-processes trains on the same ones: `python tests/same_completions.py GRADIENTS [arguments of tracelift_lib.launch]`.
+"""`tracelift launch` with completions and rewards that follow from the prompts alone, so that any number of processes
+trains on the same ones: `python tests/same_completions.py GRADIENTS [arguments of tracelift launch]`.
 
 The gradients of every step, as the optimizer gets them, go into the folder GRADIENTS.
 """

@@ -20,7 +20,7 @@ from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.problems.files import DATA_VARIABLE, WORK, InputError
 from tracelift_lib.problems.prompts import OPEN, as_chat, planner_prompt, reward_model_text
 from tracelift_lib.problems.records import MissingSet
-from tracelift_lib.runs import pipeline
+from tracelift_lib.runs import stages
 from tracelift_lib.runs.pipeline import Run
 
 
@@ -282,7 +282,7 @@ def real(tmp_path_factory, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACELIFT_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv(DATA_VARIABLE, str(folder))
-        patch.setattr(pipeline, "NATURAL_CHUNK", 8)
+        patch.setattr(stages, "NATURAL_CHUNK", 8)
         run = Run(
             "check",
             overrides={
@@ -309,7 +309,7 @@ def resumed(real):
         return score(traces, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "score_traces", interrupted)
+        patch.setattr(stages, "score_traces", interrupted)
         with pytest.raises(KeyboardInterrupt):
             real.make("natural_errors")
         artifact = real.make("natural_errors")

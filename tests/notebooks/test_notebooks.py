@@ -1,11 +1,10 @@
 """Every notebook, executed at presets check and check_code, in order; then what they leave behind. Takes minutes.
 
-Three runs are shared by all tests of this file: the first in an empty home, beside it one in another empty home with
-the same seed, and a second in the first home.
+Two runs are shared by all tests of this file, in two empty homes with the same seed, side by side. What a second run in
+one home does is tested with small notebooks: tests/runs/test_run_notebooks.py.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -32,21 +31,6 @@ NEEDED = {
 }
 
 
-def run_all(home):
-    """Exit status of the runner with `home` as the place of runs/, build/ and paper_figures/."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACELIFT_HOME", str(home))
-        return main(["--preset", *PRESETS])
-
-
-def manifests(home):
-    return {p.relative_to(home): p.stat().st_mtime_ns for p in home.glob("runs/*/*/*/manifest.json")}
-
-
-def executed(home):
-    return {f"{p.parent.name}/{p.stem}": p.stat().st_mtime_ns for p in home.glob("build/*/*.ipynb")}
-
-
 def tables(home):
     return {str(p.relative_to(home)): p.read_bytes() for p in home.glob("paper_figures/*/*.csv")}
 
@@ -59,7 +43,7 @@ def sources_on_disk():
 def beside(tmp_path_factory):
     """(home, process) of a run that goes on beside the first."""
     home = tmp_path_factory.mktemp("fresh")
-    command = [sys.executable, "-m", "tracelift_lib.run_notebooks", "--preset", *PRESETS]
+    command = [sys.executable, "-m", "tracelift_lib.runs.cli", "run", "--preset", *PRESETS]
     with (home / "log.txt").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, "TRACELIFT_HOME": str(home)}, stdout=log, stderr=log)
     yield home, process
@@ -70,17 +54,11 @@ def beside(tmp_path_factory):
 def first(tmp_path_factory, beside):
     """A home in which every notebook has run once."""
     home, before = tmp_path_factory.mktemp("first"), sources_on_disk()
-    assert run_all(home) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(home))
+        assert main(["--preset", *PRESETS]) == 0
     assert sources_on_disk() == before  # executed copies go elsewhere
     return home
-
-
-@pytest.fixture(scope="module")
-def again(first):
-    """(manifests, tables, executed copies) before a second run in the same home, which has happened."""
-    before = manifests(first), tables(first), executed(first)
-    assert run_all(first) == 0
-    return before
 
 
 @pytest.fixture(scope="module")
@@ -138,29 +116,6 @@ def test_nothing_is_written_outside_its_place(first):
     assert {p.name for p in first.iterdir()} == {"runs", "build", "paper_figures"}
     assert {p.name for p in (first / "runs").iterdir()} == set(PRESETS)
     assert not list(first.glob("runs/*/*/*/work"))  # finished stages keep no scratch
-
-
-def test_a_second_run_finds_everything_done(first, again):
-    stages, csv, copies = again
-    assert len(stages) >= 10 and manifests(first) == stages
-    assert tables(first) == csv
-    assert len(copies) >= 8 and executed(first) == copies
-
-
-def test_what_was_changed_or_removed_is_run_again(first, again, capsys):
-    """A table is lost, a table is changed, a stage is lost: the notebook that makes it runs, and gives the same."""
-    csv, copies = tables(first), executed(first)
-    folder = first / "paper_figures" / "check"
-    (folder / "uplift_noise.csv").unlink()
-    assert run_all(first) == 0 and tables(first) == csv
-    changed = {name for name, time in executed(first).items() if time != copies[name]}
-    assert "check/03_executor_uplift" in changed and "check/02_train_reward_model" not in changed
-    assert not any(name.startswith("check_code/") for name in changed)
-    (folder / "claims_ledger.csv").write_text("changed")
-    assert run_all(first) == 0 and tables(first) == csv
-    shutil.rmtree(next((first / "runs" / "check" / "uplift").glob("*/manifest.json")).parent)
-    assert run_all(first) == 0 and tables(first) == csv
-    assert all(stage in manifests(first) for stage in again[0])
 
 
 def test_a_fresh_home_with_the_same_seed_gives_the_same_tables(first, fresh):

@@ -63,7 +63,7 @@ def test_on_colab_it_fetches_the_project_and_goes_there(tmp_path):
     done = run_cell(folder, tmp_path, COLAB_RELEASE_TAG="release")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"after {folder}/notebooks True\n") and "installing" not in done.stdout
-    assert (folder / "tracelift_lib" / "colab.py").exists()
+    assert (folder / "tracelift_lib" / "runs" / "colab.py").exists()
     again = run_cell(folder, tmp_path, COLAB_RELEASE_TAG="release")  # it is there: no second clone
     assert again.returncode == 0 and "Cloning" not in again.stderr
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -98,7 +99,7 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
                 launch.train_in_processes(run, [instance])
         script, at = (
             [str(PROJECT / "tests" / "same_completions.py"), str(out)],
-            commands[0].index("tracelift_lib.launch"),
+            commands[0].index("tracelift_lib.runs.launch"),
         )
         before = commands[0][: at - 1] if n == 2 else commands[0][:1]
         launch._run([*before, *script, *commands[0][at + 1 :]])
@@ -144,7 +145,7 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
         patch.setattr(launch, "_run", commands.append)
         with pytest.raises(store.MissingArtifact):
             launch.train_in_processes(run, [instance])
-    work = run._place(launch.STAGE, instance)[0] / WORK
+    work = run.folder_of(launch.STAGE, **instance) / WORK
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             commands[0],
@@ -179,6 +180,29 @@ def test_a_run_for_two_processes_is_refused_in_one(upstream, monkeypatch):
     monkeypatch.setenv("TRACELIFT_HOME", str(upstream))
     with pytest.raises(InputError, match="processes is 2, but 1 run: start them with `accelerate launch"):
         Run("check", overrides=UPSTREAM | TWO).make("planner_training", arm="exec_only", seed=5)
+
+
+@pytest.mark.parametrize("text, value", [("5e-6", 5e-6), ("0.5", 0.5), ("1E-3", 1e-3)])
+def test_the_launcher_reads_numbers_as_the_runner_does(monkeypatch, text, value):
+    """YAML 1.1 takes 5e-6 for a text."""
+    seen = []
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    monkeypatch.setattr(launch, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(launch, "Run", lambda preset, seed, overrides: seen.append((preset, seed, overrides)) or {}[0])
+    arguments = ["--preset", "check", "--run", "exec_only:0", "--preset-seed", "3"]
+    with pytest.raises(KeyError):
+        launch.main([*arguments, "--override", f"planner_training.learning_rate={text}"])
+    assert seen == [("check", 3, {"planner_training.learning_rate": value, "planner_training.processes": 2})]
+
+
+@pytest.mark.parametrize(
+    "arguments, word", [(["--override", "execution.k"], "KEY=VALUE"), (["--override", "evaluation.splits=[x]"], "'x'")]
+)
+def test_bad_input_of_the_launcher_is_told(monkeypatch, capsys, arguments, word):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    monkeypatch.setattr(launch, "PartialState", lambda **_: SimpleNamespace(num_processes=1))
+    assert launch.main(["--preset", "check", "--run", "exec_only:0", *arguments]) == 2
+    assert word in capsys.readouterr().err
 
 
 def test_groups_stay_whole():

@@ -7,6 +7,7 @@ from common import PROJECT
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import presets
 from tracelift_lib.runs.presets import load_preset, preset_names, variant
+from tracelift_lib.runs.stages import stage_graph
 
 FILES = sorted((PROJECT / "presets").glob("*.yaml"))
 
@@ -72,7 +73,7 @@ def test_unknown_preset_names_those_there_are():
         ("planner.steps", 3),
         ("problems.sizes.train", 99),
         ("problems.max_number", 12),
-        ("planner_training.arms", ["no_uplift"]),
+        ("planner_training.arms", ["exec_only", "tracelift", "no_uplift"]),
         ("reward_model.dimension_loss", "mse"),
         ("limits.problem", 100),
         ("limits.trace", 50),
@@ -124,13 +125,13 @@ def test_a_wrong_backend_is_refused_and_named(change, word):
 def test_an_unknown_key_of_the_backend_in_use_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'timeout'"):
         load_preset("check", overrides={"execution.backend": SERVER, "execution.backend.timout": 5.0})
-    with pytest.raises(InputError, match="Keys here: kind"):
+    with pytest.raises(InputError, match="execution.backend: .* 'kind'"):
         load_preset("check", overrides={"execution.backend.model": "m"})
 
 
 def test_the_released_reward_needs_as_many_runs_on_both_sides():
     """Its coefficient compares counts of K and K."""
-    arm = {"planner_training.arms": ["released_code"]}
+    arm = {"planner_training.arms": ["exec_only", "tracelift", "released_code"]}
     with pytest.raises(InputError, match="baseline_samples"):
         load_preset("check", overrides=arm)
     assert load_preset("check", overrides=arm | {"execution.baseline": "fresh"}).execution.baseline == "fresh"
@@ -150,8 +151,9 @@ def test_several_overrides_and_the_seed():
     assert load_preset("check", seed=0).seed == 0 and load_preset("check").execution.k == 3  # nothing is kept
 
 
-def test_a_section_may_be_left_out():
-    assert load_preset("check", overrides={"reward_model": None}).reward_model is None
+def test_a_section_may_be_left_out_with_the_notebooks_that_need_it():
+    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "12"), "no reward model")}
+    assert load_preset("check", overrides=out | {"reward_model": None}).reward_model is None
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_a_value_of_the_wrong_kind_is_refused_and_named(key, value):
 
 
 def test_a_path_through_a_value_is_refused():
-    with pytest.raises(InputError, match="'k' is a value"):
+    with pytest.raises(InputError, match="execution.k is a value"):
         load_preset("check", overrides={"execution.k.x": 3})
 
 
@@ -311,3 +313,134 @@ def test_variant_names():
     assert variant("check", own + 3) == f"check-seed{own + 3}"
     assert variant("check", None, {"execution.k": 5}) == "check-custom"
     assert variant("check", own + 3, {"execution.k": 5}) == f"check-seed{own + 3}-custom"
+
+
+# --- the whole preset -------------------------------------------------------------------------
+
+MISSING = [  # preset, overrides, what the message must say
+    ("check", {"reward_model": None}, ["reward_model: is null", "02, 05, 06, 07, 12"]),
+    ("check", {"planner": None}, ["planner: is null; add this section"]),
+    ("check", {"groups": None}, ["groups: is null"]),
+    ("check", {"evaluation": None}, ["evaluation: is null"]),
+    ("check", {"planner_training": None}, ["planner_training: is null", "00, 06, 07, 12"]),
+    ("check", {"evaluation.splits": ["test", "nosuch"]}, ["evaluation.splits: 'nosuch' is no split of problems.sizes"]),
+    ("check", {"evaluation.splits": ["long"]}, ["evaluation.splits: has no 'test'", "12"]),
+    ("check", {"evaluation.splits": []}, ["evaluation.splits: [] must name at least one"]),
+    ("check", {"planner_training.arms": []}, ["planner_training.arms: [] must name at least one"]),
+    (
+        "check",
+        {"planner_training.arms": ["exec_only", "tracelift", "exec_only"]},
+        ["planner_training.arms", "none twice"],
+    ),
+    ("check", {"planner_training.arms": ["exec_only"]}, ["planner_training.arms: has no 'tracelift'", "notebooks 12"]),
+    ("check", {"planner_training.arms": ["tracelift"]}, ["planner_training.arms: has no 'exec_only'", "07, 12"]),
+    ("check", {"planner_training.seeds": []}, ["planner_training.seeds"]),
+    ("check", {"planner_training.seeds": [0, 1, 0]}, ["planner_training.seeds", "none twice"]),
+    ("check", {"leaves_out": {"13": "no such notebook"}}, ["leaves_out: no notebook '13'", "00, 01"]),
+    ("check", {"leaves_out": {"01": "no groups"}}, ["leaves_out: notebook 01 makes stage 'groups'", "02, 03"]),
+    ("check", {"leaves_out": {"03": "no uplift"}}, ["leaves_out: notebook 03 makes stage 'baseline'", "05"]),
+    ("check", {"planner.habits": {"full": 0.0}}, ["planner.habits"]),
+    ("check", {"groups.sizes": {"train": 5}}, ["groups.sizes: has no 'test'; add `test: NUMBER`"]),
+    ("check", {"name": "other"}, ["name: 'other' in check.yaml; write name: check"]),
+    (
+        "smol",
+        {"problems.sizes": {"train": 9, "test": 5}},
+        ["problems.sizes: has no split 'rl', only train, test; add `rl"],
+    ),
+    ("smol", {"problems.sizes": {"rl": 9, "test": 5}}, ["problems.sizes: has no split 'train'"]),
+    ("smol", {"problems.sizes": {"rl": 9, "train": 5}}, ["problems.sizes: has no split 'test'"]),
+    ("smol", {"groups.seeds": None}, ["groups.seeds: null takes known true steps"]),
+    ("smol", {"planner_training.arms": ["exec_only", "tracelift", "llm_judge"]}, ["planner_training.arms: llm_judge"]),
+]
+
+
+@pytest.mark.parametrize("name, overrides, words", MISSING, ids=[f"{n} {o}"[:60] for n, o, _ in MISSING])
+def test_what_a_notebook_would_ask_for_in_vain_is_refused_when_the_preset_is_loaded(name, overrides, words):
+    """Not after hours, in the notebook that needs it. The message has the key and what to do."""
+    with pytest.raises(InputError) as caught:
+        load_preset(name, overrides=overrides)
+    assert all(word in str(caught.value) for word in [f"preset {name} with {next(iter(overrides))} set", *words])
+
+
+def test_what_only_left_out_notebooks_need_may_be_missing():
+    """Without training no split `rl`, no planner; with a scoring service no reward model for arms with q."""
+    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "12"), "no training here")}
+    sizes = {"problems.sizes": {"train": 9, "test": 5}}
+    assert load_preset("smol", overrides=out | sizes | {"planner": None, "planner_training": None}).planner is None
+    out = {"leaves_out": dict.fromkeys(("00", "02", "06", "12"), "a service scores")}
+    service = {"reward_model": None, "execution.scorer": {"url": "http://localhost:1", "model": "m"}}
+    assert load_preset("smol", overrides=out | service).reward_model is None
+    with pytest.raises(InputError, match=r"reward_model: is null; add this section \(for notebooks 05, 07\)"):
+        load_preset("smol", overrides=out | {"reward_model": None})
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("planner_training.learning_rate", float("nan")),
+        ("execution.temperature", float("inf")),
+        ("reward_model.weight_decay", float("-inf")),
+        ("min_free_gb", float("inf")),
+        ("seed", -1),
+        ("seed", 2**40),
+    ],
+)
+def test_numbers_are_finite_and_seeds_are_seeds(key, value):
+    with pytest.raises(InputError, match=key):
+        load_preset("check", overrides={key: value})
+
+
+def test_a_key_that_is_there_twice_is_refused(folder):
+    """YAML alone would keep the second and say nothing."""
+    (folder / "mine.yaml").write_text("extends: tiny\nname: mine\nexecution:\n  k: 3\n  k: 5\n")
+    with pytest.raises(InputError, match=r"mine.yaml.*'k' is there twice(.|\n)*line 5"):
+        load_preset("mine")
+
+
+def test_presets_that_extend_themselves_are_refused(folder):
+    (folder / "mine.yaml").write_text("extends: mine\nname: mine\n")
+    with pytest.raises(InputError, match="extends itself .mine -> mine"):
+        load_preset("mine")
+    (folder / "mine.yaml").write_text("extends: yours\nname: mine\n")
+    (folder / "yours.yaml").write_text("extends: mine\nname: yours\n")
+    with pytest.raises(InputError, match="extends itself .mine -> yours -> mine"):
+        load_preset("mine")
+
+
+def test_a_preset_without_a_name_of_its_own_is_refused(folder):
+    """Its results would lie among those of the preset that it extends."""
+    (folder / "mine.yaml").write_text("extends: tiny\n")
+    with pytest.raises(InputError, match="name: 'tiny' in mine.yaml"):
+        load_preset("mine")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_the_whole_graph_of_a_preset_can_be_walked(name):
+    """Every stage that its notebooks make, with its key, after all that it is made from."""
+    preset = load_preset(name)
+    graph, before = stage_graph(preset), set()
+    for label, planned in graph.items():
+        assert label == "/".join([planned.name, *map(str, planned.instance.values())])
+        assert len(planned.key) == 12 and set(planned.upstream) <= before
+        assert planned.upstream == {other: graph[other].key for other in planned.upstream}
+        before.add(label)
+    trained = {label for label in graph if label.startswith("planner_training/")}
+    t = preset.planner_training
+    runs_05 = "05" not in preset.leaves_out
+    assert trained == ({f"planner_training/{a}/{s}" for a in t.arms for s in t.seeds} if runs_05 else set())
+    assert ("baseline" in graph) is runs_05 and "uplift" in graph
+
+
+def test_the_graph_of_check():
+    graph = stage_graph(load_preset("check"))
+    assert set(graph["reward_model"].upstream) == {"groups", "executor"}
+    assert set(graph["planner_training/tracelift/1"].upstream) == {
+        "problems",
+        "executor",
+        "planner",
+        "reward_model",
+        "baseline",
+    }
+    assert set(graph["planner_training/exec_only/0"].upstream) == {"problems", "executor", "planner"}
+    assert "planner_training/exec_only/1" in graph["evaluation/exec_only/1"].upstream
+    assert set(graph["evaluation/warm_start/0"].upstream) == {"problems", "executor", "planner", "reward_model"}

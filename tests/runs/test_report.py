@@ -38,7 +38,7 @@ def test_a_table_carries_its_provenance():
 
 def test_what_has_no_artifact_carries_the_revision_of_the_code(monkeypatch):
     """A table that a notebook computes by itself must not lose its revision."""
-    monkeypatch.setattr(store, "git_revision", lambda: "c0de")
+    monkeypatch.setattr(report, "git_revision", lambda: "c0de")
     report.save_table(run(), TABLE, "computed", [], "exact")
     saved = pd.read_csv(store.home() / "paper_figures" / "check" / "computed.csv")
     assert saved["revision"].tolist() == ["c0de"] * 2

@@ -1,17 +1,23 @@
 """The runner: sources to notebooks, parameters, overrides. test_notebooks.py executes notebooks, this does not."""
 
 import ast
+import shutil
 
 import jupytext
 import nbformat
 import pytest
 
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.runs import run_notebooks
-from tracelift_lib.runs.run_notebooks import _read_override, convert, main, parameter_names, run_notebook, sources
+from tracelift_lib.runs import cli, run_notebooks, stages, store
+from tracelift_lib.runs.presets import read_override
+from tracelift_lib.runs.run_notebooks import convert, parameter_names, run_notebook, sources
 
 SOURCES = sources()
 each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+
+
+def main(arguments):
+    return cli.main(["run", *arguments])
 
 
 def tagged(notebook):
@@ -84,10 +90,10 @@ def test_convert_writes_a_notebook_beside_each_source(tmp_path, monkeypatch):
     for source in SOURCES[:2]:
         (tmp_path / source.name).write_text(source.read_text())
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", tmp_path)
-    assert main(["--convert"]) == 0
+    assert cli.main(["convert"]) == 0
     assert {p.stem for p in tmp_path.glob("*.ipynb")} == {s.stem for s in SOURCES[:2]}
     again = {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
-    assert main(["--convert"]) == 0 and again == {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
+    assert cli.main(["convert"]) == 0 and again == {p: p.read_bytes() for p in tmp_path.glob("*.ipynb")}
 
 
 # --- parameters -------------------------------------------------------------------------------
@@ -137,7 +143,7 @@ def test_a_notebook_without_parameters_takes_none(tmp_path, executed):
     ],
 )
 def test_overrides_are_read_as_yaml(text, key, value):
-    assert _read_override(text) == (key, value)
+    assert read_override(text) == (key, value)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1e-04", "5E-6", "1.0e-3"])
@@ -157,6 +163,8 @@ BAD = [
     (["--preset", "check", "--override", "execution.k="], "execution.k"),
     (["--preset", "check", "--override", "planner_training.seeds=[0, 1"], "planner_training.seeds"),
     (["--preset", "check", "--override", "execution.k=5: 6: 7"], "execution.k"),
+    (["--preset", "check", "--override", "problems.sizes={train: 5, train: 6}"], "'train' is there twice"),
+    (["--preset", "check", "--override", "evaluation.splits=[nosuch]"], "evaluation.splits"),
     (["--preset", "check", "--only", "99"], "99"),
     (["--preset", "check", "--only", "00", "xx"], "xx"),
 ]
@@ -195,7 +203,7 @@ def test_several_presets_run_one_after_the_other(executed, capsys):
 
 def test_copies_for_a_course_lack_the_solutions(tmp_path, monkeypatch, executed, capsys):
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
-    assert main(["--course"]) == 0 and not executed
+    assert cli.main(["course"]) == 0 and not executed
     for source in SOURCES:
         copy = nbformat.read(tmp_path / "build" / "course" / f"{source.stem}.ipynb", as_version=4)
         cells = convert(source).cells
@@ -210,7 +218,7 @@ def test_a_choice_runs_in_the_order_of_the_numbers(executed):
 
 
 def test_what_a_preset_leaves_out_is_said_and_skipped(executed, capsys):
-    assert main(["--preset", "check", "--only", "00", "01", "--override", "leaves_out={'01': too large here}"]) == 0
+    assert main(["--preset", "check", "--only", "00", "04", "--override", "leaves_out={'04': too large here}"]) == 0
     assert [output.split("/")[-1][:2] for _, output, _ in executed] == ["00"]
     assert "too large here" in capsys.readouterr().out
 
@@ -240,3 +248,128 @@ def test_sources_are_never_touched(executed):
     before = {s: (s.read_bytes(), s.stat().st_mtime_ns) for s in SOURCES}
     assert main(["--preset", "check"]) == 0
     assert before == {s: (s.read_bytes(), s.stat().st_mtime_ns) for s in SOURCES}
+
+
+# --- what was done before -------------------------------------------------------------------------
+
+PARAMETERS = '# %% tags=["parameters"]\nPRESET = "tiny"\nSEED = None\nOVERRIDES = {}\n\n# %%\n'
+USED = """import pandas as pd
+from tracelift_lib.runs import report
+from tracelift_lib.runs.pipeline import Run
+run = Run(PRESET, SEED, OVERRIDES)
+"""
+STUBS = {  # the first makes a stage and a table of it, the second reads both and makes another table
+    "00_make": """files = run.make("problems")
+table = pd.DataFrame({"problems": [len(run.problems("rl"))]})
+report.save_table(run, table, "made", [files], "all")
+""",
+    "01_read": """files = run.need("problems")
+table = report.read_tables(run, {"made": "00"})["made"][["problems"]]
+report.save_table(run, 2 * table, "read", [files], "all")
+""",
+}
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """Two small notebooks, executed in this process; the names of those that were, in order."""
+    ran = []
+
+    def execute(notebook, output, parameters, **_):
+        name = output.split("/")[-1].removesuffix(".ipynb")
+        ran.append(name)
+        values = {}
+        for cell in (c for c in notebook.cells if c.cell_type == "code"):
+            exec(cell.source, values)
+            if "parameters" in cell.metadata.get("tags", []):
+                values.update(parameters)
+        nbformat.write(notebook, output)
+
+    for name, text in STUBS.items():
+        (tmp_path / f"{name}.py").write_text(PARAMETERS + USED + text)
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run_notebooks.papermill, "execute_notebook", execute)
+    assert main(["--preset", "check"]) == 0 and ran == list(STUBS)
+    del ran[:]
+    return ran
+
+
+def again(*arguments):
+    """A second pass; files of the home before and after it."""
+    before = {p: p.read_bytes() for p in store.home().rglob("*") if p.is_file() and p.suffix in (".csv", ".ipynb")}
+    assert main(["--preset", "check", *arguments]) == 0
+    return before, {p: p.read_bytes() for p in before}
+
+
+def test_a_second_pass_finds_everything_done(stubs, capsys):
+    before, after = again()
+    assert stubs == [] and before == after and len(before) == 4
+    assert capsys.readouterr().out.count("done before") == 2
+
+
+@pytest.mark.parametrize(
+    "damage, run_again",
+    [
+        (lambda home: (home / "paper_figures/check/made.csv").unlink(), ["00_make"]),
+        (lambda home: (home / "paper_figures/check/read.csv").write_text("changed"), ["01_read"]),
+        (lambda home: (home / "build/check/01_read.ipynb").unlink(), ["01_read"]),
+        (lambda home: (home / "build/check/00_make.json").unlink(), ["00_make"]),
+        (lambda home: shutil.rmtree(home / "runs/check/problems"), ["00_make", "01_read"]),
+    ],
+    ids=["table lost", "table changed", "copy lost", "record lost", "stage lost"],
+)
+def test_what_was_changed_or_removed_is_run_again(stubs, damage, run_again):
+    """The notebook that makes it runs, and gives the same. A stage carries its time, so what reads it runs as well."""
+    tables = {p: p.read_bytes() for p in store.home().rglob("*.csv")}
+    damage(store.home())
+    again()
+    assert stubs[: len(run_again)] == run_again and {p: p.read_bytes() for p in tables} == tables
+    del stubs[:]
+    again()
+    assert stubs == []
+
+
+def test_another_seed_another_source_and_other_code_are_run_again(stubs, monkeypatch):
+    again("--seed", "5")
+    assert stubs == ["00_make", "01_read"]
+    del stubs[:]
+    source = run_notebooks.NOTEBOOKS / "01_read.py"
+    source.write_text(source.read_text() + "\n# a further line\n")
+    again()
+    assert stubs == ["01_read"]
+    del stubs[:]
+    monkeypatch.setattr(run_notebooks, "library_sha256", lambda: "f" * 64)
+    again()
+    assert stubs == ["00_make", "01_read"]
+
+
+def test_an_interrupted_pass_goes_on_where_it_stopped(stubs, capsys):
+    source = run_notebooks.NOTEBOOKS / "01_read.py"
+    whole = source.read_text()
+    source.write_text(whole + "raise KeyboardInterrupt\n")
+    assert main(["--preset", "check"]) == 130 and stubs == ["01_read"]
+    source.write_text(whole)
+    assert main(["--preset", "check"]) == 0 and stubs == ["01_read"] * 2
+
+
+def test_stages_of_other_code_are_told_and_built_again_when_asked_for(stubs, monkeypatch, capsys):
+    """Though their notebooks have been done before."""
+    real = stages.hashes
+    monkeypatch.setattr(
+        stages,
+        "hashes",
+        lambda *places: {n: "f" if n == "problems/problem.py" else h for n, h in real(*places).items()},
+    )
+    again()
+    said = capsys.readouterr().out
+    assert "stage problems: problems/problem.py changed since it was made; kept" in said and stubs == []
+    monkeypatch.setenv("STALE", "rebuild")
+    manifest = next(store.home().glob("runs/check/problems/*/manifest.json"))
+    before = manifest.read_text()
+    again()
+    assert stubs == ["00_make", "01_read"] and manifest.read_text() != before
+    del stubs[:]
+    again()
+    assert stubs == []
+    monkeypatch.setenv("STALE", "yes")
+    assert main(["--preset", "check"]) == 2

@@ -24,7 +24,7 @@ from tracelift_lib.problems import files
 from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
 from tracelift_lib.problems.problem import Problem, load_gsm8k
 from tracelift_lib.problems.prompts import as_chat, planner_prompt, wrap_trace
-from tracelift_lib.runs import pipeline, run_notebooks, store
+from tracelift_lib.runs import run_notebooks, stages, store
 from tracelift_lib.runs.pipeline import WARM_START, Run
 from tracelift_lib.runs.presets import load_preset, preset_names, variant
 
@@ -354,7 +354,7 @@ def test_an_unknown_way_of_splitting_text_is_refused(tmp_path):
 def smol_run(data, converted, monkeypatch):
     """Preset smol with the tiny converted model, cut down to 24 problems in chunks of 10."""
     monkeypatch.setenv("TRACELIFT_DATA", str(data))
-    monkeypatch.setattr(pipeline, "UPLIFT_CHUNK", 10)
+    monkeypatch.setattr(stages, "UPLIFT_CHUNK", 10)
     monkeypatch.setattr(store, "_check_space", lambda *_: None)
     run = Run(
         "smol",
@@ -375,7 +375,7 @@ def verdicts(artifact) -> pd.DataFrame:
 
 
 def test_an_interrupted_uplift_goes_on_and_gives_the_same(smol_run, monkeypatch, tmp_path):
-    chunks, answers = [], pipeline._uplift_rows
+    chunks, answers = [], stages._uplift_rows
 
     def interrupted(executor, chunk, *rest):
         chunks.append(len(chunk))
@@ -383,7 +383,7 @@ def test_an_interrupted_uplift_goes_on_and_gives_the_same(smol_run, monkeypatch,
             raise KeyboardInterrupt
         return answers(executor, chunk, *rest)
 
-    monkeypatch.setattr(pipeline, "_uplift_rows", interrupted)
+    monkeypatch.setattr(stages, "_uplift_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         smol_run.make("uplift")
     assert not smol_run.has("uplift")

@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import pytest
 
-from tracelift_lib.problems.files import PROJECT, file_sha256, write_json
+from tracelift_lib.problems.files import PROJECT, InputError, file_sha256, write_json
 from tracelift_lib.runs import store
 from tracelift_lib.runs.store import Artifact, CorruptArtifact, OutOfSpace, find, key_of, make
 
@@ -30,8 +30,9 @@ class Build:
         (out / "deep" / "more.json").write_text("[1]")
 
 
-def made(folder, build=None, upstream=None, **change):
-    return make(folder, upstream or {}, build or Build(), DESCRIPTION, **{"min_free_gb": 0, **change})
+def made(folder, build=None, upstream=None, code=None, **change):
+    description = DESCRIPTION | ({"code": code} if code else {})
+    return make(folder, upstream or {}, build or Build(), description, **{"min_free_gb": 0, **change})
 
 
 # --- making and finding -----------------------------------------------------------------------
@@ -114,7 +115,7 @@ def test_keys_hash_all_that_decides():
 # --- upstream ---------------------------------------------------------------------------------
 
 
-def test_a_stage_is_remade_when_what_it_hangs_on_was_remade(tmp_path):
+def test_a_stage_is_remade_when_what_it_depends_on_was_remade(tmp_path):
     build = Build()
     up = made(tmp_path / "up", Build("old"))
     made(tmp_path / "s", build, {"up": up})
@@ -134,6 +135,38 @@ def test_files_of_the_former_result_do_not_stay(tmp_path):
     made(tmp_path / "s", first)
     artifact = made(tmp_path / "s", Build(), {"up": made(tmp_path / "up")})
     assert not (tmp_path / "s" / "old-only.txt").exists() and "old-only.txt" not in artifact.manifest["files"]
+
+
+# --- code -------------------------------------------------------------------------------------
+
+CODE, OTHER = {"room/a.py": "1", "room/b.py": "2"}, {"room/a.py": "1", "room/b.py": "3", "room/c.py": "4"}
+
+
+def test_a_result_of_other_code_is_kept_unless_asked_otherwise(tmp_path, monkeypatch):
+    first, build = made(tmp_path / "s", Build("old"), code=CODE), Build("new")
+    assert store.changed_code(first.manifest, CODE) == []
+    assert store.changed_code(first.manifest, OTHER) == ["room/b.py", "room/c.py"]
+    assert store.changed_code(first.manifest, {"room/a.py": "1"}) == ["room/b.py"]  # a file that is gone
+    assert made(tmp_path / "s", build, code=OTHER) == first and build.runs == 0
+    monkeypatch.setenv("STALE", "rebuild")
+    assert made(tmp_path / "s", build, code=CODE) == first and build.runs == 0  # its own code: nothing to build
+    again = made(tmp_path / "s", build, code=OTHER)
+    assert build.runs == 1 and (again.path / "data.txt").read_text() == "new" and again.manifest["code"] == OTHER
+    assert made(tmp_path / "s", build, code=OTHER) == again and build.runs == 1
+
+
+def test_of_a_result_without_a_record_of_its_code_nothing_is_known(tmp_path, monkeypatch):
+    """Results of earlier versions of this project are kept, whatever is asked."""
+    first, build = made(tmp_path / "s"), Build()
+    monkeypatch.setenv("STALE", "rebuild")
+    assert store.changed_code(first.manifest, CODE) == []
+    assert made(tmp_path / "s", build, code=CODE) == first and build.runs == 0
+
+
+def test_an_unknown_wish_is_refused(monkeypatch):
+    monkeypatch.setenv("STALE", "rebuld")
+    with pytest.raises(InputError, match="STALE=rebuld.*STALE=rebuild"):
+        store.rebuilds_stale()
 
 
 # --- damage -----------------------------------------------------------------------------------
@@ -245,15 +278,18 @@ def test_work_from_other_inputs_is_dropped(tmp_path):
     assert build.log[-1] == "resumed"
 
 
-def test_work_of_other_code_is_dropped(tmp_path, monkeypatch):
+def test_work_of_other_code_is_dropped(tmp_path):
     """A checkpoint that other code wrote may not mean the same."""
     build = InTwoParts()
     with pytest.raises(Interrupted):
         made(tmp_path / "s", build)
-    monkeypatch.setattr(store, "code_sha256", lambda: "f" * 64)
     with pytest.raises(Interrupted):
-        made(tmp_path / "s", build)
+        made(tmp_path / "s", build, code={"room/file.py": "b"})
     assert build.log == ["begun", "begun"]
+    with pytest.raises(Interrupted):  # one file more
+        made(tmp_path / "s", build, code={"room/file.py": "b", "room/other.py": "c"})
+    made(tmp_path / "s", build, code={"room/other.py": "c", "room/file.py": "b"})
+    assert build.log == ["begun", "begun", "begun", "resumed"]
 
 
 def test_files_outside_the_marker_are_dropped(tmp_path):

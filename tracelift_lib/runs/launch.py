@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import STAGES, Run
+from tracelift_lib.runs.presets import read_override
 
 STAGE = "planner_training"
 CONFIGS = PROJECT / "presets" / "accelerate"
@@ -33,7 +33,7 @@ PATIENCE = datetime.timedelta(hours=2)  # for the slowest process: another one's
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="tracelift launch", description=__doc__.split("\n")[0])
     parser.add_argument("--preset", required=True)
     parser.add_argument("--preset-seed", type=int, help="another seed than the preset's")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="value in YAML")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # its own cpu:0, cpu:1 ... make torch.load of a checkpoint fail
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
-        overrides = dict(_override(text) for text in options.override)
+        overrides = dict(map(read_override, options.override))
         overrides.setdefault("planner_training.processes", state.num_processes)
         run = Run(options.preset, options.preset_seed, overrides)
         for arm, _, seed in (text.partition(":") for text in options.run):
@@ -108,13 +108,6 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout[-4000:]}")
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. planner_training.parameters=full")
-    return key, yaml.safe_load(value)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ import seaborn as sns
 import yaml
 from matplotlib.figure import Figure
 
-from tracelift_lib.problems.files import PROJECT
+from tracelift_lib.problems.files import PROJECT, InputError, git_revision
 from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset, preset_names
 
+Sources = Sequence[store.Artifact]  # the stages that data were computed from
 COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
 CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
@@ -47,12 +49,12 @@ def figures_folder(run: Run) -> Path:
     return folder
 
 
-def provenance(run: Run, sources: Sequence[store.Artifact], n: str, seeds: Sequence[int]) -> dict[str, str]:
+def provenance(run: Run, sources: Sources, n: str, seeds: Sequence[int]) -> dict[str, str]:
     """What every table and figure carries: preset, n in words, seeds, revision of the code that made its data.
 
     Without `sources` the data were computed on the spot, by the code as it is now.
     """
-    revisions = sorted({artifact.revision for artifact in sources}) or [store.git_revision()]
+    revisions = sorted({artifact.revision for artifact in sources}) or [git_revision()]
     return {
         "preset": run.variant + ("" if run.preset.is_result else " (not a result)"),
         "n": n,
@@ -62,13 +64,7 @@ def provenance(run: Run, sources: Sequence[store.Artifact], n: str, seeds: Seque
 
 
 def save_figure(
-    run: Run,
-    figure: Figure,
-    name: str,
-    data: pd.DataFrame,
-    sources: Sequence[store.Artifact],
-    n: str,
-    seeds: Sequence[int] = (),
+    run: Run, figure: Figure, name: str, data: pd.DataFrame, sources: Sources, n: str, seeds: Sequence[int] = ()
 ) -> None:
     """Save a figure as PDF and PNG with a footer, and the plotted `data` as CSV beside it."""
     facts = provenance(run, sources, n, seeds or [run.preset.seed])
@@ -85,7 +81,7 @@ def save_figure(
 
 
 def save_table(
-    run: Run, table: pd.DataFrame, name: str, sources: Sequence[store.Artifact], n: str, seeds: Sequence[int] = ()
+    run: Run, table: pd.DataFrame, name: str, sources: Sources, n: str, seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
     """Save `table` as CSV with the provenance as last columns (floats to 4 decimals); returns it unchanged.
 
@@ -109,12 +105,9 @@ def claims() -> list[dict]:
     return yaml.safe_load(CLAIMS.read_text())
 
 
-def cost_table(artifacts: Sequence[store.Artifact]) -> pd.DataFrame:
+def cost_table(artifacts: Sources) -> pd.DataFrame:
     """Seconds and peak memory of each stage's run, from the manifests."""
-    return pd.DataFrame(
-        {"stage": a.manifest["stage"], "seconds": a.manifest["seconds"], "peak_memory_gb": a.manifest["peak_memory_gb"]}
-        for a in artifacts
-    )
+    return pd.DataFrame([a.manifest for a in artifacts])[["stage", "seconds", "peak_memory_gb"]]
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -143,42 +136,30 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 
 def write_summary(
-    run: Run,
-    main: pd.DataFrame,
-    bounds: pd.DataFrame,
-    ledger: pd.DataFrame,
-    hardware: str,
-    sources: Sequence[store.Artifact],
+    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str, sources: Sources
 ) -> str:
     """The run's results in Markdown, for the README: written to summary.md and returned."""
-    facts = provenance(
-        run, sources, f"test problems x {run.preset.evaluation.traces} traces", run.preset.planner_training.seeds
+    facts = provenance(run, sources, "", run.preset.planner_training.seeds)
+    head = (
+        f"`make reproduce PRESET={run.preset.name} SEED={run.preset.seed}`: preset {facts['preset']}, "
+        f"planner seeds {facts['seeds']}, revision {facts['revision']}; on {hardware}. "
+        "Means with 95 % intervals over problems and seeds."
     )
-    command = f"make reproduce PRESET={run.preset.name} SEED={run.preset.seed}"
-    text = "\n\n".join(
-        [
-            f"`{command}`: preset {facts['preset']}, planner seeds {facts['seeds']}, revision {facts['revision']}; "
-            f"on {hardware}. Means with 95 % intervals over problems and seeds.",
-            markdown_table(main),
-            markdown_table(bounds.round(3)),
-            markdown_table(ledger.drop(columns="source")),
-        ]
-    )
+    tables = (main, bounds.round(3), ledger.drop(columns="source"))
+    text = "\n\n".join([head, *map(markdown_table, tables)])
     (figures_folder(run) / "summary.md").write_text(text + "\n")
     return text
 
 
-def update_readme(readme: Path, figures: Path) -> None:
-    """Put the committed summaries (paper_figures/*/summary.md) between the README's results markers."""
-    begin, end = "<!-- results -->", "<!-- /results -->"
+def main(arguments: list[str] | None = None) -> int:
+    """`tracelift readme`: put the committed summaries (paper_figures/*/summary.md) between the README's markers."""
+    argparse.ArgumentParser(prog="tracelift readme").parse_args(arguments)
+    readme, begin, end = PROJECT / "README.md", "<!-- results -->", "<!-- /results -->"
     before, _, rest = readme.read_text().partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"{readme}: no {begin} ... {end}")
-    names = [n for n in preset_names() if load_preset(n).is_result and (figures / n / "summary.md").exists()]
-    parts = [f"### Preset `{name}`\n\n{(figures / name / 'summary.md').read_text().strip()}" for name in names]
-    readme.write_text(before + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + after)
-
-
-if __name__ == "__main__":
-    update_readme(PROJECT / "README.md", CLAIMS.parent)
+        raise InputError(f"{readme}: no {begin} ... {end}")
+    summaries = {name: CLAIMS.parent / name / "summary.md" for name in preset_names() if load_preset(name).is_result}
+    parts = [f"### Preset `{name}`\n\n{path.read_text().strip()}" for name, path in summaries.items() if path.exists()]
+    readme.write_text("\n\n".join([before + begin, *parts, end + after]))
+    return 0

@@ -19,13 +19,15 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from nbconvert.preprocessors import TagRemovePreprocessor
 from papermill.exceptions import PapermillExecutionError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, PROJECT, InputError, file_sha256, write_json
 from tracelift_lib.runs import colab, store
-from tracelift_lib.runs.presets import Preset, load_preset, variant
+from tracelift_lib.runs.code_hash import library_sha256
+from tracelift_lib.runs.pipeline import stale_lines
+from tracelift_lib.runs.presets import load_preset, read_override, variant
+from tracelift_lib.runs.settings import Preset
 
 NOTEBOOKS = PROJECT / "notebooks"
 
@@ -91,47 +93,39 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="tracelift run", description=__doc__.split("\n")[0])
     parser.add_argument("--preset", nargs="+", default=["tiny"], help="one or more, run one after the other")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. execution.k=5")
     parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, e.g. 02 07")
-    parser.add_argument("--convert", action="store_true", help="write notebooks/*.ipynb from the sources and stop")
-    parser.add_argument("--course", action="store_true", help="write build/course/ (copies without solutions) and stop")
     options = parser.parse_args(arguments)
-    try:
-        if options.convert:
-            return _convert_all()
-        if options.course:
-            return _hand_out_all()
-        overrides = dict(_read_override(text) for text in options.override)
-        runs = [(load_preset(name, options.seed, overrides), name) for name in options.preset]  # refuse bad input first
-        chosen = _choose(options.only)
-        for preset, name in runs:
-            code = _run_preset(preset, {"PRESET": name, "SEED": options.seed, "OVERRIDES": overrides}, chosen)
-            if code:
-                return code
-        return 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    overrides = dict(map(read_override, options.override))
+    presets = [load_preset(name, options.seed, overrides) for name in options.preset]  # refuse bad input first
+    chosen = _choose(options.only)
+    store.rebuilds_stale()
+    for preset in presets:
+        parameters = {"PRESET": preset.name, "SEED": options.seed, "OVERRIDES": overrides}
+        if code := _run_preset(preset, parameters, chosen):
+            return code
+    return 0
 
 
-def _convert_all() -> int:
+def convert_all(arguments: list[str] | None = None) -> int:
+    """`tracelift convert`: write notebooks/*.ipynb."""
+    argparse.ArgumentParser(prog="tracelift convert").parse_args(arguments)
     for source in sources():
         nbformat.write(convert(source), source.with_suffix(".ipynb"))
         print(source.with_suffix(".ipynb").name)
     return 0
 
 
-def _hand_out_all() -> int:
+def hand_out_all(arguments: list[str] | None = None) -> int:
+    """`tracelift course`: write copies of the notebooks without the cells tagged `solution` to build/course/."""
+    argparse.ArgumentParser(prog="tracelift course").parse_args(arguments)
     folder = store.home() / "build" / "course"
     folder.mkdir(parents=True, exist_ok=True)
     for source in sources():
-        notebook = convert(source)
-        handed_out = without_solutions(notebook)
-        nbformat.write(handed_out, folder / f"{source.stem}.ipynb")
-        print(f"{source.stem}.ipynb: {len(notebook.cells) - len(handed_out.cells)} cells with solutions left out")
+        nbformat.write(without_solutions(convert(source)), folder / f"{source.stem}.ipynb")
     print(f"copies for students: {folder}")
     return 0
 
@@ -139,36 +133,42 @@ def _hand_out_all() -> int:
 def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) -> int:
     """Exit status: 0, or that of the notebook that failed or was interrupted."""
     folder = store.home() / "build" / variant(*parameters.values())
-    begin, left_out = time.monotonic(), 0
+    begin, left_out = time.monotonic(), [s for s in chosen if s.name[:2] in preset.leaves_out]
+    for line in stale_lines(preset):
+        print(line, flush=True)
     for source in chosen:
-        number = source.name[:2]
-        if number in preset.leaves_out:
-            print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[number]}", flush=True)
-            left_out += 1
-            continue
-        output = folder / f"{source.stem}.ipynb"
-        if _is_done(source, parameters, output):
-            print(f"{source.stem}: done before, executed copy {output}", flush=True)
-            continue
-        start = time.monotonic()
-        try:
-            run_notebook(source, parameters, output)
-        except PapermillExecutionError as error:
-            print(
-                f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"The notebook up to there: {output}. Finished stages are kept; run again to go on.",
-                file=sys.stderr,
-            )
-            return 1
-        except KeyboardInterrupt:
-            print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
-            return 130
-        _note_done(source, parameters, output)
-        print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
+        if source in left_out:
+            print(f"{source.stem}: left out of preset {preset.name}: {preset.leaves_out[source.name[:2]]}", flush=True)
+        elif status := _run_unless_done(preset, source, parameters, folder / f"{source.stem}.ipynb"):
+            return status
     print(
-        f"preset {preset.name}: {len(chosen) - left_out} notebooks in {time.monotonic() - begin:.0f} s"
-        + (f", {left_out} left out (see above)" if left_out else "")
+        f"preset {preset.name}: {len(chosen) - len(left_out)} notebooks in {time.monotonic() - begin:.0f} s"
+        + (f", {len(left_out)} left out (see above)" if left_out else "")
     )
+    return 0
+
+
+def _run_unless_done(preset: Preset, source: Path, parameters: dict[str, Any], output: Path) -> int:
+    rebuilds = store.rebuilds_stale() and stale_lines(preset)
+    if not rebuilds and _is_done(source, parameters, output):
+        print(f"{source.stem}: done before, executed copy {output}", flush=True)
+        return 0
+    output.with_suffix(".json").unlink(missing_ok=True)  # the copy is not what this record is of any more
+    start = time.monotonic()
+    try:
+        run_notebook(source, parameters, output)
+    except PapermillExecutionError as error:
+        print(
+            f"error in {source.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The notebook up to there: {output}. Finished stages are kept; run again to go on.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
+        return 130
+    _note_done(source, parameters, output)
+    print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
     return 0
 
 
@@ -201,7 +201,7 @@ def _recipe(source: Path, parameters: dict[str, Any]) -> str:
         file_sha256(source),
         parameters,
         preset,
-        store.code_sha256(),
+        library_sha256(),
         store.git_revision(),
         store.versions(),
         file_sha256(PROJECT / "paper_figures" / "claims.yaml"),
@@ -216,23 +216,3 @@ def _choose(only: list[str] | None) -> list[Path]:
     if missing:
         raise InputError(f"no notebook {sorted(missing)}; there are {sorted(known)}")
     return [known[n] for n in sorted(only or known)]
-
-
-def _read_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
-    if isinstance(parsed, str):  # YAML reads 1e-3 as text, people mean a number
-        try:
-            return key, float(parsed)
-        except ValueError:
-            pass
-    return key, parsed
-
-
-if __name__ == "__main__":
-    sys.exit(main())

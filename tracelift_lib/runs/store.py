@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,14 +19,16 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
-from tracelift_lib.problems.files import PROJECT, WORK, file_sha256, git_revision, write_json
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_sha256, git_revision, write_json
+from tracelift_lib.runs.code_hash import library_sha256
 
 MANIFEST = "manifest.json"
 FULL = 2**20  # bytes left on a disk that counts as full
@@ -95,7 +95,7 @@ def find(folder: Path, upstream: dict[str, Artifact]) -> Artifact | None:
     """
     if not (folder / MANIFEST).exists():
         return None
-    artifact = Artifact(folder, _read_manifest(folder))
+    artifact = Artifact(folder, read_manifest(folder))
     made_from = artifact.manifest["upstream"]
     if made_from != {name: a.digest for name, a in upstream.items()}:
         return None
@@ -112,21 +112,22 @@ def make(
 ) -> Artifact:
     """Run `build(folder)` and seal the folder with a manifest.
 
-    Work that an interrupted run left is kept for `build` to resume, if it came from the same
-    upstream results; otherwise it is removed first. `description` (stage, config, seed ...) goes into
-    the manifest as it is.
+    Work that an interrupted run left is kept for `build` to resume, if it came from the same upstream results and the
+    same code; otherwise it is removed first. `description` (stage, config, seed ...) goes into the manifest as it is;
+    its `code` has the hashes of the code that decides the result (code_hash.py).
 
     Raises:
         OutOfSpace: less than `min_free_gb` free before, or the disk filled up meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock")):
+    code = description.get("code", {})
+    with FileLock(folder.with_suffix(".lock")):
         found = find(folder, upstream)  # another process may have made it while we waited
-        if found:
+        if found and not must_rebuild(found.manifest, code):
             return found
         _check_space(folder, min_free_gb)
         made_from = {name: a.digest for name, a in upstream.items()}
-        _drop_foreign_work(folder, made_from)
+        _drop_foreign_work(folder, {"upstream": made_from, "code": code})
         start = time.monotonic()
         try:
             build(folder)
@@ -153,7 +154,7 @@ def _facts(folder: Path, seconds: float) -> dict[str, Any]:
         "packages": versions(),
         "python": platform.python_version(),
         "revision": git_revision(),
-        "code_sha256": code_sha256(),
+        "code_sha256": library_sha256(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -170,16 +171,27 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-@functools.cache
-def code_sha256() -> str:
-    """Hash of the library's sources."""
-    digest = hashlib.sha256()
-    for path in sorted((PROJECT / "tracelift_lib").rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+def changed_code(manifest: dict[str, Any], code: dict[str, str]) -> list[str]:
+    """Files of `code` (path -> hash) that are not as they were when the result was made; of older results none."""
+    before = manifest.get("code", code)
+    return sorted(name for name in before.keys() | code.keys() if before.get(name) != code.get(name))
 
 
-def _read_manifest(folder: Path) -> dict:
+def rebuilds_stale() -> bool:
+    """Whether results that other code has made are built again: $STALE. Raises InputError for an unknown value."""
+    choice = os.environ.get("STALE", "")
+    if choice not in ("", "rebuild"):
+        raise InputError(f"STALE={choice}: say STALE=rebuild to build results of other code again, or leave it out")
+    return choice == "rebuild"
+
+
+def must_rebuild(manifest: dict[str, Any], code: dict[str, str]) -> bool:
+    """Whether a finished result is to be built again, because other code has made it and STALE=rebuild is set."""
+    return rebuilds_stale() and bool(changed_code(manifest, code))
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest in a stage's folder. Raises CorruptArtifact, or FileNotFoundError."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -213,10 +225,9 @@ def _check_files(artifact: Artifact) -> None:
         )
 
 
-def _drop_foreign_work(folder: Path, made_from: dict[str, str]) -> None:
-    """Keep an interrupted run's files only if it had the same upstream results and code."""
+def _drop_foreign_work(folder: Path, state: dict[str, Any]) -> None:
+    """Keep an interrupted run's files only if it had the same upstream results and code: `state`."""
     marker = folder / WORK / "made_from.json"
-    state = {"upstream": made_from, "code": code_sha256()}
     if marker.exists() and not (folder / MANIFEST).exists() and json.loads(marker.read_text()) == state:
         return
     shutil.rmtree(folder)
@@ -239,14 +250,6 @@ def _space_message(folder: Path, what: str) -> str:
         f"{folder}: {what} ({free:.2f} GB left). Finished stages are kept; free some space, or set "
         "TRACELIFT_HOME to a folder on a larger disk, and run again."
     )
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One maker a stage: a second process waits and then finds the result."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _peak_memory_gb() -> float:

@@ -1,0 +1,649 @@
+"""The stages: what each makes, from what, and which notebook makes it. pipeline.py has them made.
+
+A notebook makes its own stages and asks for those of earlier ones. `stage_graph`: all that a preset's notebooks make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from tracelift_lib.evaluation.natural_measures import score_traces
+from tracelift_lib.evaluation.natural_sets import load_natural, sample_problems
+from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
+from tracelift_lib.executor.backends import derived_seed
+from tracelift_lib.executor.frozen import Executor
+from tracelift_lib.groups.builder import build, guard_of
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import BuildSettings, build_group
+from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
+from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
+from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
+from tracelift_lib.models import base
+from tracelift_lib.models.generation import token_log_likelihoods
+from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
+from tracelift_lib.models.settings import SupervisedTraining
+from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
+from tracelift_lib.planner.rewards import NEEDS, compares
+from tracelift_lib.planner.training import rank_folder, train_planner
+from tracelift_lib.planner.warm_start import warm_start
+from tracelift_lib.problems import tinycode, tinyworld
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, write_json
+from tracelift_lib.problems.problem import Problem, load_gsm8k
+from tracelift_lib.problems.prompts import as_chat, planner_prompt, wrap_trace
+from tracelift_lib.problems.settings import GSM8K
+from tracelift_lib.reward_model.metrics import score_groups
+from tracelift_lib.reward_model.model import ReasoningRewardModel
+from tracelift_lib.reward_model.training import train_reward_model
+from tracelift_lib.runs import store
+from tracelift_lib.runs.code_hash import hashes
+from tracelift_lib.runs.settings import Preset
+
+if TYPE_CHECKING:
+    from tracelift_lib.runs.pipeline import Run
+
+Instance = dict[str, Any]  # which of a stage's results: {} where it has one, else {"arm": ..., "seed": ...}
+Needs = list[tuple[str, Instance]]
+WARM_START: Instance = {"arm": "warm_start", "seed": 0}
+
+
+def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
+    """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
+
+    def values(preset: Preset) -> dict[str, Any]:
+        whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
+        scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+        whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
+        if scorer:  # where and how patiently a server is asked is no part of the result
+            whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
+        return {name: whole[name] for name in names if name in whole}
+
+    return values
+
+
+def _once(*names: str) -> Needs:
+    """Stages that have one result each."""
+    return [(name, {}) for name in names]
+
+
+class Stage:
+    """How one stage is made; each has a class below.
+
+    Attributes:
+        notebook: makes it.
+        code: rooms of the library that make it, or files of them: `store.make` records their hashes.
+        sections: fields of the preset that decide its result.
+        required: sections of the preset that must not be null.
+        splits: of the problems, which it reads if it needs that stage.
+        also_made_by: other notebooks, which make it if the preset needs it there.
+    """
+
+    notebook: str
+    code: tuple[str, ...]
+    sections: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    also_made_by: tuple[str, ...] = ()
+    version = 1
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """The part of the preset that decides the result."""
+        return _section(*self.sections)(preset)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        """The stages that it is made from."""
+        return []
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        """The results that its notebook makes."""
+        return [{}]
+
+    def progress(self, preset: Preset) -> tuple[int, str]:
+        """The number of steps of one instance, and what files in its folder show those done."""
+        return 1, store.MANIFEST
+
+    def source(self) -> dict[str, str]:
+        """Hashes of the code that makes it."""
+        return hashes(*self.code, f"runs/stages.py:{type(self).__name__}")
+
+    def build(self, run: Run, out: Path, **instance: Any) -> None:
+        """Make it in the folder `out`; called again after an interruption."""
+        raise NotImplementedError
+
+
+def _scorer_stage(preset: Preset) -> list[str]:
+    return [] if preset.execution.scorer else ["reward_model"]
+
+
+def _executor_stage(preset: Preset) -> list[str]:
+    return ["executor"] if preset.local_executor else []
+
+
+def _backbone_stage(preset: Preset) -> str:
+    """The model under the RM; without an RM, the executor."""
+    return preset.reward_model.backbone if preset.reward_model else "executor"
+
+
+def write_jsonl(path: Path, records: list[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+GENERATED = {"tiny_world": tinyworld, "tiny_code": tinycode}
+
+
+class Problems(Stage):
+    notebook, also_made_by = "00_start_here", ("01_build_groups", "03_executor_uplift")
+    code, sections = ("problems", "groups/seeds.py"), ("problems",)
+
+    def build(self, run: Run, out: Path) -> None:
+        p = run.preset.problems
+        if p.source in GENERATED:
+            splits = GENERATED[p.source].generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+        elif p.source == "gsm_symbolic":
+            splits = symbolic_splits(p.sizes, run.preset.seed)
+        else:
+            splits = _gsm8k_splits(p, run.preset.seed)
+        for split, problems in splits.items():
+            write_jsonl(out / f"{split}.jsonl", [problem.model_dump() for problem in problems])
+
+
+def _gsm8k_splits(source: GSM8K, seed: int) -> dict[str, list[Problem]]:
+    """Problems of each split, drawn at random; `rl` has problems of GSM8K train that the split train has not."""
+    folder, splits = Path(source.folder) if source.folder else None, {}
+    for split in sorted(source.sizes, key=["train", "rl", "test"].index):
+        problems = load_gsm8k(folder, "test" if split == "test" else "train", source.revision)
+        if split == "rl":
+            taken = {p.problem for p in splits.get("train", [])}
+            problems = [p for p in problems if p.problem not in taken]
+        size = min(source.sizes[split], len(problems))
+        splits[split] = random.Random(seed).sample(problems, size)
+    return splits
+
+
+class ExecutorModel(Stage):
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
+    code, sections, splits = ("models",), ("executor", "prompt_style"), ("train",)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("problems") if preset.executor.source == "train" else []
+
+    def build(self, run: Run, out: Path) -> None:
+        source = run.preset.executor
+        if source.source == "train":
+            base.train_base(source, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+        else:
+            fetch(source, out)
+
+
+class PlannerModel(Stage):
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "05_train_planner_lora")
+    code, sections = ("models", "planner/warm_start.py"), ("planner", "prompt_style")
+    required, splits = ("planner",), ("train",)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("problems", "executor") if isinstance(preset.planner, SupervisedTraining) else []
+
+    def build(self, run: Run, out: Path) -> None:
+        source, preset = run.preset.planner, run.preset
+        if isinstance(source, SupervisedTraining):
+            start = run.need("executor").path
+            warm_start(source, start, run.problems("train"), preset.prompt_style, preset.seed, out)
+        else:
+            fetch(source, out)
+
+
+class Groups(Stage):
+    notebook, code, required, splits = "01_build_groups", ("groups",), ("groups",), ("train", "test")
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        return _groups_config(preset)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("problems") if _own_groups(preset) else []
+
+    def build(self, run: Run, out: Path) -> None:
+        _build_groups(run, out)
+
+
+def _groups_config(preset: Preset) -> dict[str, Any]:
+    """The section `groups`; without `seeds` where groups come from the preset's own problems."""
+    section = _section("groups")(preset)
+    if _own_groups(preset):
+        del section["groups"]["seeds"]
+    return section
+
+
+def _own_groups(preset: Preset) -> bool:
+    """Whether groups are made of the preset's own problems, whose test split the executor answers too."""
+    return preset.groups is not None and preset.groups.seeds is None
+
+
+def _build_groups(run: Run, out: Path) -> None:
+    """{train,dev,test}.jsonl; of public seeds also the same as parquet, the builder's report.json and its data card."""
+    match run.preset.groups.seeds:
+        case None:
+            _groups_of_problems(run, out)
+        case PublicSeeds():
+            _groups_of_seeds(run, out)
+        case ReleasedGroups():
+            _released_groups(run, out)
+
+
+def _groups_of_seeds(run: Run, out: Path) -> None:
+    """Test groups come from the last seeds, so from problems that no other split has."""
+    g, folder = run.preset.groups, data_folder()
+    seeds = SeedSettings(
+        source=g.seeds.source,
+        folder=folder,
+        limit=g.sizes["train"] + g.sizes["test"],
+        every=g.seeds.every,
+        seed=run.preset.seed,
+    )
+    settings = BuildSettings(
+        seeds=seeds, min_negatives=g.min_negatives, test=g.sizes["test"], drop_leaked=g.seeds.drop_leaked
+    )
+    work = out / WORK / "groups"
+    build(settings, work, guard_of(seeds))
+    for path in work.iterdir():
+        shutil.copy(path, out)
+
+
+def _released_groups(run: Run, out: Path) -> None:
+    """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
+    g, r = run.preset.groups, run.preset.groups.seeds
+    where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
+    kept = {}
+    for split, released in (("train", "train"), ("test", "dev")):
+        large = (x for x in load_groups(where, released, r.revision) if len(x.negative_bank) >= g.min_negatives)
+        kept[split] = list(islice(large, g.sizes[split]))
+    _write_groups(out, **kept)
+
+
+def _groups_of_problems(run: Run, out: Path) -> None:
+    g, kept = run.preset.groups, {}
+    for split in ("train", "test"):
+        built = [build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]]]
+        kept[split] = [x for x in built if len(x.negative_bank) >= g.min_negatives]
+    _write_groups(out, **kept)
+
+
+def _write_groups(out: Path, train: list[Group], test: list[Group]) -> None:
+    """{train,dev,test}.jsonl; dev is a tenth of `train`."""
+    by_id = {group.problem_id: group for group in train}
+    train_ids, dev_ids = split_train_dev(by_id)
+    splits = {"train": [by_id[i] for i in train_ids], "dev": [by_id[i] for i in dev_ids], "test": test}
+    for split, groups in splits.items():
+        write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
+
+
+class RewardModel(Stage):
+    notebook, code, sections = "02_train_reward_model", ("reward_model",), ("reward_model",)
+    required = ("reward_model",)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("groups", preset.reward_model.backbone)
+
+    def build(self, run: Run, out: Path) -> None:
+        """`model`, a whole checkpoint; with LoRA also `adapter`, from which it was merged."""
+        settings, seed = run.preset.reward_model, run.preset.seed
+        backbone = run.need(settings.backbone).path
+        tokenizer, groups = load_tokenizer(backbone), run.groups("train")
+        frozen = torch.bfloat16 if settings.lora and settings.precision == "bf16" else torch.float32
+        model = ReasoningRewardModel.from_backbone(
+            backbone, dimensions(groups[0].domain), seed, settings.new_layers, frozen, settings.four_bit
+        )
+        log = train_reward_model(
+            model, tokenizer, groups, run.groups("dev"), settings, seed, out / WORK / "trainer", out / "adapter"
+        )
+        if settings.lora:  # merged into the backbone as it is on disk: into 4-bit weights it would be rounded
+            model = ReasoningRewardModel.from_adapter(out / "adapter", backbone, frozen)
+        model.save_pretrained(out / "model")
+        tokenizer.save_pretrained(out / "model")
+        write_json(out / "log.json", log)
+
+
+class RewardModelScores(Stage):
+    notebook, code, sections = "02_train_reward_model", ("reward_model",), ("prompt_style",)
+    required = ("reward_model",)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("groups", "reward_model", preset.reward_model.backbone)
+
+    def build(self, run: Run, out: Path) -> None:
+        """The RM's scores of every trace of the held-out groups, beside the backbone's own likelihood of the trace."""
+        scorer, backbone = run.reward_model(), run.need(run.preset.reward_model.backbone).path
+        language_model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+        style, batch_tokens, parts = run.preset.prompt_style, run.preset.execution.batch_tokens, []
+        for split in ("dev", "test"):
+            groups = run.groups(split)
+            traces = [(g, c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+            prompts = [as_chat(planner_prompt(g.as_problem(), style), tokenizer) for g, _ in traces]
+            wrapped = [wrap_trace(z) for _, z in traces]
+            likelihood = [
+                v.mean() for v in token_log_likelihoods(language_model, tokenizer, prompts, wrapped, batch_tokens)
+            ]
+            rows = score_groups(scorer, groups, f"scoring {split}")
+            parts.append(rows.assign(split=split, log_likelihood=likelihood, characters=[len(z) for _, z in traces]))
+        pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
+
+
+NATURAL_CHUNK = 32  # traces scored between two saves
+
+
+class NaturalErrors(Stage):
+    notebook = "02_train_reward_model"
+    code = ("evaluation/natural_sets.py", "evaluation/natural_measures.py")
+    required = ("natural_errors",)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """How many resamples a table takes later decides no score."""
+        sets = preset.natural_errors.sets if preset.natural_errors else {}
+        return {"sets": sets, **_section("prompt_style")(preset)}
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once(_backbone_stage(preset), *["reward_model"] * bool(preset.reward_model))
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.natural_errors else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """scores.parquet: every prefix of the sampled natural traces under each score (natural_measures.py)."""
+        settings, seed, style = run.preset.natural_errors, run.preset.seed, run.preset.prompt_style
+        traces = []
+        for name, problems in settings.sets.items():
+            traces += sample_problems(load_natural(name, data_folder()), problems, seed)
+        backbone = run.need(_backbone_stage(run.preset)).path
+        model, tokenizer = load_model(backbone), load_tokenizer(backbone)
+        scorer = run.reward_model() if run.preset.reward_model else None
+
+        def rows_of(chunk: list, start: int) -> pd.DataFrame:
+            return score_traces(chunk, model, tokenizer, scorer, style, settings.batch_tokens, 100_003 * seed + start)
+
+        rows = _rows_by_chunk(out, "traces", traces, NATURAL_CHUNK, "natural errors: traces", rows_of)
+        rows.to_parquet(out / "scores.parquet", index=False)
+
+
+def _rows_by_chunk(
+    out: Path, name: str, items: list, size: int, title: str, rows_of: Callable[[list, int], pd.DataFrame]
+) -> pd.DataFrame:
+    """`rows_of(chunk, index of its first item)` of all chunks; each is saved, so an interrupted stage goes on."""
+    parts = []
+    (out / WORK).mkdir(exist_ok=True)
+    with tqdm(total=len(items), desc=title) as bar:
+        for start in range(0, len(items), size):
+            chunk = items[start : start + size]
+            part = out / WORK / f"{name}-{start:05d}.parquet"
+            if not part.exists():
+                rows_of(chunk, start).to_parquet(part.with_suffix(".tmp"), index=False)
+                part.with_suffix(".tmp").rename(part)
+            parts.append(pd.read_parquet(part))
+            bar.update(len(chunk))
+    return pd.concat(parts, ignore_index=True)
+
+
+class Answers(Stage):
+    """What the executor's answers decide."""
+
+    notebook, code = "03_executor_uplift", ("executor", "verifier")
+    sections = ("execution", "prompt_style", "limits")
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("problems", *_executor_stage(preset))
+
+
+UPLIFT_CHUNK = 16  # problems answered between two saves: an interrupted run loses at most one chunk
+
+
+class Uplift(Answers):
+    splits = ("test",)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return super().needs(preset, instance) + _once(*["groups"] * _own_groups(preset))
+
+    def build(self, run: Run, out: Path) -> None:
+        """Verdicts of the executor on test problems: without trace, with the reference, with each flawed trace.
+
+        Every chunk has its own seed and file, so a resumed run gives what an uninterrupted one does.
+        """
+        e, seed = run.preset.execution, run.preset.seed
+        problems = run.problems("test")[: e.problems]
+        banks = {g.problem_id: g.negative_bank for g in run.groups("test")} if _own_groups(run.preset) else {}
+        executor = run.executor()
+        executor.self_test(problems[:4])
+
+        def rows_of(chunk: list[Problem], start: int) -> pd.DataFrame:
+            return _uplift_rows(executor, chunk, banks, e.baseline_samples, 100_003 * seed + start)
+
+        rows = _rows_by_chunk(out, "problems", problems, UPLIFT_CHUNK, "executor: problems", rows_of)
+        rows.to_parquet(out / "verdicts.parquet", index=False)
+
+
+def _uplift_rows(
+    executor: Executor, problems: list[Problem], banks: dict[str, list[Candidate]], n: int, seed: int
+) -> pd.DataFrame:
+    """One row for each answer: problem_id, condition, trace, sample, answer, success."""
+    cases: list[tuple[Problem, str, str | None]] = [(p, "none", None) for p in problems]
+    cases += [(p, "reference", p.reference_solution) for p in problems]
+    cases += [(p, c.negative_kind, c.reasoning) for p in problems for c in banks.get(p.problem_id, [])]
+    answers = executor.answer([p for p, _, _ in cases], [z for _, _, z in cases], n, seed)
+    rows = [(p, condition, trace, i, y) for (p, condition, trace), ys in zip(cases, answers) for i, y in enumerate(ys)]
+    success = executor.successes([p for p, *_ in rows], [y for *_, y in rows])
+    table = pd.DataFrame(rows, columns=["problem_id", "condition", "trace", "sample", "answer"])
+    return table.assign(problem_id=[p.problem_id for p, *_ in rows], success=success)
+
+
+BASELINE_CHUNK = 256
+
+
+class Baseline(Answers):
+    splits = ("rl",)
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.planner_training and "05" not in preset.leaves_out else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
+
+        What a server draws does not depend on the other requests, so it is saved and resumed in chunks; this process
+        draws all at once.
+        """
+        problems, executor, n = run.problems("rl"), run.executor(), run.preset.execution.baseline_samples
+        executor.self_test(problems[:4])
+
+        def rows_of(chunk: list[Problem], start: int) -> pd.DataFrame:
+            verdicts = executor.verdicts(chunk, [None] * len(chunk), n, run.preset.seed + 1, "baseline")
+            return pd.DataFrame({"problem_id": [p.problem_id for p in chunk], "verdicts": verdicts.tolist()})
+
+        size = len(problems) if run.preset.local_executor else BASELINE_CHUNK
+        rows = _rows_by_chunk(out, "baseline", problems, size, "baseline: problems", rows_of)
+        write_json(out / "baseline.json", {i: v.tolist() for i, v in zip(rows["problem_id"], rows["verdicts"])})
+
+
+NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
+
+
+class TrainedPlanner(Stage):
+    notebook, code, version = "05_train_planner_lora", ("planner",), 2
+    required, splits = ("planner_training",), ("rl",)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """All that decides one training run; not the preset's other arms and seeds, nor what would have stopped it.
+
+        Settings at their default are left out, so that results stay valid when a later version offers more of them.
+        """
+        training = preset.planner_training.model_dump(mode="json", exclude=NO_PART_IN_RESULT, exclude_defaults=True)
+        return _section("prompt_style", "limits", "execution", "scorer")(preset) | {"planner_training": training}
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        arm, cached = instance["arm"], preset.execution.baseline == "cached"
+        stages = ["problems", *_executor_stage(preset), "planner"]
+        stages += _scorer_stage(preset) * ("q" in NEEDS[arm]) + ["baseline"] * (cached and compares(arm))
+        return _once(*stages)
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return policies(preset)
+
+    def progress(self, preset: Preset) -> tuple[int, str]:
+        return preset.planner_training.steps, f"{WORK}/rollouts/*.json"
+
+    def build(self, run: Run, out: Path, arm: str, seed: int) -> None:
+        """One run; in a launch of several processes every one of them comes here (launch.py)."""
+        if torch.cuda.is_available():
+            run.check_gpu()
+        preset, e = run.preset, run.preset.execution
+        parts, rank = NEEDS[arm], launched_as(preset.planner_training.processes)
+        cached = e.baseline == "cached"
+        engine = RewardEngine(
+            arm=arm,
+            k=e.k,
+            executor=run.executor(),
+            s_run=e.s_run,
+            ties=e.ties,
+            scorer=run.scorer() if "q" in parts else None,
+            judge=truth_judge if "j" in parts else None,
+            problems={p.problem_id: p for p in run.problems("rl")},
+            baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
+            seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
+            max_failure_rate=e.max_failure_rate,
+            log_folder=out / WORK / "rollouts" / (rank_folder(rank) if rank else ""),
+        )
+        start, t = run.need("planner").path, preset.planner_training
+        train_planner(start, load_tokenizer(start), engine, t, preset.prompt_style, preset.limits, seed, out)
+
+
+def policies(preset: Preset) -> list[Instance]:
+    """Every (arm, seed) of the preset; none if it trains no planner."""
+    t = preset.planner_training
+    return [{"arm": arm, "seed": seed} for arm in t.arms for seed in t.seeds] if t else []
+
+
+def launched_as(processes: int) -> int:
+    """Rank of this process among the `processes` that a launcher has started.
+
+    Raises:
+        InputError: they are not as many.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != processes:
+        raise InputError(
+            f"planner_training.processes is {processes}, but {started} run: start them with "
+            f"`accelerate launch --num_processes {processes} -m tracelift_lib.runs.launch` (notebook 06)"
+        )
+    return int(os.environ.get("RANK", 0))
+
+
+class Evaluated(Stage):
+    notebook, code = "07_evaluate", ("evaluation/planner_evaluation.py",)
+    sections = ("evaluation", "prompt_style", "limits", "execution", "scorer")
+    required = ("evaluation", "planner_training")
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """All that decides an evaluation; planners draw as in training, so that way to draw counts too."""
+        sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
+        return super().config(preset) | {"planner_sampling": sampling}
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        trained = [] if instance == WARM_START else [("planner_training", instance)]
+        return _once("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset)) + trained
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [WARM_START, *policies(preset)]
+
+    def build(self, run: Run, out: Path, arm: str, seed: int) -> None:
+        """Sampled traces of one policy on every evaluation split, with success, faithfulness, quality, length."""
+        policy, p = {"arm": arm, "seed": seed}, run.preset
+        planner = run.planner(None if policy == WARM_START else policy)
+        executor, scorer, traces, parts = run.executor(), run.scorer(), p.evaluation.traces, []
+        for split in p.evaluation.splits:
+            problems = run.problems(split)
+            rows = evaluate_planner(planner, executor, scorer, problems, traces, p.prompt_style, p.limits, p.seed)
+            parts.append(rows.assign(split=split, arm=arm, seed=seed))
+        pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
+
+
+STAGES: dict[str, Stage] = {
+    "problems": Problems(),
+    "executor": ExecutorModel(),
+    "planner": PlannerModel(),
+    "groups": Groups(),
+    "reward_model": RewardModel(),
+    "rm_scores": RewardModelScores(),
+    "natural_errors": NaturalErrors(),
+    "uplift": Uplift(),
+    "baseline": Baseline(),
+    "planner_training": TrainedPlanner(),
+    "evaluation": Evaluated(),
+}
+
+
+# --- the graph --------------------------------------------------------------------------------
+
+
+def label_of(name: str, instance: Instance) -> str:
+    """A stage's result in words, such as `evaluation/tracelift/0`."""
+    return "/".join([name, *map(str, instance.values())])
+
+
+def config_of(preset: Preset, name: str, instance: Instance) -> dict[str, Any]:
+    """All that decides a result beside the stages that it is made from."""
+    return {"seed": preset.seed, **STAGES[name].config(preset), **instance}
+
+
+def key_of(preset: Preset, name: str, instance: Instance) -> str:
+    """Names a result: a hash of what decides it, and of the keys of what it is made from."""
+    stage = STAGES[name]
+    upstream = {label_of(*need): key_of(preset, *need) for need in stage.needs(preset, instance)}
+    return store.key_of(name, stage.version, config_of(preset, name, instance), upstream)
+
+
+def with_upstream(preset: Preset, name: str, instance: Instance) -> Iterator[tuple[str, Instance]]:
+    """All that a result is made from, at any distance, and at last itself; some of it more than once."""
+    for need in STAGES[name].needs(preset, instance):
+        yield from with_upstream(preset, *need)
+    yield name, instance
+
+
+def lacking(preset: Preset, name: str, instance: Instance) -> Iterator[str]:
+    """What the preset lacks for a result and for all that it is made from: key, what is wrong, what to do."""
+    stage, have = STAGES[name], preset.problems.sizes
+    null = [section for section in stage.required if getattr(preset, section) is None]
+    yield from (f"{section}: is null; add this section" for section in null)
+    needs = [] if null else stage.needs(preset, instance)  # without its sections they are not known
+    for split in stage.splits if ("problems", {}) in needs else ():
+        if split not in have:
+            yield f"problems.sizes: has no split {split!r}, only {', '.join(have)}; add `{split}: NUMBER`"
+    for need in needs:
+        yield from lacking(preset, *need)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A result that a preset's notebooks make; `upstream`: labels and keys of what it is made from."""
+
+    name: str
+    instance: Instance
+    key: str
+    upstream: dict[str, str]
+
+
+def stage_graph(preset: Preset) -> dict[str, Planned]:
+    """Label -> result, of all that the notebooks of the preset make; what it is made from comes before it."""
+    graph: dict[str, Planned] = {}
+    for name, stage in STAGES.items():
+        instances = [] if stage.notebook[:2] in preset.leaves_out else stage.instances(preset)
+        for result in (r for instance in instances for r in with_upstream(preset, name, instance)):
+            upstream = {label_of(*need): key_of(preset, *need) for need in STAGES[result[0]].needs(preset, result[1])}
+            graph.setdefault(label_of(*result), Planned(*result, key_of(preset, *result), upstream))
+    return graph
