@@ -81,14 +81,11 @@ def test_mbpp_splits_and_texts():
 
 
 @needs_data
-def test_quixbugs(verifier):
+def test_quixbugs(sandbox):
     problems = load_quixbugs(DATA)
-    limits, verifier.limits = verifier.limits, Limits(cpu_s=0.3)
-    try:
+    with CodeVerifier(2, Limits(cpu_s=0.3), max_tests=100) as verifier:
         correct = verify(verifier, problems)
         buggy = verify(verifier, problems, [p.metadata["buggy"] for p in problems])
-    finally:
-        verifier.limits = limits
     assert [r.passed for r in buggy] == [False] * 31
     assert {p.problem_id for p, r in zip(problems, correct) if not r.passed} <= {
         "quixbugs-knapsack",
