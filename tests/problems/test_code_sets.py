@@ -83,9 +83,11 @@ def test_mbpp_splits_and_texts():
 @needs_data
 def test_quixbugs(verifier):
     problems = load_quixbugs(DATA)
-    correct = verify(verifier, problems)
-    limits, verifier.limits = verifier.limits, Limits(cpu_s=0.3)
+    limits = verifier.limits
     try:
+        verifier.limits = Limits(cpu_s=1)
+        correct = verify(verifier, problems)
+        verifier.limits = Limits(cpu_s=0.3)
         buggy = verify(verifier, problems, [p.metadata["buggy"] for p in problems])
     finally:
         verifier.limits = limits
