@@ -26,7 +26,7 @@ from bench.model_server import serving
 from tracelift_lib.executor.backends import ServerBackend
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.executor.settings import ServerBackendSettings
-from tracelift_lib.groups.schema import MATH_DIMENSIONS
+from tracelift_lib.groups.schema import dimensions
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampling
 from tracelift_lib.models.loading import load_tokenizer
@@ -69,7 +69,7 @@ def models(folder: Path) -> Scorer:
     tokenizer = train_tokenizer([p.problem for p in problems] + completions, 512)
     new_qwen2(tokenizer, SHAPE, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    model = ReasoningRewardModel.from_backbone(folder, MATH_DIMENSIONS, 0, 1).eval()
+    model = ReasoningRewardModel.from_backbone(folder, dimensions("math"), 0, 1).eval()
     return Scorer(model, load_tokenizer(folder), 32768, 3072)
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tracelift_lib.groups.schema import MATH_DIMENSIONS
-from tracelift_lib.groups.tiny_groups import build_group
+from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.schema import dimensions
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import reward_model_text
@@ -118,7 +118,7 @@ def _scorer(make: Callable, problems: list[Problem], traces: list[str], folder: 
     tokenizer = train_tokenizer(texts, load_preset("tiny").executor.vocab_size)
     make(tokenizer).save_pretrained(folder)
     new_layers = load_preset("tiny").reward_model.new_layers if make is _qwen2 else 0
-    model = ReasoningRewardModel.from_backbone(folder, MATH_DIMENSIONS, 0, new_layers)
+    model = ReasoningRewardModel.from_backbone(folder, dimensions("math"), 0, new_layers)
     return Scorer(model, tokenizer, load_preset("tiny").execution.batch_tokens, MAX_LENGTH)
 
 

@@ -8,7 +8,6 @@ small portions of the same tests, because other work on the machine changes the 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from tracelift_lib.problems.code_sets import load_humaneval, load_mbpp
 from tracelift_lib.problems.code_tests import AssertTests, read_tests
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem
-from tracelift_lib.sandbox.host import Limits, bubblewrap_command, interpreter, memory_file, tier_fault
+from tracelift_lib.sandbox.host import Limits, bubblewrap_command, interpreter, memory_file
+from tracelift_lib.sandbox.tiers import tier_fault
 from tracelift_lib.sandbox.worker import system_call_filter
 from tracelift_lib.verifier.verify_code import CodeVerifier
 
@@ -77,12 +77,9 @@ def _naive(isolated: bool, pool: ThreadPoolExecutor) -> Callable[[list[Job]], No
         command = [interpreter(TIER), "-I", "-S", "-c", FRESH]
         if not isolated:
             return _fresh(command, script, [])
-        rules = memory_file(system_call_filter())  # bwrap reads it once
-        inside = ["--unshare-user", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--seccomp", str(rules), "--"]
-        try:
+        with memory_file(system_call_filter()) as rules:  # bwrap reads it once
+            inside = ["--unshare-user", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--seccomp", str(rules), "--"]
             _fresh([*bubblewrap_command()[:-1], *inside, *command], script, [rules])
-        finally:
-            os.close(rules)
 
     return lambda jobs: list(pool.map(one, [script for job in jobs for script in job.scripts()]))
 

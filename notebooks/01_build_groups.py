@@ -46,12 +46,12 @@ from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.data_card import data_card
 from tracelift_lib.groups.flaws.plans import statement
-from tracelift_lib.groups.group_files import violations
+from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact, reference_trace
 from tracelift_lib.groups.judge import GroundTruthJudge, RubricJudgement, calibrate, rubric_from_scores
 from tracelift_lib.groups.kinds import KINDS, kinds_of
-from tracelift_lib.groups.schema import dimensions, load_groups, split_train_dev
-from tracelift_lib.groups.seeds import LICENCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
+from tracelift_lib.groups.schema import dimensions, split_train_dev
+from tracelift_lib.groups.seeds import SOURCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.problems.files import PROJECT, InputError, data_folder
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
@@ -84,7 +84,7 @@ exact_truth = source.startswith("tiny_")
 seed_settings = SeedSettings(source=source, folder=None if exact_truth else data_folder(), limit=200, seed=run.preset.seed)
 seeds = list(load_seeds(seed_settings))
 problem = seeds[0]
-print(f"{len(seeds)} seeds from {source} ({LICENCES[source]}). The first:\n\n{problem.problem}\n")
+print(f"{len(seeds)} seeds from {source} ({SOURCES[source].licence}). The first:\n\n{problem.problem}\n")
 print(f"Its reference trace:\n\n{reference_trace(problem)}")
 
 # %% [markdown]
@@ -338,8 +338,8 @@ report.save_figure(run, figure, "group_memory", memory, [], n=f"{len(memory)} si
 # One command each, offline with a local folder, no model needed:
 #
 # ```sh
-# python -m tracelift_lib.group_building --source gsm8k --data FOLDER --test 500 --out groups-math
-# python -m tracelift_lib.group_building --source mbpp  --data FOLDER --drop-leaked --out groups-code
+# tracelift groups --source gsm8k --data FOLDER --test 500 --out groups-math
+# tracelift groups --source mbpp  --data FOLDER --drop-leaked --out groups-code
 # ```
 #
 # On two cores with other work beside it, all 7,473 seeds of GSM8K train gave 5,220 groups in 87 to 105 seconds (4,399

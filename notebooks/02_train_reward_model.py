@@ -41,10 +41,10 @@ from IPython.display import Markdown, display
 from safetensors import safe_open
 
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
-from tracelift_lib.evaluation.natural_sets import MissingSet
 from tracelift_lib.evaluation.planner_evaluation import mean_interval
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.reward_model.losses import Scores, reward_model_loss
 from tracelift_lib.reward_model.metrics import (
     calibration_curve,

@@ -31,7 +31,8 @@ def _home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def sandbox():
     """For tests that run programs: they skip where this machine offers no safe place."""
-    from tracelift_lib.sandbox.host import SandboxError, choose_tier
+    from tracelift_lib.sandbox.host import SandboxError
+    from tracelift_lib.sandbox.tiers import choose_tier
 
     try:
         choose_tier()

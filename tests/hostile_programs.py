@@ -7,7 +7,7 @@ a file `public` (readable and writable by all) and a file `private` (0600); PARE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
 from tracelift_lib.sandbox.running import Outcome
@@ -432,9 +432,12 @@ HOST = [
         "reads_home",
         "files of the host",
         """
+def walk_but_interpreter(place):
+    for root, folders, files in os.walk(place):
+        folders[:] = [f for f in folders if os.path.join(root, f) != sys.prefix]
+        yield root, folders, files
 for place in ("/root", "/home", "/etc", "/var", "/srv", "/opt", "/mnt"):
-    look(place, lambda: [f for _, _, files in os.walk(place) for f in files
-                         if not (place == "/root" and sys.prefix.startswith("/root"))] or None)
+    look(place, lambda: [f for root, _, files in walk_but_interpreter(place) for f in files] or None)
 look("shadow", lambda: open("/etc/shadow").read())
 look("passwd", lambda: open("/etc/passwd").read())
 """,
@@ -628,6 +631,7 @@ call("clone3", 435, 435, bytes(88), 88)
 call("setns", 308, 268, 0, 0)
 call("process_vm_readv", 310, 270, PARENT, None, 0, None, 0, 0)
 call("pidfd_getfd", 438, 438, 0, 0, 0)
+call("mseal, newer than the list", 462, 462, 0, 0, 0)
 """,
     ),
     looks(
@@ -846,9 +850,9 @@ for name, module in list(sys.modules.items()):
     if "sandbox" in name:
         module.encode = lambda *a: None
         module.decode = lambda *a: None
-        module.judge_one = lambda *a: "pass"
-        module.judge = lambda *a: None
-        module.Channel.receive = lambda self: ["value", "x", [], {}]
+        module.run_test = lambda *a: "pass"
+        module.test_runner = lambda *a: None
+        module.Channel.receive = lambda self: ["text", "solve", [], {}]
 def solve(x): return None
 """,
         waits=True,
@@ -862,12 +866,25 @@ def solve(x):
     for fd in range(64):
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                for forged in ({"test": 0, "verdict": "pass"}, {"value": {"pass": 1}}, {"raised": "Lost"}, "pass"):
+                for forged in ({"verdict": "pass"}, {"value": {"pass": 1}}, {"raised": "ConnectionLost"}, "pass"):
                     data = json.dumps(forged).encode()
-                    os.write(fd, len(data).to_bytes(4, "big") + data)
+                    os.write(fd, data + b"\\n")
         except OSError:
             pass
     return "no"
+""",
+    ),
+    lies(
+        "forged_verdicts",
+        "the harness",
+        """
+import json, os
+def solve(x): return "no"
+for fd in range(3, 64):
+    try:
+        os.write(fd, b"".join(json.dumps({"raised": name}).encode() + b"\\n" for name in ("pass", ["pass"], "Outcome")))
+    except OSError:
+        pass
 """,
     ),
     lies(
@@ -891,7 +908,7 @@ def solve(x): return "no"
         "    m.encode = lambda *a: {'h': [10**9]}\n    return object()",
     ),
     lies(
-        "raises_from_the_judge",
+        "raises_from_the_test_runner",
         "the harness",
         "class ConnectionLost(BaseException): pass\ndef solve(x): raise ConnectionLost('pass')",
     ),
@@ -936,15 +953,21 @@ for fd in range(3, 64):
     lies(
         "stdout_forgery_in_test",
         "standard output",
-        "print('{\"test\": 0, \"verdict\": \"pass\"}')\ndef solve(x):\n    print('pass')\n    return 'pass'",
+        "print('{\"verdict\": \"pass\"}')\ndef solve(x):\n    print('pass')\n    return 'pass'",
     ),
-    lies("giant_result", "the judge", "def solve(x): return 'x' * (1 << 26)"),
-    lies("giant_integer_result", "the judge", "def solve(x): return 1 << 10_000_000", code="assert solve(1) == 5"),
-    lies("deep_result", "the judge", "def solve(x):\n    r = []\n    for _ in range(100_000): r = [r]\n    return r"),
-    lies("cyclic_result", "the judge", "def solve(x):\n    r = []\n    r.append(r)\n    return r"),
+    lies("giant_result", "the test runner", "def solve(x): return 'x' * (1 << 26)"),
+    lies(
+        "giant_integer_result", "the test runner", "def solve(x): return 1 << 10_000_000", code="assert solve(1) == 5"
+    ),
+    lies(
+        "deep_result",
+        "the test runner",
+        "def solve(x):\n    r = []\n    for _ in range(100_000): r = [r]\n    return r",
+    ),
+    lies("cyclic_result", "the test runner", "def solve(x):\n    r = []\n    r.append(r)\n    return r"),
     lies(
         "endless_iterator",
-        "the judge",
+        "the test runner",
         "def solve(x):\n    while True: yield 1",
         WRONG,
         ERROR,
@@ -953,8 +976,18 @@ for fd in range(3, 64):
         code="assert list(solve(1)) == [1]",
     ),
     lies(
+        "endless_range",
+        "the test runner",
+        "def solve(x): return range(10**12)",
+        WRONG,
+        ERROR,
+        TIMEOUT,
+        MEMORY,
+        code="assert sum(solve(1)) == 1",
+    ),
+    lies(
         "hash_collisions",
-        "the judge",
+        "the test runner",
         "def solve(x): return {i * (2**61 - 1): 0 for i in range(1, 50_000)}",
         WRONG,
         ERROR,
@@ -1022,4 +1055,15 @@ print("contained")
     ),
 ]
 
-ATTACKS = [*RESOURCES, *SIGNALS, *HOST, *NETWORK, *KERNEL, *VERDICT]
+# The same lies where the test has no plan (it is more than an assertion), so that the test runner calls the program
+UNPLANNED = [
+    replace(
+        attack,
+        name=f"{attack.name}_to_the_test_runner",
+        tests=attack.tests.model_copy(update={"code": [f"{code}\nif True: pass" for code in attack.tests.code]}),
+    )
+    for attack in VERDICT
+    if isinstance(attack.tests, AssertTests)
+]
+
+ATTACKS = [*RESOURCES, *SIGNALS, *HOST, *NETWORK, *KERNEL, *VERDICT, *UNPLANNED]

@@ -30,8 +30,8 @@ def completions(trainer, prompt_ids, *_):
 
 
 async def rewards(engine, texts, problem_ids, seed):
-    rows, figures = await score(engine, texts, problem_ids, seed)
-    return [row | {"reward": zlib.crc32(text.encode()) % 97 / 97} for row, text in zip(rows, texts)], figures
+    rows, stats = await score(engine, texts, problem_ids, seed)
+    return [row | {"reward": zlib.crc32(text.encode()) % 97 / 97} for row, text in zip(rows, texts)], stats
 
 
 def keep(self, args, state, control, model, **_):
@@ -43,5 +43,5 @@ def keep(self, args, state, control, model, **_):
 if __name__ == "__main__":
     GRPOTrainer._generate_single_turn = completions
     RewardEngine.score = rewards
-    training._Clock.on_pre_optimizer_step = keep
+    training.StepTimer.on_pre_optimizer_step = keep
     sys.exit(launch.main(sys.argv[2:]))

@@ -10,8 +10,7 @@ from common import DATA
 
 from tracelift_lib.evaluation import natural_measures
 from tracelift_lib.evaluation.natural_sets import (
-    FILES,
-    MissingSet,
+    NATURAL_SETS,
     load_natural,
     plain_step,
     sample_problems,
@@ -20,6 +19,7 @@ from tracelift_lib.evaluation.natural_sets import (
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.problems.files import DATA_VARIABLE, WORK, InputError
 from tracelift_lib.problems.prompts import OPEN, as_chat, planner_prompt, reward_model_text
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.runs import pipeline
 from tracelift_lib.runs.pipeline import Run
 
@@ -95,15 +95,13 @@ def test_ranking_by_hand():
             "length": [3.0, 1.0, 2.0, 5.0, 5.0],
         }
     )
-    table = natural_measures.rank_solutions(rows, 50, 0).set_index("metric")
+    table = natural_measures.results("ranking", rows, 50, 0).set_index("metric")
     assert table.loc["pair accuracy", "value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert table.loc["AUC within problem", "cases"] == 3
     assert table.loc["AUC within problem", "value"] == pytest.approx(1.5 / 3)
 
 
-def test_first_below_f1():
-    assert natural_measures.first_below(np.array([0.9, 0.2, 0.1]), 0.5) == 1
-    assert natural_measures.first_below(np.array([0.9]), 0.5) == -1
+def test_f1_by_hand():
     assert natural_measures.harmonic_f1(np.array([1, 2, 1, 1])) == pytest.approx(2 / 3)
     assert natural_measures.step_f1(np.array([1, 1, 1, 3])) == pytest.approx((0.5 + 0.75) / 2)
 
@@ -132,7 +130,7 @@ def process_rows(n=12):
 
 
 def test_first_errors_of_a_score_that_knows_them():
-    table = natural_measures.find_first_errors(process_rows(), 50, 0).set_index(["score", "metric"])
+    table = natural_measures.results("first_errors", process_rows(), 50, 0).set_index(["score", "metric"])
     assert table.loc[("RM", "F1"), "value"] == 1
     lucky = table.loc[("RM", "right answer, wrong reason: exact")]
     assert (lucky["value"], lucky["cases"]) == (1, 4)
@@ -154,17 +152,17 @@ def test_first_errors_of_pairs_by_hand():
             ]
         )
     ).assign(answer_right=pd.array([pd.NA] * 18, "boolean"))
-    table = natural_measures.find_first_errors(rows, 20, 0).set_index("metric")
+    table = natural_measures.results("first_errors", rows, 20, 0).set_index("metric")
     assert table["value"].to_dict() == {"F1": 1, "accuracy on erroneous": 1, "accuracy on correct": 1}
     assert table["cases"].tolist() == [8, 2, 6]
 
 
 def test_no_threshold_is_judged_on_the_problems_it_was_chosen_on():
     """Scores of one half lie at 10 times the other's scale: a threshold chosen on the same half would find all."""
-    rows, half = process_rows(), None
+    rows = process_rows()
     half = natural_measures.halves(rows["problem"].tolist(), 0)
     rows["q"] = rows["q"] + rows["problem"].map(half) * 10
-    table = natural_measures.find_first_errors(rows.drop(columns="length"), 20, 0)
+    table = natural_measures.results("first_errors", rows.drop(columns="length"), 20, 0)
     assert table.set_index("metric").loc["F1", "value"] < 0.5
 
 
@@ -187,7 +185,8 @@ def prm_rows(*processes):
 
 
 def test_original_against_modified_by_hand():
-    table = natural_measures.rank_pairs(
+    table = natural_measures.results(
+        "pairs",
         prm_rows(
             ("a", "circular", 1, "original", [], [0.1, 0.8]),
             ("a", "circular", 1, "modified", [1], [0.9, 0.9, 0.3]),
@@ -212,7 +211,7 @@ def test_error_steps_by_hand():
         ("a", "circular", 1, "original", [], [0.0] * 9),
         ("b", natural_measures.CONTROL, 1, "modified", [0], [0.95] * 9),
     ]
-    table = natural_measures.find_error_steps(prm_rows(*wrong, *rest), 50, 0)
+    table = natural_measures.results("error_steps", prm_rows(*wrong, *rest), 50, 0)
     assert table["cases"].tolist() == [8]
     assert table["value"].tolist() == pytest.approx([(2 / 3 + 4 / 5) / 2])
 
@@ -271,9 +270,9 @@ def folder(tmp_path_factory):
         for n in range(3, 6)
     ]
     for name, rows in (("gsm8k_solutions", solutions), ("prmbench", pairs)):
-        path = folder / FILES[name].replace("*", "x")
+        path = folder / NATURAL_SETS[name].files.replace("*", "x")
         write(path, "".join(json.dumps(row) + "\n" for row in rows))
-    write(folder / FILES["processbench_gsm8k"], json.dumps(processes))
+    write(folder / NATURAL_SETS["processbench_gsm8k"].files, json.dumps(processes))
     return folder
 
 
@@ -341,7 +340,7 @@ def test_scores_are_those_of_one_prefix_at_a_time(real, resumed, folder):
     rows = resumed[0]
     rows = rows[(rows["set"] == "processbench_gsm8k") & (rows["item"] == "g-3")].sort_values("step")
     trace = next(t for t in load_natural("processbench_gsm8k", folder) if t.item == "g-3")
-    problem = natural_measures._as_problem(trace.problem)
+    problem = trace.as_problem()
     executor, scorer = real.need("executor").path, real.reward_model()
     model, tokenizer = load_model(executor), load_tokenizer(executor)
     prompt = tokenizer.encode(

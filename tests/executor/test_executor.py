@@ -10,7 +10,8 @@ import pytest
 import torch
 from common import story
 
-from tracelift_lib.executor.backends import CallFailed, LocalBackend
+from tracelift_lib.executor.backends import LocalBackend
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.frozen import Executor, SelfTestError
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampler, Sampling
@@ -226,37 +227,42 @@ def test_the_local_backend_is_the_sampler(sampler):
 
 
 def test_texts_are_delivered_batch_by_batch(sampler):
-    """Two samples a prompt fill a batch of 400 tokens soon; what is delivered is what is returned."""
+    """Two samples of each long prompt fill a batch of 400 tokens; what is delivered is what is returned."""
     seen = {}
     prompts = ["x" * 150, "y", "z" * 140]
     texts = sampler.sample(prompts, 2, seed=0, deliver=lambda i, t: seen.setdefault(i, (len(seen), t)))
     assert [seen[i][1] for i in range(3)] == texts and seen[1][0] == 0  # the shortest first
 
 
-def test_a_model_that_fails_fails_every_call(sampler, monkeypatch):
-    def broken(self, encoded, n):
-        raise RuntimeError("out of memory")
+def test_a_model_that_fails_fails_every_call(sampler):
+    class Broken(Sampler):
+        def sample(self, *_, **__):
+            raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Sampler, "_generate", broken)
-    failures = [f.exception() for f in LocalBackend(sampler).submit(["a", "b"], 1, seed=0)]
+    broken = Broken(sampler.model, sampler.tokenizer, sampler.sampling)
+    failures = [f.exception() for f in LocalBackend(broken).submit(["a", "b"], 1, seed=0)]
     assert [f.kind for f in failures] == ["executor"] * 2 and "out of memory" in str(failures[1])
 
 
-def test_an_interrupted_caller_stops_the_model(sampler, monkeypatch):
+def test_an_interrupted_caller_stops_the_model(sampler):
     """At the next batch: a notebook's next cell must not wait for answers that nobody reads."""
-    batches, generate = [], Sampler._generate
+    delivered, started, ended = [], threading.Event(), threading.Event()
 
-    def slow(self, encoded, n):
-        batches.append(len(encoded))
-        for future in futures:
-            future.cancel()
-        return generate(self, encoded, n)
+    class Watched(Sampler):
+        def sample(self, prompts, n, seed, progress=None, deliver=None):
+            def watch(i, texts):
+                delivered.append(i)
+                deliver(i, texts)
 
-    monkeypatch.setattr(Sampler, "_generate", slow)
-    backend, futures = LocalBackend(sampler), []
-    gate = threading.Event()
-    backend._worker.submit(gate.wait)  # so that `futures` is filled before the model starts
-    futures += backend.submit(["x" * 150, "y" * 150, "z" * 150], 4, seed=0)
-    gate.set()
-    backend._worker.submit(lambda: None).result()
-    assert len(batches) == 1 and all(f.cancelled() for f in futures)
+            started.wait()
+            try:
+                return super().sample(prompts, n, seed, progress, watch)
+            finally:
+                ended.set()
+
+    backend = LocalBackend(Watched(sampler.model, sampler.tokenizer, sampler.sampling))
+    futures = backend.submit(["x" * 150, "y" * 150, "z" * 150], 4, seed=0)  # three batches
+    for future in futures:
+        future.cancel()
+    started.set()
+    assert ended.wait(20) and len(delivered) == 1 and all(f.cancelled() for f in futures)

@@ -14,11 +14,11 @@ from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, Local
 from tracelift_lib.groups import group_files
 from tracelift_lib.groups.builder import build
 from tracelift_lib.groups.cli import main
-from tracelift_lib.groups.group_files import load_released, violations
+from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
 from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
 from tracelift_lib.groups.kinds import Flaw, kinds_of
-from tracelift_lib.groups.schema import load_groups, split_train_dev
+from tracelift_lib.groups.schema import split_train_dev
 from tracelift_lib.groups.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
@@ -86,7 +86,7 @@ def test_a_build_writes_groups_in_both_forms_with_a_card_and_nothing_else(tmp_pa
     assert set(files(tmp_path / "out")) == {"train.jsonl", "train.parquet", "dev.jsonl", "dev.parquet", "README.md"}
     for split in ("train", "dev"):
         lines = list(load_groups(tmp_path / "out" / f"{split}.jsonl"))
-        rows = list(load_released(tmp_path / "out" / f"{split}.parquet"))
+        rows = list(load_groups(tmp_path / "out" / f"{split}.parquet"))
         assert lines == rows and len(lines) == report["groups"][split]
         assert all(g.domain == domain and len(g.negative_bank) >= 4 for g in lines)
         assert all(true_rubric(g.as_problem(), c.reasoning) == c.rubric for g in lines for c in g.negative_bank)
@@ -100,7 +100,7 @@ def test_the_split_is_the_one_of_the_method(tmp_path, monkeypatch):
     monkeypatch.setattr(group_files, "BATCH", 20)
     build_tiny(70, tmp_path / "out")
     assert pq.ParquetFile(tmp_path / "out" / "train.parquet").metadata.num_row_groups == 4  # 63 groups as a stream
-    read = {s: [g.problem_id for g in load_released(tmp_path / "out", s)] for s in ("train", "dev")}
+    read = {s: [g.problem_id for g in load_groups(tmp_path / "out", s)] for s in ("train", "dev")}
     train, dev = split_train_dev(read["train"] + read["dev"])
     assert set(read["dev"]) == set(dev) and set(read["train"]) == set(train) and len(dev) == 7
 
@@ -154,14 +154,13 @@ def test_a_finished_build_is_not_made_again_and_other_settings_are_refused(tmp_p
 def test_seeds_that_are_test_problems_are_refused_by_name_or_dropped_and_listed(tmp_path):
     leaked = list(load_seeds(SeedSettings(source="tiny_world", limit=10)))[3]
     guard = LeakageGuard([("bench-9", leaked.problem.upper())])
-    with pytest.raises(LeakageError) as error:
+    with pytest.raises(LeakageError, match=rf"1 seeds .*\n  {leaked.problem_id} is bench-9 \(normalised match\)\n"):
         build(tiny(10), tmp_path / "out", guard, judge=GroundTruthJudge())
-    assert error.value.leaks == [(leaked.problem_id, "bench-9", "normalised")]
     assert not list((tmp_path / "out").rglob("*.jsonl"))
     report = build(tiny(10, drop_leaked=True), tmp_path / "dropped", guard, judge=GroundTruthJudge())
     assert report["outcomes"]["leaked"] == {f"{leaked.problem_id} is bench-9 (normalised match)": 1}
     assert leaked.problem_id not in {
-        g.problem_id for s in ("train", "dev") for g in load_released(tmp_path / "dropped", s)
+        g.problem_id for s in ("train", "dev") for g in load_groups(tmp_path / "dropped", s)
     }
     assert "1 left out" in (tmp_path / "dropped" / "README.md").read_text()
 
@@ -270,7 +269,7 @@ def test_contest_programs_run_in_the_sandbox_only(sandbox, tmp_path):
 
 
 class Scripted:
-    """A model that answers by `reply(prompt)`; it stands for any backend of llm.Asker."""
+    """A model that answers by `reply(prompt)`; it stands for any backend of structured.Asker."""
 
     name, max_tokens = "scripted", 100
 
@@ -338,7 +337,7 @@ def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, caps
     assert report["groups"] == {"train": 0, "dev": 0}
     assert all(report["outcomes"][kind] == {"not JSON": 1} for kind in kinds_of("code"))
     assert report["outcomes"]["reference"] == {"judge: not JSON": 1}
-    assert list(load_released(tmp_path / "out")) == []
+    assert list(load_groups(tmp_path / "out")) == []
 
 
 # --- command line -----------------------------------------------------------------------------
@@ -371,17 +370,17 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, arguments, says):
 
 
 def test_memory_does_not_grow_with_the_number_of_seeds(tmp_path, monkeypatch):
-    """Four times the seeds, at most 800 kB more at the peak (their records alone are several MB). bench/group_memory.py
-    measures the whole process, up to 100,000 seeds."""
-    monkeypatch.setattr(group_files, "BATCH", 50)
-    build_tiny(60, tmp_path / "first")  # fills caches
+    """Four times the seeds, at most 400 kB more at the peak (their records alone are more than twice that).
+    bench/group_memory.py measures the whole process, up to 100,000 seeds."""
+    monkeypatch.setattr(group_files, "BATCH", 20)
+    build_tiny(30, tmp_path / "first")  # fills caches
     peaks = []
-    for size in (100, 400):
+    for size in (30, 120):
         tracemalloc.start()
         build_tiny(size, tmp_path / str(size))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 800_000, peaks
+    assert peaks[1] - peaks[0] < 400_000, peaks
 
 
 # --- released data ----------------------------------------------------------------------------
@@ -412,19 +411,19 @@ def test_released_data_load_from_every_form(tmp_path):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "dev.jsonl").write_text(json.dumps(gappy) + "\n")
     assert (
-        list(load_released(path))
-        == list(load_released(tmp_path))
-        == list(load_released(tmp_path / "table", "dev"))
+        list(load_groups(path))
+        == list(load_groups(tmp_path))
+        == list(load_groups(tmp_path / "table", "dev"))
         == [group]
     )
     with pytest.raises(InputError, match="none of test.jsonl"):
-        list(load_released(tmp_path, "test"))
-    with pytest.raises(InputError, match="neither a file or folder here nor"):  # the tests run offline
-        list(load_released("nobody/nothing"))
+        list(load_groups(tmp_path, "test"))
+    with pytest.raises(InputError, match="nobody/nothing.* name a file or folder"):  # the tests run offline
+        list(load_groups("nobody/nothing"))
     record["negative_bank"][0]["rubric"]["step_coherence"] = 9
     path.write_text(json.dumps(group_record()) + "\n" + json.dumps(record) + "\n")
     with pytest.raises(InputError) as error:
-        list(load_released(path))
+        list(load_groups(path))
     assert has_path(str(error.value), path, 2) and "negative_bank.0.rubric" in str(error.value)
 
 
@@ -449,7 +448,7 @@ def spoil(**changes):
     ("line", "field", "says"),
     [
         ('{"problem_id": "p', "record", "not valid JSON"),
-        ("[1, 2]", "record", "must hold an object"),
+        ("[1, 2]", "record", "valid dictionary"),
         ("", "record", "blank line"),
         ('{"a": 1, "a": 2}', "a", "twice"),
         (spoil(problem=KeyError), "problem", "Field required"),
@@ -459,7 +458,11 @@ def spoil(**changes):
         (spoil(positive_pool__0__reasoning=""), "positive_pool.0.reasoning", "at least 1"),
         (spoil(positive_pool__0__reasoning="  "), "positive_pool.0.reasoning", "only white space"),
         (spoil(positive_pool__0__rubric__total=1.5), "positive_pool.0.rubric.total", "less than or equal to 1"),
-        (spoil(positive_pool__0__rubric__step_coherence=5), "positive_pool.0.rubric", "0..4"),
+        (
+            spoil(positive_pool__0__rubric__step_coherence=5),
+            "positive_pool.0.rubric.labels.step_coherence",
+            "less than or equal to 4",
+        ),
         (
             spoil(positive_pool__0__rubric__step_coherence="4"),
             "positive_pool.0.rubric.labels.step_coherence",
@@ -490,24 +493,20 @@ def spoil(**changes):
 def test_every_violation_is_explained_by_file_line_and_field(tmp_path, line, field, says):
     path = tmp_path / "groups.jsonl"
     path.write_text(json.dumps(group_record("p-1")) + "\n" + line + "\n" + json.dumps(group_record("p-3")) + "\n")
-    found = [v for v in violations([path]) if v.field == field and says in v.message]
-    assert len(found) == 1 and found[0].line == 2 and has_path(str(found[0]), path, 2)
-    assert {v.line for v in violations([path])} == {2}
+    found = list(violations([path]))
+    assert len([v for v in found if v.startswith(f"{path}:2: {field}: ") and says in v]) == 1
+    assert all(has_path(v, path, 2) for v in found)
 
 
 def test_all_violations_of_a_line_are_listed_and_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "groups.jsonl"
     path.write_bytes(spoil(problem=KeyError, source=3, extra=1).encode() + b"\n\xff\xfe\n")
-    assert [(v.line, v.field) for v in violations([path])] == [
-        (1, "source"),
-        (1, "problem"),
-        (1, "extra"),
-        (2, "record"),
-    ] or {(v.line, v.field) for v in violations([path])} == {(1, "source"), (1, "problem"), (1, "extra"), (2, "record")}
+    found = [v.removeprefix(f"{path}:").split(": ")[:2] for v in violations([path])]
+    assert sorted(found) == [["1", "extra"], ["1", "problem"], ["1", "source"], ["2", "record"]]
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="public data are not here")
-@pytest.mark.parametrize(("source", "limit"), [("gsm8k", 40), ("mbpp", 12)])
+@pytest.mark.parametrize(("source", "limit"), [("gsm8k", 30), ("mbpp", 8)])
 def test_real_seeds_give_groups_offline(tmp_path, source, limit):
     settings = BuildSettings(seeds=SeedSettings(source=source, folder=DATA, limit=limit), drop_leaked=True)
     report = build(settings, tmp_path / "out", LeakageGuard())

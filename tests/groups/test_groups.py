@@ -10,13 +10,14 @@ from common import CODE, MATH, calculate, group_record, has_path, lines, quantit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.groups import schema as groups
-from tracelift_lib.groups.flaws.tiny_math import MATH_KINDS
-from tracelift_lib.groups.schema import Group, Rubric, load_groups, rubric_from_shares, rubric_label, split_train_dev
-from tracelift_lib.groups.tiny_groups import build_group, perturb
+from tracelift_lib.groups import group_maker
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubric_label, split_train_dev
+from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps, write_trace
+from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps
 
 KINDS = (
     "wrong_operation",
@@ -74,10 +75,6 @@ def events(calcs):
 
 
 # --- the seven kinds --------------------------------------------------------------------------
-
-
-def test_there_are_exactly_our_seven_kinds():
-    assert set(MATH_KINDS) == set(KINDS)
 
 
 def test_every_flaw_differs_from_the_reference_and_moves_the_final_value(flawed):
@@ -305,7 +302,7 @@ def test_label_is_half_the_score_rounded_down_and_cut_to_4(score, label):
 
 @pytest.mark.parametrize("overall, total", [(-0.2, 0.0), (0.0, 0.0), (0.35, 0.35), (1.0, 1.0), (1.7, 1.0)])
 def test_total_is_cut_to_the_unit_interval(overall, total):
-    """And it is its own score, not the mean of the dimensions (method.md section 8)."""
+    """And it is its own score, not the mean of the dimensions (docs/method.md section 8)."""
     assert rubric_from_shares(dict.fromkeys(MATH, 0.9), overall).total == total
 
 
@@ -345,16 +342,11 @@ def test_a_group_holds_the_reference_and_distinct_flaws(problems):
 
 def test_duplicates_and_copies_of_the_reference_are_dropped(monkeypatch):
     """Two kinds that damage a trace in the same way give one candidate, named by the first."""
-
-    def drop_first(steps):
-        return [steps[1:]]
-
-    kinds = {"one": drop_first, "other": drop_first, "nothing": lambda steps: [steps]}
-    monkeypatch.setattr(groups, "MATH_KINDS", kinds)
-    monkeypatch.setattr(groups, "KEEPS_ANSWER", set(kinds))
     p = story(3, ("+", 2), ("*", 2))
-    p = p.model_copy(update={"reference_solution": write_trace(true_steps(p))})
-    assert [c.negative_kind for c in build_group(p, 0).negative_bank] == ["one"]
+    last = p.reference_solution.split("\n")[-1]
+    traces = {"arithmetic_slip": last, "lost_event": p.reference_solution, "stale_value": last}
+    monkeypatch.setattr(group_maker, "perturb", lambda problem, kind, rng: traces.get(kind))
+    assert [c.negative_kind for c in build_group(p, 0).negative_bank] == ["arithmetic_slip"]
 
 
 def test_a_candidates_rubric_is_that_of_its_own_trace(problems):
@@ -459,8 +451,13 @@ POSITIVE, FIRST, SECOND = ("positive_pool", 0), ("negative_bank", 0), ("negative
 BAD = [  # (what, change, field as named, a word of the message)
     ("unknown dimension", change(*POSITIVE, "rubric", "elegance", 3), "positive_pool.0.rubric", "elegance"),
     ("missing dimension", change(*POSITIVE, "rubric", "step_coherence", del_), "positive_pool.0.rubric", "dimensions"),
-    ("label 7", change(*SECOND, "rubric", "step_coherence", 7), "negative_bank.1.rubric", "7"),
-    ("label -1", change(*FIRST, "rubric", "step_coherence", -1), "negative_bank.0.rubric", "-1"),
+    ("label 7", change(*SECOND, "rubric", "step_coherence", 7), "negative_bank.1.rubric.labels.step_coherence", "to 4"),
+    (
+        "label -1",
+        change(*FIRST, "rubric", "step_coherence", -1),
+        "negative_bank.0.rubric.labels.step_coherence",
+        "to 0",
+    ),
     ("label 2.5", change(*FIRST, "rubric", "step_coherence", 2.5), "negative_bank.0.rubric", "step_coherence"),
     ("label in words", change(*FIRST, "rubric", "step_coherence", "x"), "negative_bank.0.rubric", "step_coherence"),
     ("total 1.5", change(*POSITIVE, "rubric", "total", 1.5), "positive_pool.0.rubric.total", "1"),

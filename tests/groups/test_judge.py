@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.executor.structured import Failure
+from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.judge import (
     GroundTruthJudge,
     RubricJudgement,
     calibrate,
-    candidate,
+    judge_candidate,
     programmatic_judgement,
     rubric_from_scores,
     score_schema,
 )
 from tracelift_lib.groups.kinds import KINDS, Flaw
 from tracelift_lib.groups.schema import Rubric
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.problem import Problem
 
@@ -49,25 +49,22 @@ def test_the_ground_truth_judge_knows_the_tiny_world_only():
     wrong = GroundTruthJudge().judge(problem, "gets 2: 3 + 2 = 6.\ntimes 2: 6 * 2 = 12.")
     assert wrong.rubric == true_rubric(problem, "gets 2: 3 + 2 = 6.\ntimes 2: 6 * 2 = 12.") and wrong.overall < 10
     assert "calculation_correctness" in wrong.reason
-    other = Problem(
-        problem_id="g", source="gsm8k", domain="math", task_type="t", problem="Q", reference_solution="r", answer="1"
-    )
-    assert GroundTruthJudge().judge(other, "1 + 1 = 2") == Failure("no ground truth")
+    assert GroundTruthJudge().judge(seed("math"), "1 + 1 = 2") == Failure("no ground truth")
 
 
 def test_programmatic_rubrics_by_hand():
-    shallow = programmatic_judgement(KINDS["math", "wrong_operation"], Flaw("t", 0.5), MATH)
+    shallow = programmatic_judgement(KINDS["math", "wrong_operation"], Flaw("t", 0.5))
     assert shallow.rubric.labels == dict.fromkeys(MATH, 4) | {"solution_strategy": 2, "answer_support": 1}
     assert shallow.rubric.total == round(((4 * 3 + 2 + 1) / 20 + 1 / 4) / 2, 4) == 0.5
-    deep = programmatic_judgement(KINDS["math", "lost_event"], Flaw("t", 0.75), MATH)
+    deep = programmatic_judgement(KINDS["math", "lost_event"], Flaw("t", 0.75))
     assert deep.rubric.labels == dict.fromkeys(MATH, 4) | {
         "problem_understanding": 1,
         "solution_strategy": 2,
         "answer_support": 0,
     }
-    leap = programmatic_judgement(KINDS["math", "unsupported_leap"], Flaw("t", 0.25), MATH)
+    leap = programmatic_judgement(KINDS["math", "unsupported_leap"], Flaw("t", 0.25))
     assert leap.rubric.labels == dict.fromkeys(MATH, 4) | {"answer_support": 2, "step_coherence": 3}
-    leak = programmatic_judgement(KINDS["code", "leaked_code"], Flaw("t", 1.0), CODE)
+    leak = programmatic_judgement(KINDS["code", "leaked_code"], Flaw("t", 1.0))
     assert leak.rubric.labels == dict.fromkeys(CODE, 4) | {"non_leakage": 1}
     assert "programmatic" in leak.reason and "non_leakage" in leak.reason and leak.overall == 10 * leak.rubric.total
 
@@ -76,17 +73,37 @@ def test_programmatic_rubrics_by_hand():
 def test_a_kind_hurts_dimensions_of_its_domain_and_deeper_flaws_hurt_more(kind):
     names = MATH if kind.domain == "math" else CODE
     assert set(kind.hurts) <= set(names)
-    low, high = (programmatic_judgement(kind, Flaw("t", s), names) for s in (1.0, 0.1))
+    low, high = (programmatic_judgement(kind, Flaw("t", s)) for s in (1.0, 0.1))
     assert low.rubric.total < high.rubric.total < 1
     assert all(high.rubric.labels[n] == 4 for n in set(names) - set(kind.hurts))
     assert all(low.rubric.labels[n] < high.rubric.labels[n] < 4 for n in kind.hurts)
 
 
+def seed(domain):
+    return Problem(
+        problem_id="p", source="gsm8k", domain=domain, task_type="t", problem="Q", reference_solution="r", answer="1"
+    )
+
+
 def test_a_candidate_carries_its_judgement():
-    judged = programmatic_judgement(KINDS["code", "wrong_constant"], Flaw("t", 0.2), CODE)
-    made = candidate("a trace", "wrong_constant", judged)
+    flaw = Flaw("a trace", 0.2)
+    judged = programmatic_judgement(KINDS["code", "wrong_constant"], flaw)
+    made = judge_candidate(seed("code"), "wrong_constant", flaw, None)
     assert (made.reasoning, made.negative_kind, made.rubric_reason) == ("a trace", "wrong_constant", judged.reason)
     assert made.rubric_score_raw == judged.overall and made.rubric_label == "acceptable"
+
+
+def test_references_of_math_seeds_get_full_marks_and_those_of_code_what_the_judge_says():
+    half = Fixed(lambda trace, repeat: 0.5)
+    for problem, judge, total in [
+        (seed("math"), half, 1),
+        (seed("code"), half, 0.5),
+        (seed("code"), None, 1),
+        (story(3, ("+", 2)), half, 0.5),
+    ]:
+        made = judge_candidate(problem, None, Flaw("a reference", 0), judge)
+        assert made.rubric.total == total and made.negative_kind is None
+    assert judge_candidate(seed("code"), None, Flaw("r", 0), Fixed(lambda *_: None)) == Failure("no answer")
 
 
 # --- calibration ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import re
 
 import pytest
 from common import DATA, has_path
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups.seeds import (
-    HUB,
     LeakageError,
     LeakageGuard,
     SeedSettings,
@@ -119,10 +119,9 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         list(load_seeds(SeedSettings(source="mbpp", folder=tmp_path)))
 
 
-@pytest.mark.parametrize("source", sorted(HUB))
+@pytest.mark.parametrize("source", ["gsm8k", "mbpp", "contests"])
 def test_without_a_folder_the_hub_is_asked_at_a_pinned_revision(source):
-    assert len(HUB[source][2]) == 40
-    with pytest.raises(InputError, match="Hugging Face hub.*local"):  # the tests run offline
+    with pytest.raises(InputError, match="at revision [0-9a-f]{40} from the Hugging Face hub.*local"):  # offline here
         next(load_seeds(SeedSettings(source=source)))
 
 
@@ -186,8 +185,8 @@ def test_the_guard_lists_every_leak_and_how_it_matched():
     seeds = [problem("a", "How many eggs?"), problem("b", "Ann has 2 cows."), problem("c", "TOM has 1000 cows")]
     with pytest.raises(LeakageError) as error:
         guard.check(iter(seeds))
-    assert error.value.leaks == [("a", "bench-1", "exact"), ("c", "bench-2", "normalised")]
-    assert "a is bench-1 (exact match)" in str(error.value) and "c is bench-2 (normalised match)" in str(error.value)
+    listed = [line.strip() for line in str(error.value).split("\n")[1:-1]]
+    assert listed == ["a is bench-1 (exact match)", "c is bench-2 (normalised match)"]
     guard.check([seeds[1]])
     LeakageGuard().check(seeds)
 
@@ -215,4 +214,4 @@ def test_real_training_sets_against_real_benchmarks():
     guard.check(load_seeds(SeedSettings(source="gsm8k", folder=DATA, limit=1500)))
     with pytest.raises(LeakageError) as error:
         guard.check(load_seeds(SeedSettings(source="mbpp", folder=DATA)))
-    assert [seed for seed, *_ in error.value.leaks] == ["mbpp-0602", "mbpp-0704", "mbpp-0872"]
+    assert re.findall(r"mbpp-\d+(?= is)", str(error.value)) == ["mbpp-0602", "mbpp-0704", "mbpp-0872"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
-from tracelift_lib.models.generation import Sampler, Sampling, length_batches, mean_log_likelihood, seeded
+from tracelift_lib.models.generation import Sampler, Sampling, length_batches, seeded, token_log_likelihoods
 from tracelift_lib.models.settings import Qwen2Shape
 
 SHAPE = Qwen2Shape(
@@ -207,7 +207,7 @@ def test_completions_hold_only_new_text(model, tokenizer):
 
 
 @pytest.mark.parametrize("budget", [100_000, 60, 1])
-def test_mean_log_likelihood_against_one_text_at_a_time(model, tokenizer, budget):
+def test_log_likelihoods_against_one_text_at_a_time(model, tokenizer, budget):
     """Each completion token's log-probability given all before it; no padding, no batch, float64."""
     completions = ["Answer: 12", "3", "Mia buys 4 more coins. " * 5, "x y z", "?"]
     expected = []
@@ -215,8 +215,7 @@ def test_mean_log_likelihood_against_one_text_at_a_time(model, tokenizer, budget
         before, after = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, completion))
         with torch.no_grad():
             p = model(input_ids=torch.tensor([before + after])).logits[0].double().log_softmax(-1)
-        chosen = [p[len(before) + i - 1, token].item() for i, token in enumerate(after)]
-        expected.append(sum(chosen) / len(chosen))
-    got = mean_log_likelihood(model, tokenizer, PROMPTS, completions, budget)
-    assert got.tolist() == pytest.approx(expected, abs=1e-4)
-    assert len(set(got.round(3))) == len(completions)
+        expected.append([p[len(before) + i - 1, token].item() for i, token in enumerate(after)])
+    got = token_log_likelihoods(model, tokenizer, PROMPTS, completions, budget)
+    assert [values.tolist() for values in got] == [pytest.approx(values, abs=1e-4) for values in expected]
+    assert len({values.mean().round(3) for values in got}) == len(completions)

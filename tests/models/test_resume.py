@@ -1,15 +1,17 @@
 """Interrupted training: nothing is lost, and the resumed run ends where the uninterrupted one ends."""
 
+import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tracelift_lib.models import base
-from tracelift_lib.models import base as models
-from tracelift_lib.models.settings import Qwen2Shape
+from tracelift_lib.models import base, supervised
+from tracelift_lib.models.loading import load_model, load_tokenizer
+from tracelift_lib.models.settings import Qwen2Shape, SupervisedTraining
 from tracelift_lib.models.supervised import CheckpointCallback, supervised_training
 
 SHAPE = Qwen2Shape(
@@ -29,10 +31,14 @@ def tokenizer():
     return base.train_tokenizer([a + b for a, b in PAIRS], vocab_size=300)
 
 
-def train(tokenizer, work):
+def train(tokenizer, out):
     model = base.new_qwen2(tokenizer, SHAPE, seed=0)
-    supervised_training(model, tokenizer, PAIRS, steps=12, batch_size=4, learning_rate=1e-2, seed=0, work=work)
+    supervised_training(model, tokenizer, PAIRS, SupervisedTraining(steps=12, batch_size=4, learning_rate=1e-2), 0, out)
     return model
+
+
+def checkpoints(out):
+    return [path.name for path in out.rglob("checkpoint-*")]
 
 
 def interrupt_at(monkeypatch, step):
@@ -53,9 +59,33 @@ def test_interrupted_and_resumed_equals_uninterrupted(tokenizer, tmp_path, monke
     interrupt_at(monkeypatch, step=5)
     with pytest.raises(KeyboardInterrupt, match="after step 5"):
         train(tokenizer, tmp_path / "parts")
-    assert (tmp_path / "parts" / "checkpoint-5").is_dir()
+    assert checkpoints(tmp_path / "parts") == ["checkpoint-5"] and not (tmp_path / "parts" / "log.json").exists()
     resumed = train(tokenizer, tmp_path / "parts").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    saved = load_model(tmp_path / "parts").state_dict()
+    assert all(torch.equal(whole[name], saved[name]) for name in whole)
+    assert load_tokenizer(tmp_path / "parts")("1+2")["input_ids"] == tokenizer("1+2")["input_ids"]
+    log = json.loads((tmp_path / "parts" / "log.json").read_text())
+    assert [row["step"] for row in log if "loss" in row] == list(range(1, 13))
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(tokenizer, tmp_path, monkeypatch):
+    """A process that is killed while it writes one leaves a folder without the trainer's state."""
+    interrupt_at(monkeypatch, step=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(tokenizer, tmp_path)
+    (folder,) = tmp_path.rglob("checkpoint-5")
+    half = folder.with_name("checkpoint-6")
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    train(tokenizer, tmp_path)
+    assert not half.exists() and (tmp_path / "model.safetensors").exists()
+
+
+def test_outside_the_main_thread_training_goes_on_without_a_handler(tokenizer, tmp_path):
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(train, tokenizer, tmp_path).result()
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_an_interrupt_reaches_python_again_after_training(tokenizer, tmp_path):
@@ -65,10 +95,9 @@ def test_an_interrupt_reaches_python_again_after_training(tokenizer, tmp_path):
 
 
 def test_checkpoints_come_with_time(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "SAVE_SECONDS", 0)
-    train(tokenizer, tmp_path / "work")
-    kept = [p.name for p in (tmp_path / "work").glob("checkpoint-*")]
-    assert kept == ["checkpoint-12"]  # saved at every step, only the newest kept
+    monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
+    train(tokenizer, tmp_path)
+    assert checkpoints(tmp_path) == ["checkpoint-12"]  # saved at every step, only the newest kept
 
 
 def test_a_tokenizer_beside_a_qwen2_model_loads_as_it_was_trained(tokenizer, tmp_path):

@@ -27,11 +27,11 @@ GOOD, BABBLE, FROZEN = (0.5, 0.0, 0.5), (0.0, 1.0, 5.0), (0.3, 0.0, 0.001)
     [
         (
             [GOOD] * 3 + [BABBLE] * 3,
-            "100% of the completions hold no trace over the last 3 steps, and the mean reward is 0 "
+            "100% of the completions contain no trace over the last 3 steps, and the mean reward is 0 "
             r"\(at the start 0.5\)",
         ),
-        ([GOOD] + [BABBLE] * 5, "hold no trace"),  # the collapse lies in the first window
-        ([GOOD] * 9 + [FROZEN] * 3, "the entropy is 0.001 nats a token"),
+        ([GOOD] + [BABBLE] * 5, "contain no trace"),  # the collapse lies in the first window
+        ([GOOD] * 9 + [FROZEN] * 3, "the entropy is 0.001 nats per token"),
         ([GOOD] * 3 + [(0.2, 0.9, 1.0)] * 3, "90%"),
     ],
 )
@@ -62,14 +62,14 @@ def test_what_is_no_collapse(rows):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("settings", [None, WINDOW])
-def test_a_loss_or_gradient_that_is_no_number_is_one_at_once(value, settings):
+def test_a_loss_or_gradient_that_is_nan_or_infinite_is_one_at_once(value, settings):
     assert sign_of_collapse(log(GOOD, loss=value), settings) == f"loss is {value}"
     assert sign_of_collapse(log(GOOD, grad_norm=value), settings) == f"grad_norm is {value}"
     assert sign_of_collapse(log(GOOD, grad_norm=value), settings, scaled=True) is None  # the scaler skips this step
     assert sign_of_collapse(log(GOOD, loss=value), settings, scaled=True)
 
 
-def test_figures_that_are_missing_show_nothing():
+def test_missing_entries_show_nothing():
     """TRL logs no reward for a step whose rewards all failed."""
     rows = log(*[GOOD] * 3, *[BABBLE] * 3)
     assert sign_of_collapse([row | {"reward": None} for row in rows], WINDOW) is None

@@ -14,7 +14,7 @@ import torch
 from common import PROJECT
 from safetensors.torch import load_file
 
-from tracelift_lib.models import base as models
+from tracelift_lib.models import supervised
 from tracelift_lib.models.loading import load_model
 from tracelift_lib.planner.collapse import TrainingCollapsed
 from tracelift_lib.planner.reward_engine import PARTS, RewardEngine
@@ -24,7 +24,11 @@ from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
-UPSTREAM = {"executor.steps": 150, "planner_training.max_completion": 64}  # writes a trace about every second time
+UPSTREAM = {
+    "problems.sizes": {"train": 200, "rl": 4, "dev": 8, "test": 24, "long": 8},
+    "executor.steps": 150,  # writes a trace about every second time
+    "planner_training.max_completion": 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def test_preset_paper_has_the_papers_hyperparameters():
 
 def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
     """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
-    monkeypatch.setattr(models, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
     collapsing = {"steps": 9, "warmup_steps": 0, "learning_rate": 30.0}
     with pytest.raises(TrainingCollapsed) as caught:
         train("no_uplift", **collapsing, collapse={"window": 3})
@@ -151,7 +155,7 @@ def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeyp
     folder = next((home / "runs" / "check" / "planner_training").glob("*/steps.csv")).parent
     steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
     assert len(steps) == 6 and len(rows) == 8 * 6 and steps["format_errors"].tail(3).tolist() == [1, 1, 1]
-    assert "at step 6 of 9: 100% of the completions hold no trace over the last 3 steps" in message
+    assert "at step 6 of 9: 100% of the completions contain no trace over the last 3 steps" in message
     assert f"mean reward is 0 (at the start {steps['reward'].head(3).mean():.3g})" in message
     assert "learning_rate (now 30)" in message and "beta above 0 (now 0)" in message
     assert f"{folder}/steps.csv" in message and "checkpoint-5;" not in message and "checkpoint-5." in message
@@ -165,23 +169,30 @@ def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeyp
 
 def test_a_policy_without_probabilities_stops_the_run(home):
     """Weights that overflow: torch cannot sample from what they give."""
-    with pytest.raises(TrainingCollapsed, match="at step 1 of 4: the policy's probabilities are no numbers"):
+    with pytest.raises(TrainingCollapsed, match="at step 1 of 4: the policy's probabilities are NaN or infinite"):
         train("no_uplift", steps=4, warmup_steps=0, learning_rate=1e30, parameters="full", collapse=None)
 
 
 def test_a_policy_that_learns_is_left_alone(home):
-    training = {"problems_per_step": 8, "steps": 24, "warmup_steps": 0, "collapse": {"window": 6}}
+    training = {
+        "problems_per_step": 4,
+        "steps": 18,
+        "warmup_steps": 0,
+        "learning_rate": 2e-3,
+        "collapse": {"window": 6},
+    }
     steps = pd.read_csv(train("no_uplift", **training) / "steps.csv")
-    assert len(steps) == 24 and steps["reward"].tail(8).mean() > 1.2 * steps["reward"].head(8).mean()
+    assert len(steps) == 18 and steps["reward"].tail(6).mean() > 1.2 * steps["reward"].head(6).mean()
 
 
 # --- SIGKILL ----------------------------------------------------------------------------------
 
 CHILD = """
 import json, os, signal, sys
-from tracelift_lib import models, training
-from tracelift_lib.pipeline import Run
-from tracelift_lib.reward_engine import RewardEngine
+from tracelift_lib.models.supervised import CheckpointCallback
+from tracelift_lib.planner import training
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.runs.pipeline import Run
 
 overrides, arm, every, last = json.loads(sys.argv[1])
 reward = RewardEngine.reward
@@ -219,15 +230,15 @@ def results(folder):
 @pytest.mark.parametrize(
     "arm, training, every, last",
     [
-        ("no_uplift", {"lora_dropout": 0.1}, 3, 5),  # steps 3, 4 and 5 are lost and come again
-        ("no_uplift", {"parameters": "full", "beta": 0.05}, 5, 9),  # the checkpoint lies in the second pass
-        ("no_uplift", {}, 4, 12),  # nothing is left to do but to save
-        ("tracelift", {}, 99, 2),  # no checkpoint yet
+        ("no_uplift", {"lora_dropout": 0.1}, 2, 3),  # steps 2 and 3 are lost and come again
+        ("no_uplift", {"parameters": "full", "beta": 0.05}, 3, 5),  # the checkpoint lies in the second pass
+        ("no_uplift", {}, 2, 6),  # nothing is left to do but to save
+        ("tracelift", {}, 99, 1),  # no checkpoint yet
     ],
 )
 def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):
-    """12 steps of 2 out of 8 problems are three passes, each in its own order."""
-    training = training | {"steps": 12}
+    """6 steps of 2 out of 4 problems are three passes, each in its own order."""
+    training = training | {"steps": 6}
     move_to(upstream, tmp_path / "whole", monkeypatch)
     whole = results(train(arm, **training))
 
@@ -237,9 +248,9 @@ def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, t
     assert kept == ([f"checkpoint-{last // every * every}"] if last >= every else [])
     again = count_steps(monkeypatch)
     steps, rollouts, weights = results(train(arm, **training))
-    assert again == list(range(last // every * every, 12))
+    assert again == list(range(last // every * every, 6))
     pd.testing.assert_frame_equal(steps, whole[0], check_exact=True)
     pd.testing.assert_frame_equal(rollouts, whole[1], check_exact=True)
     assert weights.keys() == whole[2].keys() and all(torch.equal(weights[n], whole[2][n]) for n in weights)
-    passes = [rollouts[rollouts["step"].between(4 * i, 4 * i + 3)]["problem_id"].unique().tolist() for i in range(3)]
+    passes = [rollouts[rollouts["step"].between(2 * i, 2 * i + 1)]["problem_id"].unique().tolist() for i in range(3)]
     assert all(sorted(order) == sorted(passes[0]) for order in passes) and passes[0] != passes[1] != passes[2]

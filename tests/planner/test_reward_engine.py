@@ -103,7 +103,7 @@ def test_parts_and_reward_by_hand(tmp_path):
     ]
     assert [r["reward"] for r in rows] == pytest.approx([0.5 + 0.4 * 5 / 12, 0.25 / 12, 0.5 - 0.125 / 2, 0.5 + 0.4 / 6])
     assert e.executor.backend.calls == [(["a", "a", "b", "b"], ["good", "bad", "lucky", "good"], 4, 9)]
-    assert (e.calls, e.failures.total()) == (4, 0)
+    assert (e.n_rewards, e.failures.total()) == (4, 0)
 
 
 MALFORMED = ["", "good", "<reasoning>good", "<reasoning></reasoning>", wrap_trace("good") + wrap_trace("bad")]
@@ -223,11 +223,11 @@ def test_identical_traces_of_a_problem_are_computed_once_and_share_all(tmp_path,
     """The same trace of another problem is another case; other words around the tags are not."""
     e = engine(tmp_path, baseline=baseline, no_trace={"a": [[0, 0, 1]] * 4, "b": [[1, 1, 1]] * 4})
     completions = [wrap_trace("good"), "Well: " + wrap_trace("good"), wrap_trace("bad"), wrap_trace("good")]
-    rows, figures = asyncio.run(e.score(completions, ["a", "a", "a", "b"], 0))
+    rows, stats = asyncio.run(e.score(completions, ["a", "a", "a", "b"], 0))
     assert [c[:2] for c in e.executor.backend.calls][0] == (["a", "a", "b"], ["good", "bad", "good"])
     assert e.scorer.calls == [(["a", "a", "b"], ["good", "bad", "good"])]
     assert {**rows[0], "completion_characters": 0} == {**rows[1], "completion_characters": 0}
-    assert rows[3]["u"] != rows[0]["u"] and figures["repeated_traces"] == 0.25
+    assert rows[3]["u"] != rows[0]["u"] and stats["repeated_traces"] == 0.25
 
 
 def test_a_failure_of_a_shared_trace_counts_for_each_completion(tmp_path):
@@ -239,17 +239,17 @@ def test_a_failure_of_a_shared_trace_counts_for_each_completion(tmp_path):
 # --- failures ---------------------------------------------------------------------------------
 
 
-def test_a_quality_that_is_no_number_gives_no_reward_and_counts(tmp_path):
+def test_a_quality_that_is_nan_gives_no_reward_and_counts(tmp_path):
     """None leaves it out of the group; a zero would punish the trace for our failure."""
     e = engine(tmp_path, quality=QUALITY | {"bad": math.nan})
     completions = [wrap_trace("good"), wrap_trace("bad"), wrap_trace("good"), wrap_trace("lucky")]
     rows = score(e, completions, ["a"] * 4)
     assert rows[1]["reward"] is None and all(rows[i]["reward"] is not None for i in (0, 2, 3))
-    assert (e.failures, e.calls) == (Counter(reward_model=1), 4)
+    assert (e.failures, e.n_rewards) == (Counter(reward_model=1), 4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_kind_of_broken_number_becomes_a_reward(tmp_path, value):
+def test_nan_and_infinity_never_become_a_reward(tmp_path, value):
     e = engine(tmp_path, "no_uplift", quality={"good": value})
     assert score(e, [wrap_trace("good")], ["a"])[0]["reward"] is None
     e = engine(tmp_path, "llm_judge", judge=lambda p, z: value)
@@ -287,9 +287,9 @@ def broken_judge(problem, trace):
 )
 def test_every_kind_of_failure_gives_none_is_counted_and_stops_the_run(tmp_path, kind, change):
     e = engine(tmp_path, **change)
-    rows, figures = asyncio.run(e.score([wrap_trace("good"), "no trace"], ["a", "a"], 0))
+    rows, stats = asyncio.run(e.score([wrap_trace("good"), "no trace"], ["a", "a"], 0))
     assert [(r["reward"], r["failure"]) for r in rows] == [(None, kind), (0.0, None)]
-    assert e.failures == Counter({kind: 1}) and figures["failures"] == {kind: 1}
+    assert e.failures == Counter({kind: 1}) and stats["failures"] == {kind: 1}
     with pytest.raises(TooManyFailures, match=f"{kind} 2.*max_failure_rate"):
         call(e, [wrap_trace("good")], ["a"])
 
@@ -382,10 +382,10 @@ def test_the_reward_function_returns_rewards_in_order_and_logs_every_part(tmp_pa
     assert [r["reward"] for r in rows] == rewards and [r["trace"] for r in rows] == ["good", None, "bad", "good"]
     assert [r["completion_characters"] for r in rows] == [len(c) for c in completions]
     assert rows[0]["q"] == 0.8 and rows[0]["s"] == 1 and rows[0]["u"] == pytest.approx(5 / 12)
-    figures = json.loads((tmp_path / "rollouts" / "steps" / "000007.json").read_text())
-    assert (figures["step"], figures["failures"], figures["baseline"]) == (7, {"reward_model": 1}, "cached")
+    stats = json.loads((tmp_path / "rollouts" / "steps" / "000007.json").read_text())
+    assert (stats["step"], stats["failures"], stats["baseline"]) == (7, {"reward_model": 1}, "cached")
     phases = ("executor_seconds", "verifier_seconds", "rm_seconds")
-    assert figures["repeated_traces"] == 0 and all(0 < figures[name] <= figures["seconds"] for name in phases)
+    assert stats["repeated_traces"] == 0 and all(0 < stats[name] <= stats["seconds"] for name in phases)
 
 
 def test_each_step_and_each_seed_draws_other_executor_runs(tmp_path):

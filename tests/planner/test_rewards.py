@@ -1,4 +1,4 @@
-"""The reward of every arm, against numbers by hand and the properties that method.md states."""
+"""The reward of every arm, against numbers by hand and the properties that docs/method.md states."""
 
 import math
 import statistics
@@ -88,7 +88,7 @@ def test_an_arm_uses_all_that_it_needs(arm):
     assert used == NEEDS[arm]
 
 
-# --- properties (method.md sections 2, 7 and 8) -----------------------------------------------
+# --- properties (docs/method.md sections 2, 7 and 8) -----------------------------------------------
 
 
 @given(unit, unit, unit)
@@ -214,7 +214,7 @@ def test_released_reward_by_hand(s, q, c, expected):
 
 @given(unit, st.integers(0, 3), st.integers(0, 3))
 def test_the_clip_hides_every_positive_bonus_of_a_trace_that_passed(q, a, b):
-    """method.md section 8: with s = 1 only the -1 case shows."""
+    """docs/method.md section 8: with s = 1 only the -1 case shows."""
     c = code_coefficient(a, b, 3)
     assert released_code_reward(1.0, q, c) == pytest.approx(1.0 if a >= b else 1 - 0.2 * q)
 

@@ -27,10 +27,23 @@ SHAPE = Qwen2Shape(
 # --- the log ----------------------------------------------------------------------------------
 
 
-def write_step(folder, step, rows):
-    parts = dict.fromkeys("squjc", 0.0)
+STATS = {
+    "baseline": "cached",
+    "executor_seconds": 0.5,
+    "failures": {},
+    "repeated_traces": 0.25,
+    "rm_seconds": 0.1,
+    "seconds": 2.5,
+    "verifier_seconds": 0.2,
+}
+
+
+def write_step(folder, step, rows, **stats):
+    parts = dict.fromkeys(("s", "q", "u", "j", "c", "baseline_success"), 0.0)
     rows = [{"step": step, "completion_characters": 10, **parts} | row for row in rows]
     (folder / f"{step:06d}.json").write_text(json.dumps(rows))
+    (folder / "steps").mkdir(exist_ok=True)
+    (folder / "steps" / f"{step:06d}.json").write_text(json.dumps({"step": step, **STATS, **stats}))
 
 
 def row(problem, trace, reward, **parts):
@@ -71,12 +84,10 @@ def test_traces_stay_texts_in_the_log(tmp_path):
     assert read["problem_id"].tolist() == ["1", "1", "2", "2"]
 
 
-def test_what_a_step_took_stands_in_its_row(tmp_path):
-    (tmp_path / "steps").mkdir()
+def test_timings_and_failure_counts_of_a_step_are_in_its_row(tmp_path):
     for step in (0, 1):
-        write_step(tmp_path, step, [row("a", "t", 1.0), row("a", "u", None)])
-        figures = {"step": step, "seconds": 2.5 + step, "repeated_traces": 0.25, "failures": {"verifier": step}}
-        (tmp_path / "steps" / f"{step:06d}.json").write_text(json.dumps(figures))
+        rows = [row("a", "t", 1.0), row("a", "u", None)]
+        write_step(tmp_path, step, rows, seconds=2.5 + step, failures={"verifier": step})
     _, steps = collect_log(tmp_path, [])
     assert steps["seconds"].tolist() == [2.5, 3.5] and steps["repeated_traces"].tolist() == [0.25, 0.25]
     assert [json.loads(kinds) for kinds in steps["failures"]] == [{"verifier": 0}, {"verifier": 1}]

@@ -17,12 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+from common import story
 
+from tracelift_lib.models.base import train_tokenizer
 from tracelift_lib.planner import training
 from tracelift_lib.planner import unsloth as planner_backend
 from tracelift_lib.planner.reward_engine import RewardEngine
-from tracelift_lib.planner.unsloth import adapter_arguments, load_with_unsloth, loading_arguments
+from tracelift_lib.planner.unsloth import load_with_unsloth
 from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.prompts import PromptLimits
 from tracelift_lib.runs import colab
 from tracelift_lib.runs.pipeline import STAGES
 from tracelift_lib.runs.presets import load_preset, preset_names
@@ -59,24 +62,48 @@ def named_parameters(source, cls, function):
     return set(names) | {a.arg for a in spec.kwonlyargs}, names[: len(names) - len(spec.defaults)]
 
 
+def fake_gpu(monkeypatch, capability, installed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(planner_backend, "find_spec", lambda name: name if name in installed else None)
+
+
+def load(monkeypatch, settings, vllm, seed=0, prompts=("a b c", "a b c d e", "a")):
+    """(model, arguments of loading, of the adapter): what unsloth's FastLanguageModel is asked for, without a GPU."""
+    asked = {}
+
+    class FastLanguageModel:
+        def from_pretrained(**arguments):
+            asked["loading"] = arguments
+            return "model", "tokenizer"
+
+        def get_peft_model(model, **arguments):
+            asked["adapter"] = arguments
+            return f"adapted {model}"
+
+    def tokenizer(texts, add_special_tokens):
+        return {"input_ids": [text.split() for text in texts]}
+
+    fake_gpu(monkeypatch, (8, 0), ["unsloth", *["vllm"] * vllm])
+    monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=FastLanguageModel))
+    model = load_with_unsloth(Path("m"), settings, seed, prompts, tokenizer)
+    return model, asked["loading"], asked["adapter"]
+
+
 def test_the_source_is_of_the_pinned_version(unsloth):
     assert f"unsloth=={unsloth[0]}" in colab.requirements("unsloth")
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_unsloth_knows_every_argument_of_loading(unsloth, fast):
+@pytest.mark.parametrize("vllm", [True, False])
+def test_unsloth_knows_every_argument(unsloth, monkeypatch, vllm):
+    _, loading, adapter = load(monkeypatch, settings(), vllm)
     known, required = named_parameters(unsloth[1][LOADER], "FastLanguageModel", "from_pretrained")
-    given = loading_arguments(Path("model"), settings(), 0, 900, fast)
-    assert set(given) <= known and set(required) <= set(given)
-    with_tree = ast.parse(unsloth[1][LOADER])
-    base = next(n for n in with_tree.body if isinstance(n, ast.ClassDef) and n.name == "FastLanguageModel").bases
-    assert [ast.unparse(b) for b in base] == ["FastLlamaModel"]  # get_peft_model is that class's
-
-
-def test_unsloth_knows_every_argument_of_the_adapter(unsloth):
+    assert set(loading) <= known and set(required) <= set(loading)
+    tree = ast.parse(unsloth[1][LOADER])
+    bases = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "FastLanguageModel").bases
+    assert [ast.unparse(b) for b in bases] == ["FastLlamaModel"]  # get_peft_model is that class's
     known, required = named_parameters(unsloth[1][MODEL], "FastLlamaModel", "get_peft_model")
-    given = adapter_arguments(settings(), 0, 900)
-    assert set(given) <= known and set(required) == {"model"}
+    assert set(adapter) <= known and set(required) == {"model"}
 
 
 def test_unsloth_puts_its_trainer_and_config_into_trl(unsloth):
@@ -85,14 +112,15 @@ def test_unsloth_puts_its_trainer_and_config_into_trl(unsloth):
         assert f'f"trl.{{{name}}} = created_module.Unsloth{{{name}}}"' in unsloth[1][TRAINER]
 
 
-def test_arguments_say_what_the_preset_says():
+def test_arguments_say_what_the_preset_says(monkeypatch):
     s = settings(precision="fp16", lora_r=8, lora_dropout=0.0)
-    load = loading_arguments(Path("m"), s, 3, 777, True)
-    assert load["dtype"] == torch.float16 and load["max_seq_length"] == 777 and load["max_lora_rank"] == 8
-    assert not load["load_in_4bit"] and load["load_in_16bit"] and load["random_state"] == 3
-    assert "gpu_memory_utilization" not in loading_arguments(Path("m"), s, 3, 777, False)
-    adapter = adapter_arguments(s, 3, 777)
+    model, loading, adapter = load(monkeypatch, s, vllm=True, seed=3)
+    assert model == "adapted model" and loading["model_name"] == "m"
+    assert loading["dtype"] == torch.float16 and loading["max_lora_rank"] == 8
+    assert not loading["load_in_4bit"] and loading["load_in_16bit"] and loading["random_state"] == 3
     assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (8, s.lora_alpha, 0.0)
+    assert adapter["random_state"] == 3
+    assert "gpu_memory_utilization" not in load(monkeypatch, s, vllm=False)[1]
 
 
 # --- which one ----------------------------------------------------------------------------------
@@ -108,12 +136,6 @@ def test_without_a_gpu_one_line_says_so(capsys, monkeypatch):
 def test_the_default_says_nothing(capsys):
     assert load_with_unsloth(Path("m"), settings(backend="transformers"), 0, [], None) is None
     assert capsys.readouterr().out == ""
-
-
-def fake_gpu(monkeypatch, capability, installed):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(planner_backend, "find_spec", lambda name: name if name in installed else None)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
@@ -135,32 +157,11 @@ def test_vllm_is_left_out_on_a_t4(monkeypatch):
     assert planner_backend.why_no_vllm() is None
 
 
-class Recorder:
-    """Stands where unsloth's FastLanguageModel would: what calls it gets, without a GPU."""
-
-    @classmethod
-    def from_pretrained(cls, **arguments):
-        cls.loading = arguments
-        return "model", "tokenizer"
-
-    @classmethod
-    def get_peft_model(cls, model, **arguments):
-        cls.adapter = arguments
-        return f"adapted {model}"
-
-
 @pytest.mark.parametrize("vllm", [True, False])
 def test_length_is_that_of_the_longest_prompt_and_completion(monkeypatch, capsys, vllm):
-    fake_gpu(monkeypatch, (8, 0), ["unsloth", *["vllm"] * vllm])
-    monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=Recorder))
-
-    def tokenizer(texts, add_special_tokens):
-        return {"input_ids": [text.split() for text in texts]}
-
-    s = settings(max_completion=50)
-    assert load_with_unsloth(Path("m"), s, 0, ["a b c", "a b c d e", "a"], tokenizer) == "adapted model"
-    assert Recorder.loading["max_seq_length"] == Recorder.adapter["max_seq_length"] == 55
-    assert Recorder.loading["fast_inference"] is vllm
+    _, loading, adapter = load(monkeypatch, settings(max_completion=50), vllm)
+    assert loading["max_seq_length"] == adapter["max_seq_length"] == 55
+    assert loading["fast_inference"] is vllm
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and ("with vLLM" in line if vllm else "without vLLM: vllm is not installed" in line)
 
@@ -176,11 +177,11 @@ def test_training_takes_the_trainer_that_is_in_trl(monkeypatch, tmp_path):
 
     monkeypatch.setattr(trl, "GRPOTrainer", replaced)
     monkeypatch.setattr(training, "load_with_unsloth", lambda *rest: "adapted")
-    monkeypatch.setattr(training, "prompts_of_all_steps", lambda *rest: {"prompt": ["x"]})
-    engine = types.SimpleNamespace(reward=RewardEngine.reward)
-    plan = load_preset("check").planner_training
+    problems = {name: story(3, ("+", 2), problem_id=name) for name in "ab"}
+    engine = types.SimpleNamespace(reward=RewardEngine.reward, problems=problems)
+    plan, tokenizer = load_preset("check").planner_training, train_tokenizer(["some text"], 300)
     with pytest.raises(Replaced) as caught:
-        training.train_planner(tmp_path, None, [], engine, plan, None, None, 0, tmp_path)
+        training.train_planner(tmp_path, tokenizer, engine, plan, "short", PromptLimits(), 0, tmp_path)
     assert caught.value.args == ("adapted", None)  # the adapter is there: the trainer must not add another
     config = types.SimpleNamespace()
     monkeypatch.setattr(trl, "GRPOConfig", lambda **arguments: config)

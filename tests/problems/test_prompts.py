@@ -173,6 +173,32 @@ def test_the_wording_for_math_stays():
     )
 
 
+PLAN_RULES = "Do not state the final answer and do not write final code.\n\nProblem:\nP"
+
+
+def test_the_wording_for_plans_and_programs_stays():
+    code = {"limits": LIMITS, "domain": "code"}
+    assert planner("P", "instruct") == (
+        "Write a plan that helps somebody else to solve the problem below.\n"
+        "Put the plan between <reasoning> and </reasoning>: numbered steps, each with its calculation. " + PLAN_RULES
+    )
+    assert planner("P", "instruct", **code) == (
+        "Write a plan that helps somebody else to write the program below.\n"
+        "Put the plan between <reasoning> and </reasoning>: numbered steps in words, with the data that each step "
+        "keeps and the special cases. " + PLAN_RULES
+    )
+    assert planner("P", "short", **code) == "Plan a program.\nP"
+    assert executor("P", None, "short", **code) == "Program.\nP"
+    assert executor("P", "Z", "short", **code) == "Program.\nP\n<reasoning>\nZ\n</reasoning>"
+    reply = "Reply with one Python code block that holds the whole program, and nothing else."
+    task = "Write a Python program for the problem."
+    assert executor("P", None, "instruct", **code) == f"{task}\n\nProblem:\nP\n\n{reply}"
+    assert executor("P", "Z", "instruct", **code) == (
+        f"{task} Use the reasoning that is given with it.\n\nProblem:\nP\n\n"
+        f"Reasoning:\n<reasoning>\nZ\n</reasoning>\n\n{reply}"
+    )
+
+
 @pytest.mark.parametrize("style", STYLES)
 @given(problem=st.text(max_size=50), trace=st.text(max_size=50))
 def test_prompts_for_programs_keep_the_same_rules(style, problem, trace):
@@ -184,11 +210,6 @@ def test_prompts_for_programs_keep_the_same_rules(style, problem, trace):
     assert p in planner(p, style, PromptLimits(), "code")
     assert with_trace != executor(p, z, style) and planner(p, style) != planner(p, style, PromptLimits(), "code")
     assert executor("@@@@", "§§§§", style, PromptLimits(3, 2), "code").count("@") == 3
-
-
-def test_programs_are_asked_for_as_a_code_block():
-    for trace in ("Z", None):
-        assert "Python code block" in executor("P", trace, "instruct", PromptLimits(), "code")
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
@@ -241,7 +262,7 @@ PROBLEM = Problem(
 
 
 def test_reward_model_text_is_exactly_the_wire_format():
-    """Written out from method.md section 5; released checkpoints read exactly this."""
+    """Written out from docs/method.md section 5; released checkpoints read exactly this."""
     assert reward_model_text(PROBLEM, "step 1\nstep 2") == (
         "<task>math</task>\n"
         "<type>word_problem</type>\n"

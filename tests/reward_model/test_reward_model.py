@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, LlamaConfig, Qwen2Config, Qwen3Config, TrainerCallback, modeling_utils
 
+from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.schema import Group
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models import supervised
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import seeded

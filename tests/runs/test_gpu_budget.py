@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tracelift_lib.models.loading import _dtype
 from tracelift_lib.models.supervised import device_arguments
+from tracelift_lib.planner.memory import kv_cache_size
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import gpu_budget
 from tracelift_lib.runs.presets import load_preset
@@ -48,7 +49,7 @@ def test_sizes_are_those_of_a_built_model(tmp_path):
     with torch.no_grad():
         cache = model(input_ids=torch.zeros(3, 5, dtype=torch.long), use_cache=True).past_key_values
     numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
-    assert gpu_budget._kv_cache(config) * 3 * 5 == 2 * numbers  # in 16 bits
+    assert kv_cache_size(config) * 3 * 5 == 2 * numbers  # in 16 bits
 
 
 def test_preset_colab_fits_a_t4(shape):

@@ -207,7 +207,7 @@ def test_logs_of_processes_become_one(tmp_path):
     """By hand: two processes, one step, two completions of one problem each."""
     for rank, folder in enumerate((tmp_path, tmp_path / "rank-1")):
         (folder / "steps").mkdir(parents=True)
-        part = dict.fromkeys("squjc", 0.5 * rank)
+        part = dict.fromkeys(("s", "q", "u", "j", "c", "baseline_success"), 0.5 * rank)
         rows = [
             {"step": 0, "problem_id": f"p{rank}", "trace": "z" if rank else None, "reward": float(rank * i), **part}
             for i in range(2)

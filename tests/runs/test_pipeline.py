@@ -16,7 +16,7 @@ from common import DATA
 from tracelift_lib.groups import builder
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import make_group
-from tracelift_lib.groups.schema import MATH_DIMENSIONS, split_train_dev
+from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
 from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.problems.tinyworld import is_faithful
@@ -310,7 +310,7 @@ def test_a_trained_executor_loads_and_answers(real):
     assert table.shape == (2, 3) and set(table.flat) <= {0, 1}
     log = real.need("executor").json("log.json")
     assert any("loss" in row for row in log)
-    assert executor.sampler.sampling.temperature == real.preset.execution.temperature
+    assert executor.backend.sampler.sampling.temperature == real.preset.execution.temperature
     assert executor.limits == real.preset.limits and executor.verdict(problems[0], f"Answer: {problems[0].answer}") == 1
 
 
@@ -521,7 +521,7 @@ def test_rm_scores_hold_every_trace_beside_its_gold(real, tmp_path, monkeypatch)
     for row, (split, g, c) in zip(table.to_dict("records"), candidates):
         assert (row["split"], row["problem_id"], row["kind"]) == (split, g.problem_id, c.negative_kind or "reference")
         assert row["q"] == pytest.approx(len(c.reasoning) / 1000) and row["gold_total"] == c.rubric.total
-        for i, name in enumerate(MATH_DIMENSIONS):
+        for i, name in enumerate(dimensions("math")):
             assert row[f"gold_{name}"] == c.rubric.labels[name] and row[f"expected_{name}"] == i
 
 

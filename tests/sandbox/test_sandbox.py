@@ -13,11 +13,11 @@ import pytest
 from hostile_programs import ATTACKS
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import SAFE_TIERS, Limits, Worker, tier_fault
+from tracelift_lib.sandbox.host import SAFE_TIERS, Limits, Worker, bubblewrap_command
+from tracelift_lib.sandbox.tiers import tier_fault
 from tracelift_lib.verifier.verify_code import CodeVerifier
 
 LIMITS = Limits(cpu_s=1.0, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
-SHORT_WALL = 1.0
 NEXT = [  # uses what an attack may have spoilt: files, builtins, modules, processes
     (
         "import os, json\nopen('f', 'w').write(json.dumps(sorted(map(abs, [-2, 1]))))\n"
@@ -36,10 +36,22 @@ def verifier(request):
     if fault := tier_fault(request.param):
         pytest.skip(f"tier {request.param}: {fault}")
     with CodeVerifier(1, LIMITS, tier=request.param) as verifier:
-        verifier.verify(NEXT)
-        time.sleep(1)  # until it waits, with a process made for the next test
-        verifier.idle = len(processes_of(worker_of(verifier)))
-        yield verifier
+        yield ready(verifier)
+
+
+@pytest.fixture(scope="module")
+def impatient_verifier(verifier):
+    """For attacks that wait: in the same tier, with a short wall limit."""
+    with CodeVerifier(1, replace(LIMITS, wall_s=1), tier=verifier.tier) as impatient:
+        yield ready(impatient)
+
+
+def ready(verifier: CodeVerifier) -> CodeVerifier:
+    """Started, with the number of its processes while it waits."""
+    verifier.verify(NEXT)
+    time.sleep(1)  # until it waits, with a process made for the next test
+    verifier.idle = len(processes_of(worker_of(verifier)))
+    return verifier
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +106,13 @@ def settles(condition) -> bool:
     return False
 
 
+def test_bubblewrap_is_found_outside_the_system_folders(tmp_path, monkeypatch):
+    """Conda has it elsewhere, and the worker starts with an empty environment."""
+    (tmp_path / "bwrap").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bubblewrap_command()[0] == str(tmp_path / "bwrap")
+
+
 def test_the_suite_is_large_and_names_are_unique():
     names = [attack.name for attack in ATTACKS]
     assert len(set(names)) == len(names) >= 60
@@ -101,14 +120,11 @@ def test_the_suite_is_large_and_names_are_unique():
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_is_contained(verifier, outside, attack):
+def test_an_attack_is_contained(verifier, impatient_verifier, outside, attack):
+    verifier = impatient_verifier if attack.waits else verifier
     worker, before = worker_of(verifier), state(outside)
     program = attack.program.replace("OUTSIDE", str(outside)).replace("PARENT", str(os.getpid()))
-    verifier.limits = replace(LIMITS, wall_s=SHORT_WALL) if attack.waits else LIMITS
-    try:
-        (result,) = verifier.verify([(program, attack.tests)])
-    finally:
-        verifier.limits = LIMITS
+    (result,) = verifier.verify([(program, attack.tests)])
     assert result.outcomes[0] in attack.outcomes
     assert result.tier == verifier.tier
     assert worker_of(verifier) is worker, "the worker had to be replaced"

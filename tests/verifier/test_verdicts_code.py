@@ -13,7 +13,7 @@ from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verdicts import ProgramVerifier, Verdict
-from tracelift_lib.verifier.verify_code import CodeResult
+from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, extract_program
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
@@ -32,7 +32,7 @@ CRASH = "n = int(input())\nprint(2 * n if n < 10 else 1 / 0)"  # passes three, t
 NO_CODE = "```python\nprint(2 *\n```"
 
 
-def judge(style, *answers):
+def verdicts_of(style, *answers):
     execution = load_preset("check", overrides={"execution.style": style}).execution
     return verifier_of(execution).verify([DOUBLE] * len(answers), list(answers))
 
@@ -48,10 +48,10 @@ def judge(style, *answers):
 )
 def test_success_s_and_outcome_of_a_program(style, expected):
     """Method section 4, by hand."""
-    judgements = judge(style, RIGHT, HALF, CRASH, NO_CODE)
-    assert [j.success for j in judgements] == [1, 0, 0, 0]
-    assert [j.s for j in judgements] == pytest.approx(expected)
-    assert [j.outcome for j in judgements] == ["pass", "wrong", "error", "error"]
+    verdicts = verdicts_of(style, RIGHT, HALF, CRASH, NO_CODE)
+    assert [v.success for v in verdicts] == [1, 0, 0, 0]
+    assert [v.s for v in verdicts] == pytest.approx(expected)
+    assert [v.outcome for v in verdicts] == ["pass", "wrong", "error", "error"]
 
 
 def test_a_problem_without_tests_is_an_error_that_names_it():
@@ -64,8 +64,8 @@ def test_math_and_code_in_one_batch():
         problem_id="m", source="hand", domain="math", task_type="t", problem="2 + 2?", reference_solution="", answer="4"
     )
     verifier = verifier_of(load_preset("check").execution)
-    judgements = verifier.verify([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
-    assert judgements == [Verdict(1, 1.0, "right"), Verdict(1, 1.0, "pass"), Verdict(0, 0.0, "wrong")]
+    verdicts = verifier.verify([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
+    assert verdicts == [Verdict(1, 1.0, "right"), Verdict(1, 1.0, "pass"), Verdict(0, 0.0, "wrong")]
 
 
 def test_rewards_of_plans_for_a_program(tmp_path):
@@ -105,22 +105,27 @@ def test_rewards_of_plans_for_a_program(tmp_path):
 
 def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     """Other tests or another program run; a verdict that is missing is asked for again."""
-    judge = ProgramVerifier("binary")
-    ran, real = [], judge._verifier.verify
+    verifier = ProgramVerifier("binary")
+    ran, real = [], CodeVerifier.verify
 
-    def verify(jobs):
+    def verify(self, jobs):
         ran.extend(jobs)
-        return real(jobs)
+        return real(self, jobs)
 
-    monkeypatch.setattr(judge._verifier, "verify", verify)
+    monkeypatch.setattr(CodeVerifier, "verify", verify)
     cases = [{"input": "1", "output": "3"}]
     triple = DOUBLE.model_copy(update={"metadata": {"tests": {"style": "stdio", "cases": cases}}})
-    first = judge.verify([DOUBLE, DOUBLE, triple], [RIGHT, RIGHT, RIGHT])
-    assert [j.success for j in first] == [1, 1, 0] and len(ran) == 2
-    assert judge.verify([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
-    assert [j.success for j in judge.verify([DOUBLE], [HALF])] == [0] and len(ran) == 3
+    first = verifier.verify([DOUBLE, DOUBLE, triple], [RIGHT, RIGHT, RIGHT])
+    assert [v.success for v in first] == [1, 1, 0] and len(ran) == 2
+    assert verifier.verify([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
+    assert [v.success for v in verifier.verify([DOUBLE], [HALF])] == [0] and len(ran) == 3
     broken = CodeResult((Outcome.INFRA,), True, "bubblewrap")
-    monkeypatch.setattr(judge._verifier, "verify", lambda jobs: [broken for _ in jobs])
-    assert judge.verify([DOUBLE], [CRASH])[0].success is None
-    monkeypatch.setattr(judge._verifier, "verify", verify)
-    assert judge.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4
+    monkeypatch.setattr(CodeVerifier, "verify", lambda self, jobs: [broken for _ in jobs])
+    assert verifier.verify([DOUBLE], [CRASH])[0].success is None
+    monkeypatch.setattr(CodeVerifier, "verify", verify)
+    assert verifier.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4
+
+
+def test_a_long_line_of_backticks_is_read_in_linear_time():
+    """A model that repeats itself writes such lines; half a minute for 100,000 of them would stop the training."""
+    assert extract_program("`" * 1_000_000) == "`" * 1_000_000

@@ -5,7 +5,6 @@ import json
 import math
 import socket
 import threading
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,12 +12,13 @@ from hypothesis import strategies as st
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioTests, read_tests
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.sandbox import host
-from tracelift_lib.sandbox import host as sandbox
+from tracelift_lib.sandbox import host, tiers
 from tracelift_lib.sandbox.assert_plans import plan
-from tracelift_lib.sandbox.calls import Channel, ProtocolError, decode, encode, overwrite
-from tracelift_lib.sandbox.host import Limits, SandboxError, choose_tier, tier_fault
+from tracelift_lib.sandbox.calls import MAX_MESSAGE, Channel, ProtocolError, decode, encode, overwrite
+from tracelift_lib.sandbox.host import Limits, SandboxError
 from tracelift_lib.sandbox.running import Outcome, same_output
+from tracelift_lib.sandbox.tiers import choose_tier, tier_fault
+from tracelift_lib.sandbox.worker import read_all
 from tracelift_lib.verifier import verify_code
 from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, execution_reward, extract_program
 
@@ -182,10 +182,10 @@ def test_outcomes_of_standard_output(verifier, program, outcomes, compiled):
     assert (list(result.outcomes), result.compiled, result.tier) == (outcomes, compiled, verifier.tier)
 
 
-JUDGED = "\nif True: pass"  # an `if` has no plan, so the judge runs the test
+UNPLANNED = "\nif True: pass"  # an `if` has no plan, so the test runner runs the test
 
 
-@pytest.mark.parametrize("way", ["", JUDGED], ids=["plan", "judge"])
+@pytest.mark.parametrize("way", ["", UNPLANNED], ids=["plan", "test_runner"])
 @pytest.mark.parametrize(
     "program, code, outcome",
     [
@@ -229,7 +229,7 @@ JUDGED = "\nif True: pass"  # an `if` has no plan, so the judge runs the test
     ],
 )
 def test_outcomes_of_test_code(verifier, way, program, code, outcome):
-    """The plan and the judge agree on every verdict."""
+    """The plan and the test runner agree on every verdict."""
     (result,) = verifier.verify([(program, asserts(code + way))])
     assert result.outcomes == (outcome,)
 
@@ -282,7 +282,7 @@ def test_outcomes_of_test_code(verifier, way, program, code, outcome):
         ("def solve(x): return 2", "def check(candidate):\n    assert candidate(1) == 3", {}, WRONG),
     ],
 )
-def test_what_needs_a_judge(verifier, program, code, more, outcome):
+def test_what_needs_the_test_runner(verifier, program, code, more, outcome):
     (result,) = verifier.verify([(program, asserts(code, **more))])
     assert result.outcomes == (outcome,)
 
@@ -325,7 +325,7 @@ def test_a_killed_worker_is_replaced():
 def test_a_harness_that_does_not_start_is_infra_and_recovers(monkeypatch):
     with CodeVerifier(1, tier=tier_or_skip()) as verifier:
         job = ("print(1)", stdio(("", "1"), ("", "2")))
-        monkeypatch.setattr(verify_code, "Worker", lambda tier: (_ for _ in ()).throw(SandboxError("no")))
+        monkeypatch.setattr(verify_code, "Worker", lambda *_: (_ for _ in ()).throw(SandboxError("no")))
         assert verifier.verify([job])[0].outcomes == (INFRA, INFRA)
         monkeypatch.undo()
         assert verifier.verify([job])[0].outcomes == (PASS, WRONG)
@@ -333,21 +333,21 @@ def test_a_harness_that_does_not_start_is_infra_and_recovers(monkeypatch):
 
 def test_a_program_that_breaks_every_worker_is_at_fault(monkeypatch):
     """It must not choose to have no verdict."""
-    run_all = host.Worker.run_all
+    run = host.Worker.run
 
-    def breaks(worker, limits, tests):
-        if b"kernel bug" in host.read_file(tests[0][0]):
+    def breaks(worker, tests, test_code=False):
+        if b"kernel bug" in read_all(tests[0][0]):
             worker.control.shutdown(socket.SHUT_RDWR)
-        return run_all(worker, limits, tests)
+        return run(worker, tests, test_code)
 
-    monkeypatch.setattr(host.Worker, "run_all", breaks)
+    monkeypatch.setattr(host.Worker, "run", breaks)
     with CodeVerifier(1, tier=tier_or_skip()) as verifier:
         results = verifier.verify([("'kernel bug'", stdio(("", ""))), ("print(1)", stdio(("", "1")))])
     assert [r.outcomes for r in results] == [(ERROR,), (PASS,)]
 
 
 def test_no_safe_tier_is_refused_with_reasons(monkeypatch):
-    monkeypatch.setattr(sandbox, "tier_fault", lambda tier: f"fault of {tier}")
+    monkeypatch.setattr(tiers, "tier_fault", lambda tier: f"fault of {tier}")
     with pytest.raises(SandboxError, match="(?s)fault of bubblewrap.*fault of namespaces.*fault of landlock.*'none'"):
         CodeVerifier()
     with pytest.raises(SandboxError, match="fault of landlock"):
@@ -355,16 +355,13 @@ def test_no_safe_tier_is_refused_with_reasons(monkeypatch):
 
 
 def test_other_systems_get_a_clear_error(monkeypatch):
-    monkeypatch.setattr(host.sys, "platform", "darwin")
+    monkeypatch.setattr(tiers.sys, "platform", "darwin")
     assert "needs Linux" in tier_fault.__wrapped__("bubblewrap")
 
 
-def test_a_wall_limit_counts_for_programs_that_wait(verifier):
-    verifier.limits = replace(verifier.limits, wall_s=0.5)
-    try:
+def test_a_wall_limit_counts_for_programs_that_wait():
+    with CodeVerifier(1, Limits(wall_s=0.5), tier=tier_or_skip()) as verifier:
         (result,) = verifier.verify([("import time\ntime.sleep(60)", stdio(("", "")))])
-    finally:
-        verifier.limits = replace(verifier.limits, wall_s=20.0)
     assert result.outcomes == (TIMEOUT,)
 
 
@@ -451,9 +448,11 @@ def test_depth_and_size_have_limits():
         decode(deep, never)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall((1 << 31).to_bytes(4, "big"))
-        with pytest.raises(ProtocolError):
-            Channel(ours).receive()
+        channel = Channel(ours)
+        sender = threading.Thread(target=theirs.sendall, args=(b"1" * (MAX_MESSAGE + 1),))
+        sender.start()
+        with pytest.raises(ProtocolError, match="more than"):
+            channel.receive()
 
 
 NESTED = st.recursive(

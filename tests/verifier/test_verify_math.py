@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from threading import Timer
 
 import pytest
 from common import DATA
@@ -577,22 +579,27 @@ def test_hostile_texts_get_no_reward_and_no_error(text):
         assert verify_math(form % text, "x + 1") == 0
 
 
-def test_a_runaway_comparison_is_ended_and_the_next_one_works():
-    text = r"(\sin x + \cos x)^{400}"  # half a minute of CPU time, far above the limit
-    compare._ask.cache_clear()
-    assert compare._ask("x + 1", (text,)) is None  # the limit was reached
-    assert verify_math(rf"\boxed{{{text}}}", "x + 1") == 0
+@pytest.mark.parametrize(
+    "expected, text",
+    [
+        ("x + 1", r"(\sin x + \cos x)^{400}"),  # half a minute of CPU time, far above the limit
+        (  # several, all together
+            r"\{x + 1, y + 1, z + 1, t + 1\}",
+            r"\{" + ", ".join(rf"(\sin x + \cos x)^{{{n}}}" for n in range(90, 94)) + r"\}",
+        ),
+    ],
+)
+def test_a_runaway_comparison_is_ended_and_the_next_one_works(expected, text):
+    compare.all_same.cache_clear()
+    assert verify_math(rf"\boxed{{{expected}}}", expected) == 1
+    worker = compare._worker
+    assert verify_math(rf"\boxed{{{text}}}", expected) == 0
+    assert worker.returncode in compare.LIMIT_SIGNALS
     assert verify_math(r"\boxed{1 + x}", "x + 1") == 1
 
 
-def test_many_runaway_expressions_share_one_limit():
-    compare._ask.cache_clear()
-    texts = [rf"(\sin x + \cos x)^{{{n}}}" for n in range(90, 94)]
-    assert compare._ask(r"\{x + 1, y + 1, z + 1, t + 1\}", (rf"\{{{', '.join(texts)}\}}",)) is None
-
-
 def test_verdicts_off_the_main_thread_are_the_same():
-    compare._ask.cache_clear()
+    compare.all_same.cache_clear()
     cases = VERDICTS[::4]
     with ThreadPoolExecutor(4) as pool:
         verdicts = list(pool.map(lambda case: verify_math(rf"\boxed{{{case[1]}}}", case[0]), cases))
@@ -608,28 +615,25 @@ def test_a_forked_process_compares_for_itself():
     assert verify_math(r"\boxed{3 + y}", "y + 3") == 1
 
 
-def test_a_comparison_that_is_ended_from_outside_is_an_error_and_no_verdict(monkeypatch):
+RUNAWAY = r"\boxed{(\sin x + \cos x)^{400}}"
+
+
+def test_a_comparison_that_is_ended_from_outside_is_an_error_and_no_verdict():
     """Not the model's fault, so not a 0."""
+    compare.all_same.cache_clear()
     assert verify_math(r"\boxed{4 + y}", "y + 4") == 1
-    worker = compare._worker
-    worker.kill()
-    worker.wait()
-    monkeypatch.setattr(worker, "returncode", None)  # as if it died just after the look at it
-    monkeypatch.setattr(worker, "poll", lambda: None)
-    monkeypatch.setattr(worker, "wait", lambda: -9)
+    Timer(0.3, compare._worker.kill).start()
     with pytest.raises(RuntimeError, match="code -9"):
-        verify_math(r"\boxed{5 + y}", "y + 5")
+        verify_math(RUNAWAY, "y + 4")
     assert verify_math(r"\boxed{5 + y}", "y + 5") == 1
 
 
-def test_an_interrupted_comparison_leaves_no_reply_behind(monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
+def test_an_interrupted_comparison_leaves_no_reply_behind():
+    compare.all_same.cache_clear()
     assert verify_math(r"\boxed{6 + y}", "y + 6") == 1
-    monkeypatch.setattr(compare._worker.stdout, "readline", interrupt, raising=False)
+    Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        verify_math(r"\boxed{7 + y}", "y + 7")
+        verify_math(RUNAWAY, "y + 6")
     assert verify_math(r"\boxed{8 + y}", "y + 9") == 0
 
 

@@ -1,1 +1,7 @@
-"""TODO"""
+"""Evaluation of planners and reward models, with intervals.
+
+- `planner_evaluation.py`: planner, then executor, and the bootstrap over problems and seeds (read first)
+- `natural_sets.py`: public sets of traces with natural errors
+- `natural_measures.py`: whether a score finds these errors
+- `settings.py`: its sections of a preset
+"""

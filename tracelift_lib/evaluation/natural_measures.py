@@ -4,28 +4,27 @@ Four public sets. Their problems are test problems (of GSM8K and MATH), so nothi
 
 | set | from | label |
 | --- | --- | --- |
-| gsm8k_solutions | openai/grade-school-math, example_model_solutions: four models a problem | answer right or not |
+| gsm8k_solutions | openai/grade-school-math, example_model_solutions: four models per problem | answer right or not |
 | processbench_gsm8k, processbench_math | Qwen/ProcessBench | first wrong step, or none |
 | prmbench | hitsmy/PRMBench_Preview: a solution and a version with errors put in | all wrong steps |
 
-Every score reads the same text: `trace_of_solution` and `plain_step` say what is taken out of it, and why.
+Every score reads the same text: `trace_of_solution` and `plain_step` (natural_sets.py) say what is taken out of it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tracelift_lib.evaluation.natural_sets import NaturalTrace, prefixes
-from tracelift_lib.evaluation.planner_evaluation import CONFIDENCE
+from tracelift_lib.evaluation.planner_evaluation import percentile_interval
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import OPEN, PromptStyle, as_chat, planner_prompt
 from tracelift_lib.reward_model.scorer import TraceScorer
 
@@ -38,6 +37,10 @@ SCORES = {  # column -> name in tables; for all of them, higher means better rea
     "coin": "coin",
 }
 LUCKY = "right answer, wrong reason"
+GRID = 101  # thresholds tried: quantiles of the scores of the half on which one is chosen
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def score_traces(
@@ -49,156 +52,115 @@ def score_traces(
     batch_tokens: int,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a prefix: the fields of the trace, `step` (the prefix's last, from 0), `steps` (of the whole trace), and
-    the SCORES; q only with a scorer.
+    """One row per prefix: the fields of the trace, `step` (the prefix's last, from 0), `steps` (their number in the
+    whole trace), and the SCORES; q only with a scorer.
 
     A language model reads each different (problem, trace) once: all its prefixes' likelihoods come from that.
     """
-    parts = [(t, prefix) for t in traces for prefix in prefixes(t)]
-    asked = [_as_problem(t.problem) for t, _ in parts]
-    unique = list(dict.fromkeys((t.problem, t.steps) for t in traces))
-    likelihood = dict(zip(unique, _prefix_likelihoods(unique, model, tokenizer, style, batch_tokens)))
+    unique = {(t.problem, t.steps): t for t in traces}
+    likelihoods = dict(zip(unique, _prefix_likelihoods(list(unique.values()), model, tokenizer, style, batch_tokens)))
+    parts = [(t, prefix, likelihoods[t.problem, t.steps][len(prefix) - 1]) for t in traces for prefix in prefixes(t)]
+    texts = ["\n".join(prefix) for _, prefix, _ in parts]
     rows = pd.DataFrame(
         {
-            "set": t.set,
-            "item": t.item,
-            "part": t.part,
-            "kind": t.kind,
-            "problem": t.problem,
+            **{name: getattr(t, name) for name in ("set", "item", "part", "kind", "problem")},
             "step": len(prefix) - 1,
             "steps": len(t.steps),
             "errors": list(t.errors),
             "answer_right": t.answer_right,
-            "log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][0],
-            "step_log_likelihood": likelihood[t.problem, t.steps][len(prefix) - 1][1],
-            "length": -float(len("\n".join(prefix))),
+            "log_likelihood": of_prefix,
+            "step_log_likelihood": of_last_step,
+            "length": -float(len(text)),
         }
-        for t, prefix in parts
-    )
-    rows["answer_right"] = rows["answer_right"].astype("boolean")
+        for (t, prefix, (of_prefix, of_last_step)), text in zip(parts, texts)
+    ).astype({"answer_right": "boolean"})
     if scorer:
-        rows["q"] = scorer.score(asked, ["\n".join(prefix) for _, prefix in parts])[0]
+        rows["q"] = scorer.score([t.as_problem() for t, *_ in parts], texts)[0]
     return rows.assign(coin=np.random.default_rng(seed).random(len(rows)))
 
 
-def _as_problem(text: str) -> Problem:
-    return Problem(
-        problem_id="natural",
-        source="natural",
-        domain="math",
-        task_type="math_word_problem",
-        problem=text,
-        reference_solution="",
-        answer="",
-    )
-
-
 def _prefix_likelihoods(
-    traces: Sequence[tuple[str, tuple[str, ...]]],
+    traces: Sequence[NaturalTrace],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     style: PromptStyle,
     batch_tokens: int,
-) -> list[np.ndarray]:
-    """For each (problem, steps): shape (steps, 2), mean log-likelihood in nats a token of the prefix and of its last
+) -> Iterator[np.ndarray]:
+    """For each trace: shape (steps, 2), mean log-likelihood in nats per token of the prefix and of its last
     step. A token belongs to the step in which it starts."""
-    texts = [f"{OPEN}\n" + "\n".join(steps) for _, steps in traces]
-    prompts = [as_chat(planner_prompt(_as_problem(p), style), tokenizer) for p, _ in traces]
+    texts = [f"{OPEN}\n" + "\n".join(t.steps) for t in traces]
+    prompts = [as_chat(planner_prompt(t.as_problem(), style), tokenizer) for t in traces]
     values = token_log_likelihoods(model, tokenizer, prompts, texts, batch_tokens)
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    result = []
-    for (_, steps), logs, spans in zip(traces, values, offsets):
-        ends = len(OPEN) + 1 + np.cumsum([len(s) + 1 for s in steps])
-        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=len(steps) - 1)
-        sums = np.bincount(step_of, logs, minlength=len(steps))
-        counts = np.bincount(step_of, minlength=len(steps))
-        result.append(np.stack([sums.cumsum() / counts.cumsum(), sums / np.maximum(counts, 1)], axis=1))
-    return result
+    for trace, logs, spans in zip(traces, values, offsets):
+        n = len(trace.steps)
+        ends = len(OPEN) + 1 + np.cumsum([len(step) + 1 for step in trace.steps])
+        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=n - 1)
+        sums, counts = np.bincount(step_of, logs, n), np.bincount(step_of, minlength=n)
+        yield np.stack([sums.cumsum() / counts.cumsum(), sums / np.maximum(counts, 1)], axis=1)
 
 
-def known_scores(rows: pd.DataFrame) -> list[str]:
-    """The SCORES that `rows` holds."""
-    return [name for name in SCORES if name in rows]
+# --- measures of one score --------------------------------------------------------------------------------------------
+
+
+class Measure(NamedTuple):
+    """One row of a table: a statistic of column sums, whose interval is a bootstrap over problems.
+
+    Attributes:
+        label: of the row, its metric or kind of error.
+        sums: one row per problem, columns of sums over its traces.
+        statistic: sums over problems -> value.
+        cases: number of traces, pairs or steps behind it.
+    """
+
+    label: str
+    sums: pd.DataFrame
+    statistic: Callable[[np.ndarray], float]
+    cases: int
 
 
 def cluster_interval(
-    table: pd.DataFrame, statistic: Callable[[np.ndarray], float], resamples: int, seed: int
+    sums: pd.DataFrame, statistic: Callable[[np.ndarray], float], resamples: int, seed: int
 ) -> tuple[float, float, float]:
-    """(value, low, high): a statistic of column sums, with its 95 % percentile bootstrap over the rows of `table`.
-
-    Args:
-        table: a row a problem (the cluster), columns of sums over its traces. statistic: sums -> number.
-    """
-    values, rng = table.to_numpy(float), np.random.default_rng(seed)
-    draws = [
-        statistic(rng.multinomial(len(values), np.full(len(values), 1 / len(values))) @ values)
-        for _ in range(resamples)
-    ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return statistic(values.sum(0)), float(low), float(high)
+    """(value, low, high) of a `Measure`: 95 % percentile bootstrap over its rows, the problems (clusters of traces)."""
+    values = sums.to_numpy(float)
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return statistic(values.sum(0)), *percentile_interval([statistic(drawn @ values) for drawn in counts])
 
 
-def _share(sums: np.ndarray) -> float:
+def share(sums: np.ndarray) -> float:
+    """The first sum over the second; NaN without cases."""
     return float(sums[0] / sums[1]) if sums[1] else float("nan")
 
 
-def rank_solutions(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """Right against wrong solutions of one problem, a row a (score, metric): value, low, high, cases.
+def rank_solutions(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
+    """Right against wrong solutions of one problem.
 
     `pair accuracy` is the mean over problems of the share of (right, wrong) pairs in which the right one scores higher,
     ties half, a problem's own AUC. `AUC within problem` is that over all pairs; problems with more pairs count more.
     Cases are problems and pairs.
     """
-    results = []
-    for score in known_scores(rows):
-        pairs = pd.DataFrame(_pairs_of(group, score) for _, group in rows.groupby("problem")).dropna()
-        means = pd.DataFrame({"sum": pairs["wins"] / pairs["pairs"], "n": 1})
-        for metric, table, n in (
-            ("pair accuracy", means, len(pairs)),
-            ("AUC within problem", pairs, int(pairs["pairs"].sum())),
-        ):
-            value, low, high = cluster_interval(table, _share, resamples, seed)
-            results.append(
-                {"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "cases": n}
-            )
-    return pd.DataFrame(results)
+    right = rows["answer_right"].astype(bool)
+    pairs = rows[right].merge(rows[~right], on="problem", suffixes=("_right", "_wrong"))
+    pairs["wins"] = np.heaviside(pairs[f"{score}_right"] - pairs[f"{score}_wrong"], 0.5)
+    by_problem = pairs.groupby("problem")["wins"].agg(["sum", "count"])
+    means = pd.DataFrame({"sum": by_problem["sum"] / by_problem["count"], "n": 1})
+    yield Measure("pair accuracy", means, share, len(means))
+    yield Measure("AUC within problem", by_problem, share, len(pairs))
 
 
-def _pairs_of(group: pd.DataFrame, score: str) -> dict[str, float]:
-    right = group.loc[group["answer_right"].astype(bool), score].to_numpy()[:, None]
-    wrong = group.loc[~group["answer_right"].astype(bool), score].to_numpy()[None, :]
-    wins = ((right > wrong) + 0.5 * (right == wrong)).sum()
-    return {"wins": wins, "pairs": right.size * wrong.size or np.nan}
-
-
-def rank_pairs(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def rank_pairs(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
     """PRMBench: the share of rows whose original process scores above the modified one (ties half), by kind.
 
     The kind `multi_solutions` holds no error: there 0.5 is what a fair score gives. `all kinds` is without it.
-    Cases are rows.
     """
-    last = rows[rows["step"] == rows["steps"] - 1]
-    results = []
-    for score in known_scores(rows):
-        table = last.pivot_table(index=["problem", "kind", "item"], columns="part", values=score).reset_index()
-        win = (table["original"] > table["modified"]) + 0.5 * (table["original"] == table["modified"])
-        table = table.assign(win=win, n=1)
-        errors = table[table["kind"] != CONTROL]
-        for kind, part in [("all kinds", errors), *table.groupby("kind")]:
-            if part.empty:
-                continue
-            value, low, high = cluster_interval(part.groupby("problem")[["win", "n"]].sum(), _share, resamples, seed)
-            results.append(
-                {"score": SCORES[score], "kind": kind, "value": value, "low": low, "high": high, "cases": len(part)}
-            )
-    return pd.DataFrame(results)
-
-
-def first_below(scores: np.ndarray, threshold: float) -> int:
-    """The decision rule: the first step whose prefix scores below `threshold`; -1 if there is none."""
-    below = np.flatnonzero(scores < threshold)
-    return int(below[0]) if len(below) else -1
+    whole = rows[rows["step"] == rows["steps"] - 1]
+    pairs = whole.pivot_table(index=["problem", "kind", "item"], columns="part", values=score).reset_index()
+    pairs = pairs.assign(win=np.heaviside(pairs["original"] - pairs["modified"], 0.5), n=1)
+    for kind, part in [("all kinds", pairs[pairs["kind"] != CONTROL]), *pairs.groupby("kind")]:
+        if len(part):
+            yield Measure(kind, part.groupby("problem")[["win", "n"]].sum(), share, len(part))
 
 
 def halves(problems: Sequence[str], seed: int) -> dict[str, int]:
@@ -208,22 +170,24 @@ def halves(problems: Sequence[str], seed: int) -> dict[str, int]:
     return {p: i % 2 for i, p in enumerate(unique)}
 
 
-GRID = 101  # thresholds tried: quantiles of the scores of the half on which it is chosen
+Outcome = tuple[Sequence[str], dict[str, np.ndarray]]  # problems of N traces or steps, and counts of shape (N, T)
 
 
 def decide(
     rows: pd.DataFrame,
     score: str,
-    outcome: Callable[[pd.DataFrame, float], pd.DataFrame],
+    outcome: Callable[[pd.DataFrame, np.ndarray], Outcome],
     statistic: Callable[[np.ndarray], float],
     seed: int,
 ) -> pd.DataFrame:
-    """`outcome` of every trace, each with the threshold that is best by `statistic` on the *other* half of problems.
+    """`outcome` of flagging each step whose prefix scores below a threshold: counts to sum, indexed by problem.
+
+    The threshold is the one that is best by `statistic` on the *other* half of problems.
 
     Args:
-        outcome: (rows, threshold) -> a row a trace, with `problem` and columns to sum.
+        outcome: (rows, which of them each of T thresholds flags, shape (rows, T)) -> problems and counts.
     """
-    half = rows["problem"].map(halves(rows["problem"].tolist(), seed))
+    half = rows["problem"].map(halves(rows["problem"], seed))
     results = []
     for judged in (0, 1):
         chosen_on, reported = rows[half != judged], rows[half == judged]
@@ -232,81 +196,61 @@ def decide(
                 "one problem only: a threshold cannot be chosen on other problems than it is judged on; "
                 "raise the number of problems in natural_errors.sets"
             )
-        thresholds = [*np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf]
-        quality = [statistic(outcome(chosen_on, t).drop(columns="problem").to_numpy(float).sum(0)) for t in thresholds]
-        best = thresholds[int(np.argmax(np.nan_to_num(quality)))]
-        results.append(outcome(reported, best).assign(threshold=best))
-    return pd.concat(results, ignore_index=True)
+        thresholds = np.append(np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf)
+        _, counts = outcome(chosen_on, chosen_on[score].to_numpy()[:, None] < thresholds)
+        sums = np.stack(np.broadcast_arrays(*(of_all.sum(0) for of_all in counts.values())), axis=1)
+        best = thresholds[np.argmax(np.nan_to_num([statistic(of_threshold) for of_threshold in sums]))]
+        problems, counts = outcome(reported, reported[score].to_numpy()[:, None] < best)
+        results.append(pd.DataFrame({name: of_all[:, 0] for name, of_all in counts.items()}, problems))
+    return pd.concat(results)
 
 
 def harmonic_f1(sums: np.ndarray) -> float:
     """ProcessBench's F1: harmonic mean of the accuracies on erroneous and on correct traces.
 
     Args:
-        sums: found exactly, erroneous, left alone, correct.
+        sums: first error found exactly, erroneous, left alone, correct; further sums are ignored.
     """
-    wrong, right = (sums[0] / sums[1] if sums[1] else 0.0), (sums[2] / sums[3] if sums[3] else 0.0)
+    wrong, right = (sums[i] / sums[i + 1] if sums[i + 1] else 0.0 for i in (0, 2))
     return float(2 * wrong * right / (wrong + right)) if wrong + right else 0.0
 
 
-def _first_error_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
-    """Of each trace: did the rule find its first error, or leave a correct trace alone."""
-
-    def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
-        rows = rows.sort_values(["item", "part", "step"], kind="stable")
-        items = (rows["item"] + "\n" + rows["part"]).to_numpy()
-        starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
-        found = np.array([first_below(s, threshold) for s in np.split(rows[score].to_numpy(), starts[1:])])
-        first = rows.iloc[starts]
-        label = np.array([e[0] if len(e) else -1 for e in first["errors"]])
-        wrong, hit = label >= 0, found == label
-        lucky = wrong & first["answer_right"].fillna(False).to_numpy(bool)
-        return pd.DataFrame(
-            {
-                "problem": first["problem"].to_numpy(),
-                "hit_wrong": hit & wrong,
-                "wrong": wrong,
-                "hit_right": hit & ~wrong,
-                "right": ~wrong,
-                "flagged_lucky": (found >= 0) & lucky,
-                "hit_lucky": hit & lucky,
-                "lucky": lucky,
-            }
-        )
-
-    return outcome
+def _first_error_outcome(rows: pd.DataFrame, flagged: np.ndarray) -> Outcome:
+    """Of each trace: is its first flagged step its first error, or is a correct trace left alone. No step: infinity."""
+    starts = np.flatnonzero(rows["step"] == 0)
+    found = np.minimum.reduceat(np.where(flagged, rows[["step"]], np.inf), starts)
+    traces = rows.iloc[starts]
+    first_error, lucky = traces[["first_error"]].to_numpy(), traces[["lucky"]].to_numpy()
+    wrong, hit = np.isfinite(first_error), found == first_error
+    return traces["problem"], {
+        "hit_wrong": hit & wrong,
+        "wrong": wrong,
+        "hit_right": hit & ~wrong,
+        "right": ~wrong,
+        "flagged_lucky": np.isfinite(found) & lucky,
+        "hit_lucky": hit & lucky,
+        "lucky": lucky,
+    }
 
 
-def find_first_errors(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """A row a (score, metric): F1 and its two accuracies, and, where answers are labelled, LUCKY traces alone.
+def find_first_errors(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
+    """F1 and its two accuracies, and, where answers are labelled, LUCKY traces alone: final answer right, a step wrong.
 
-    LUCKY: final answer right, a step wrong. Exact: the first wrong step found; flagged: any step. Of PRMBench's
-    modified processes those count that have labels, or (CONTROL) no error.
+    Exact: the first wrong step found; flagged: any step. Of PRMBench's modified processes those count that have labels,
+    or (CONTROL) no error.
     """
     known = rows["errors"].map(len) > 0
-    rows = rows[known | (rows["part"] != "modified") | (rows["kind"] == CONTROL)]
-    labelled = rows["answer_right"].notna().any()
-    columns = {
-        "F1": (["hit_wrong", "wrong", "hit_right", "right"], harmonic_f1),
-        "accuracy on erroneous": (["hit_wrong", "wrong"], _share),
-        "accuracy on correct": (["hit_right", "right"], _share),
-        f"{LUCKY}: exact": (["hit_lucky", "lucky"], _share),
-        f"{LUCKY}: flagged": (["flagged_lucky", "lucky"], _share),
-    }
-    results = []
-    for score in known_scores(rows):
-        traces = decide(rows, score, _first_error_outcome(score), harmonic_f1, seed)
-        by_problem = traces.groupby("problem").sum()
-        for metric, (names, statistic) in columns.items():
-            if metric.startswith(LUCKY) and not labelled:
-                continue
-            table = by_problem[names]
-            value, low, high = cluster_interval(table, statistic, resamples, seed)
-            n = int(table.to_numpy()[:, 1].sum()) if metric != "F1" else len(traces)
-            results.append(
-                {"score": SCORES[score], "metric": metric, "value": value, "low": low, "high": high, "cases": n}
-            )
-    return pd.DataFrame(results)
+    first_error = rows["errors"].map(lambda errors: errors[0] if len(errors) else np.inf)
+    rows = rows.assign(first_error=first_error, lucky=known & rows["answer_right"].fillna(False).astype(bool))
+    rows = rows[known | (rows["part"] != "modified") | (rows["kind"] == CONTROL)].sort_values(["item", "part", "step"])
+    traces = decide(rows, score, _first_error_outcome, harmonic_f1, seed)
+    sums = traces.groupby("problem").sum()
+    yield Measure("F1", sums[["hit_wrong", "wrong", "hit_right", "right"]], harmonic_f1, len(traces))
+    shares = {"accuracy on erroneous": ["hit_wrong", "wrong"], "accuracy on correct": ["hit_right", "right"]}
+    if rows["answer_right"].notna().any():
+        shares |= {f"{LUCKY}: exact": ["hit_lucky", "lucky"], f"{LUCKY}: flagged": ["flagged_lucky", "lucky"]}
+    for label, columns in shares.items():
+        yield Measure(label, sums[columns], share, int(traces[columns[1]].sum()))
 
 
 def step_f1(sums: np.ndarray) -> float:
@@ -316,92 +260,86 @@ def step_f1(sums: np.ndarray) -> float:
         sums: wrong and flagged, wrong and not, right and flagged, right and not (counts of steps).
     """
     hit, miss, false, quiet = sums
-    parts = [2 * a / (2 * a + miss + false) if a + miss + false else 0.0 for a in (hit, quiet)]
-    return float(np.mean(parts))
+    return float(np.mean([2 * a / (2 * a + miss + false) if a + miss + false else 0.0 for a in (hit, quiet)]))
 
 
-def _step_outcome(score: str) -> Callable[[pd.DataFrame, float], pd.DataFrame]:
-    def outcome(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
-        flagged = rows[score].to_numpy() < threshold
-        wrong = np.array([step in errors for step, errors in zip(rows["step"], rows["errors"])])
-        return pd.DataFrame(
-            {
-                "problem": rows["problem"].to_numpy(),
-                "hit": wrong & flagged,
-                "miss": wrong & ~flagged,
-                "false": ~wrong & flagged,
-                "quiet": ~wrong & ~flagged,
-            }
-        )
-
-    return outcome
+def _step_outcome(rows: pd.DataFrame, flagged: np.ndarray) -> Outcome:
+    wrong = rows[["wrong"]].to_numpy()
+    counts = {"hit": wrong & flagged, "miss": wrong & ~flagged, "false": ~wrong & flagged, "quiet": ~wrong & ~flagged}
+    return rows["problem"], counts
 
 
-def find_error_steps(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """PRMBench: is a step of the modified processes wrong? A row per score: `step_f1` with interval."""
+def find_error_steps(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
+    """PRMBench: is a step of the modified processes wrong? Cases are steps."""
     rows = rows[(rows["part"] == "modified") & (rows["kind"] != CONTROL) & (rows["errors"].map(len) > 0)]
-    results = []
-    for score in known_scores(rows):
-        steps = decide(rows, score, _step_outcome(score), step_f1, seed)
-        table = steps.groupby("problem")[["hit", "miss", "false", "quiet"]].sum()
-        value, low, high = cluster_interval(table, step_f1, resamples, seed)
-        results.append(
-            {"score": SCORES[score], "metric": "step F1", "value": value, "low": low, "high": high, "cases": len(steps)}
-        )
-    return pd.DataFrame(results)
+    rows = rows.assign(wrong=[step in errors for step, errors in zip(rows["step"], rows["errors"])])
+    steps = decide(rows, score, _step_outcome, step_f1, seed)
+    yield Measure("step F1", steps.groupby("problem").sum(), step_f1, len(steps))
 
 
-def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """Table by name: `ranking` (gsm8k_solutions), `first_errors` (ProcessBench, PRMBench), `pairs`, `error_steps`
-    (PRMBench).
-
-    Only of the sets that are in `rows`; a column `set` says which.
-    """
-    measures = {
-        "gsm8k_solutions": {"ranking": rank_solutions},
-        "processbench_gsm8k": {"first_errors": find_first_errors},
-        "processbench_math": {"first_errors": find_first_errors},
-        "prmbench": {"first_errors": find_first_errors, "pairs": rank_pairs, "error_steps": find_error_steps},
-    }
-    tables: dict[str, list[pd.DataFrame]] = {}
-    for name, part in rows.groupby("set"):
-        for table, measure in measures[name].items():
-            result = measure(part, resamples, seed)
-            result.insert(0, "set", name)
-            tables.setdefault(table, []).append(result)
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-HEADLINES = {  # table -> (column, its value that is the table's one number, what a coin gets)
-    "ranking": ("metric", "pair accuracy", 0.5),
-    "first_errors": ("metric", "F1", None),  # None: as measured, by the score `coin`
-    "pairs": ("kind", "all kinds", 0.5),
-    "error_steps": ("metric", "step F1", None),
+class Table(NamedTuple):
+    """A table of `all_results` and the one of its numbers that is a headline."""
+
+    sets: tuple[str, ...]
+    measures: Callable[[pd.DataFrame, str, int], Iterator[Measure]]  # (rows of a set, score, seed) -> rows of the table
+    label: str  # name of the column of labels
+    headline: str  # label
+    chance: float | None  # what a coin gets; None: as measured, by the score `coin`
+
+
+TABLES = {
+    "ranking": Table(("gsm8k_solutions",), rank_solutions, "metric", "pair accuracy", 0.5),
+    "first_errors": Table(
+        ("prmbench", "processbench_gsm8k", "processbench_math"), find_first_errors, "metric", "F1", None
+    ),
+    "pairs": Table(("prmbench",), rank_pairs, "kind", "all kinds", 0.5),
+    "error_steps": Table(("prmbench",), find_error_steps, "metric", "step F1", None),
 }
 
 
+def results(name: str, rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """One of the TABLES for rows of one set and each score in them: score, label, value, low, high (95 %), cases."""
+    records = []
+    for score in [score for score in SCORES if score in rows]:
+        for measure in TABLES[name].measures(rows, score, seed):
+            interval = cluster_interval(measure.sums, measure.statistic, resamples, seed)
+            records.append((SCORES[score], measure.label, *interval, measure.cases))
+    return pd.DataFrame(records, columns=["score", TABLES[name].label, "value", "low", "high", "cases"])
+
+
+def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
+    """Those of the TABLES that have a set in `rows`, by name; a column `set` says of which set a row is."""
+    tables = {}
+    for name, table in TABLES.items():
+        of_sets = rows[rows["set"].isin(table.sets)].groupby("set")
+        parts = [results(name, part, resamples, seed).assign(set=of) for of, part in of_sets]
+        if parts:
+            joined = pd.concat(parts, ignore_index=True)
+            tables[name] = joined[["set", *joined.columns.drop("set")]]
+    return tables
+
+
+CHANCE = {"value": "chance", "low": "chance_low", "high": "chance_high"}
+
+
 def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One number a (set, score) of each table of `all_results`: task, score, value, low, high, cases, chance."""
+    """One number per (set, score) of each table of `all_results`: task, score, value, low, high, cases, chance."""
     parts = []
-    for name, (column, wanted, chance) in HEADLINES.items():
-        if name in tables:
-            part = tables[name][tables[name][column] == wanted]
-            coin = part[part["score"] == SCORES["coin"]].set_index("set")
-            parts.append(
-                part.assign(
-                    task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted),
-                    **{
-                        column: part["set"].map(coin[of]) if chance is None else chance
-                        for column, of in (("chance", "value"), ("chance_low", "low"), ("chance_high", "high"))
-                    },
-                )
-            )
-    columns = ["task", "score", "value", "low", "high", "cases", "chance", "chance_low", "chance_high"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    for name, table in tables.items():
+        label, wanted, chance = TABLES[name][2:]
+        part = table[table[label] == wanted]
+        task = part["set"] + ": " + ("original above modified" if name == "pairs" else wanted)
+        coin = part[part["score"] == SCORES["coin"]].set_index("set")[list(CHANCE)].rename(columns=CHANCE)
+        part = part.assign(task=task).join(coin, on="set")
+        parts.append(part if chance is None else part.assign(**dict.fromkeys(CHANCE.values(), chance)))
+    return pd.concat(parts, ignore_index=True)[["task", "score", *CHANCE, "cases", *CHANCE.values()]]
 
 
 def in_words(headline: pd.DataFrame) -> list[str]:
-    """A sentence a task of `headlines`: the first score (the RM, if there is one) against chance and the best other."""
+    """A sentence per task of `headlines`: the first score (the RM, if there is one) against chance and the next."""
     sentences = []
     for task, part in headline.groupby("task", sort=False):
         own, others = part.iloc[0], part.iloc[1:]

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from tracelift_lib.problems.files import DATA_VARIABLE, InputError, read_jsonl
+from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.records import DataSet, reading
 
-HUB = {  # data set, revision, split
-    "processbench_gsm8k": ("Qwen/ProcessBench", "3bdcd5371ed567559a78f559c01c13a6deee7604", "gsm8k"),
-    "processbench_math": ("Qwen/ProcessBench", "3bdcd5371ed567559a78f559c01c13a6deee7604", "math"),
-    "prmbench": ("hitsmy/PRMBench_Preview", "5cc7683d0ae5797f84d7aeac0607966f277c39e1", "train"),
+PROCESSBENCH = "Qwen/ProcessBench", None, "3bdcd5371ed567559a78f559c01c13a6deee7604"
+PRMBENCH = "hitsmy/PRMBench_Preview", None, "5cc7683d0ae5797f84d7aeac0607966f277c39e1"
+SOLUTIONS = "https://github.com/openai/grade-school-math (grade_school_math/data/example_model_solutions.jsonl)"
+NATURAL_SETS = {
+    "gsm8k_solutions": DataSet("gsm8k/example_model_solutions.jsonl", home=SOLUTIONS),
+    "processbench_gsm8k": DataSet("processbench/gsm8k.json", *PROCESSBENCH, ("gsm8k",)),
+    "processbench_math": DataSet("processbench/math.json", *PROCESSBENCH, ("math",)),
+    "prmbench": DataSet("prmbench/*.jsonl", *PRMBENCH, ("train",)),
 }
-FILES = {  # in a local folder
-    "gsm8k_solutions": "gsm8k/example_model_solutions.jsonl",
-    "processbench_gsm8k": "processbench/gsm8k.json",
-    "processbench_math": "processbench/math.json",
-    "prmbench": "prmbench/*.jsonl",
-}
-SOLUTIONS_HOME = "https://github.com/openai/grade-school-math (grade_school_math/data/example_model_solutions.jsonl)"
-
-
-class MissingSet(InputError):
-    """A set that is neither in the folder nor to be had from the hub."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +38,21 @@ class NaturalTrace:
     errors: tuple[int, ...]
     answer_right: bool | None  # None: not labelled
 
+    def as_problem(self) -> Problem:
+        """The problem as planner prompts and the reward model read it."""
+        unknown = dict.fromkeys(("problem_id", "source", "reference_solution", "answer"), "")
+        return Problem(domain="math", task_type="math_word_problem", problem=self.problem, **unknown)
+
 
 class _Solution(BaseModel, strict=True):
     is_correct: bool
     solution: str
+
+
+class _SolutionRow(BaseModel, extra="allow"):
+    question: str
+    ground_truth: Any = None
+    __pydantic_extra__: dict[str, _Solution]  # name of a model -> its solution
 
 
 class _ProcessRow(BaseModel, strict=True):
@@ -70,93 +74,31 @@ class _PrmRow(BaseModel, strict=True):
 
 
 def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
-    """All traces of the set `name`, from a local folder (FILES, each also as .gz) or, without one, from the hub.
+    """All traces of the set `name`, from a local folder (NATURAL_SETS names its files) or, without one, from the hub.
 
     Raises:
         MissingSet: no such file, or the hub cannot be reached.
         InputError: a record is not as expected; names file, row and field.
     """
-    records = _folder_records(name, folder) if folder else _hub_records(name)
     read = {"gsm8k_solutions": _solutions, "prmbench": _prm_pair}.get(name, _process)
     traces: list[NaturalTrace] = []
-    for where, record in records:
-        try:
+    for where, record in NATURAL_SETS[name].records(folder):
+        with reading(where, f"a record of {name}"):
             traces += read(name, record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InputError(f"{where}: field {field!r}: {first['msg']}; this is not a record of {name}") from None
-        except ValueError as error:
-            raise InputError(f"{where}: {error}; this is not a record of {name}") from None
     return traces
 
 
-def _folder_records(name: str, folder: Path) -> Iterator[tuple[str, dict]]:
-    paths = sorted([*folder.glob(FILES[name]), *folder.glob(FILES[name] + ".gz")])
-    if not paths:
-        where = SOLUTIONS_HOME if name not in HUB else f"data set {HUB[name][0]} on the Hugging Face hub"
-        raise MissingSet(
-            f"{folder}: no {FILES[name]} (or .gz) for the set {name}; point {DATA_VARIABLE} to a folder that has it. "
-            f"It comes from {where}"
-        )
-    for path in paths:
-        if ".jsonl" in path.suffixes:
-            yield from ((f"{path}:{number}", record) for number, record in read_jsonl(path))
-        else:
-            yield from ((f"{path}: row {i}", record) for i, record in enumerate(_json_list(path)))
-
-
-def _json_list(path: Path) -> list[dict]:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            rows = json.load(file)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); was the file cut off?") from None
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: a JSON {type(rows).__name__}, but the file must hold a list of objects")
-    return rows
-
-
-def _hub_records(name: str) -> Iterator[tuple[str, dict]]:
-    if name not in HUB:
-        raise MissingSet(
-            f"the set {name} is not on the hub: get it from {SOLUTIONS_HOME} and set the environment variable "
-            f"{DATA_VARIABLE} to a folder that holds {FILES[name]} (or .gz)"
-        )
-    from datasets import load_dataset
-
-    path, revision, split = HUB[name]
-    try:
-        rows = load_dataset(path, split=split, revision=revision)
-    except OSError as error:
-        raise MissingSet(
-            f"could not get {path} from the Hugging Face hub ({error}). Try again with a network, or set the "
-            f"environment variable {DATA_VARIABLE} to a local folder that holds {FILES[name]} (or .gz)"
-        ) from None
-    yield from ((f"{path} {split} row {i}", row) for i, row in enumerate(rows))
-
-
 def _solutions(name: str, record: dict) -> list[NaturalTrace]:
-    """A trace a model; equal texts of one problem once (labels of equal texts differ where only the last line does)."""
-    question = record.get("question") if isinstance(record, dict) else None
-    if not isinstance(question, str):
-        raise ValueError("field 'question' must be a text")
-    models = {key: value for key, value in record.items() if key not in ("question", "ground_truth")}
-    if not models:
+    """One trace per model; equal texts of one problem once (labels of equal texts differ only by their last lines)."""
+    row = _SolutionRow.model_validate(record)
+    if not row.model_extra:
         raise ValueError("no solutions: fields such as '6b_finetuning', each with 'solution' and 'is_correct'")
     traces: dict[tuple[str, ...], NaturalTrace] = {}
-    for model, value in models.items():
-        try:
-            solution = _Solution.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"field {'.'.join(map(str, [model, *first['loc']]))!r}: {first['msg']}") from None
+    for model, solution in row.model_extra.items():
         steps = tuple(trace_of_solution(solution.solution))
         if steps:
-            item = f"{model}: {question}"
-            new = NaturalTrace(name, item, model, "", question, steps, (), solution.is_correct)
+            item = f"{model}: {row.question}"
+            new = NaturalTrace(name, item, model, "", row.question, steps, (), solution.is_correct)
             traces.setdefault(steps, new)
     return list(traces.values())
 
@@ -198,12 +140,12 @@ def _prm_pair(name: str, record: dict) -> list[NaturalTrace]:
     """
     row = _PrmRow.model_validate(record)
     errors = tuple(sorted({e - 1 for e in row.error_steps or [] if 1 <= e <= len(row.modified_process)}))
-    item = f"{row.classification}: {row.idx.removeprefix(row.classification + '_')}"
+    kind = row.classification
+    item = f"{kind}: {row.idx.removeprefix(kind + '_')}"
+    parts = (("original", row.original_process, ()), ("modified", row.modified_process, errors))
     return [
-        NaturalTrace(
-            name, item, part, row.classification, row.original_question, tuple(map(plain_step, steps)), wrong, None
-        )
-        for part, steps, wrong in (("original", row.original_process, ()), ("modified", row.modified_process, errors))
+        NaturalTrace(name, item, part, kind, row.original_question, tuple(map(plain_step, steps)), wrong, None)
+        for part, steps, wrong in parts
     ]
 
 

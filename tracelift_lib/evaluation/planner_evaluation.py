@@ -28,11 +28,11 @@ def evaluate_planner(
     limits: PromptLimits,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a sampled trace: problem_id, sample, trace, success, faithful, quality, tokens.
+    """One row per sampled trace: problem_id, sample, trace, success, quality, faithful, tokens (a count).
 
-    `traces` traces a problem are drawn as in training; the executor answers each once. A completion without
-    a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems are not
-    known, there is no column faithful.
+    For each problem `traces` completions are drawn as in training; the executor answers once per trace. A completion
+    without a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems
+    are not known, there is no column faithful.
     """
     prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
     completions = planner.sample(prompts, traces, seed, progress="planner")
@@ -41,17 +41,16 @@ def evaluate_planner(
         for p, texts in zip(problems, completions)
         for i, text in enumerate(texts)
     )
-    valid = rows["trace"].notna().to_numpy()
+    written = rows[rows["trace"].notna()]
     by_id = {p.problem_id: p for p in problems}
-    asked = [by_id[i] for i in rows.loc[valid, "problem_id"]]
-    written = rows.loc[valid, "trace"].tolist()
-    known = all(has_truth(p) for p in problems)
-    for column in ("success", "quality", *(["faithful"] if known else [])):
-        rows[column] = 0.0
-    rows.loc[valid, "success"] = executor.verdicts(asked, written, 1, seed + 1, progress="executor")[:, 0]
-    rows.loc[valid, "quality"] = scorer.score(asked, written, progress="reward model")[0]
-    if known:
-        rows.loc[valid, "faithful"] = [float(is_faithful(p, z)) for p, z in zip(asked, written)]
+    asked, texts = [by_id[i] for i in written["problem_id"]], written["trace"].tolist()
+    measures = {
+        "success": executor.verdicts(asked, texts, 1, seed + 1, progress="executor")[:, 0],
+        "quality": scorer.score(asked, texts, progress="reward model")[0],
+    }
+    if all(has_truth(p) for p in problems):
+        measures["faithful"] = [is_faithful(p, z) for p, z in zip(asked, texts)]
+    rows = rows.join(pd.DataFrame(measures, written.index, dtype=float).reindex(rows.index, fill_value=0.0))
     rows["tokens"] = [len(ids) for ids in planner.tokenizer(rows["trace"].fillna("").tolist())["input_ids"]]
     return rows
 
@@ -91,9 +90,14 @@ def paired_bootstrap(
         seeds = rng.integers(n_seeds, size=n_seeds)
         counts = np.bincount(rng.integers(n_problems, size=n_problems), minlength=n_problems)
         means[i] = difference[seeds].mean(0) @ counts / n_problems
+    return float(difference.mean()), *percentile_interval(means)
+
+
+def percentile_interval(draws: Sequence[float]) -> tuple[float, float]:
+    """(low, high): the middle 95 % of bootstrap draws; NaN ones are left out."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(difference.mean()), float(low), float(high)
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def per_problem(rows: pd.DataFrame, column: str) -> np.ndarray:

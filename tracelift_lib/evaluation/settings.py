@@ -11,12 +11,12 @@ from tracelift_lib.problems.settings import Positive, Section
 
 class Evaluation(Section):
     splits: list[str]
-    traces: Positive = Field(description="sampled traces a problem")
+    traces: Positive = Field(description="sampled traces per problem")
     bootstrap: Positive = Field(description="resamples of the paired bootstrap")
 
 
 class NaturalErrors(Section):
-    """Natural errors of public sets (natural_errors.py); data from the folder $TRACELIFT_DATA, or from the hub."""
+    """Natural errors of public sets (natural_sets.py); data from the folder $TRACELIFT_DATA, or from the hub."""
 
     sets: dict[Literal["gsm8k_solutions", "processbench_gsm8k", "processbench_math", "prmbench"], Positive] = Field(
         min_length=1, description="problems of each set, drawn at random"

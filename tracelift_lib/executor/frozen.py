@@ -1,4 +1,7 @@
-"""The frozen executor E: from (problem, trace or none) to sampled answers and their verdicts."""
+"""The frozen executor E: from (problem, trace or none) to sampled answers and their verdicts.
+
+Source: paper section 3; docs/method.md section 1.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tracelift_lib.executor.backends import Backend, CallFailed, LocalBackend
+from tracelift_lib.executor.backends import Backend
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.settings import Execution
-from tracelift_lib.models.generation import Sampler
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, executor_prompt
 from tracelift_lib.verifier.verdicts import MathVerifier, ProgramVerifier, Verdict, Verifier, VerifierByDomain
@@ -29,23 +32,28 @@ class SelfTestError(RuntimeError):
 
 @dataclass
 class Executor:
-    """A frozen model that solves problems, with the verifier of its answers."""
+    """A frozen model that solves problems, with the verifier of its answers.
+
+    Attributes:
+        backend: where the model runs: in this process or behind servers.
+        style, limits: how a problem and a trace are put into a prompt.
+        verifier: V, which says whether an answer is right.
+    """
 
     backend: Backend
     style: PromptStyle
     limits: PromptLimits
     verifier: Verifier
 
-    @property
-    def sampler(self) -> Sampler:
-        """Model and tokenizer of a local executor."""
-        if not isinstance(self.backend, LocalBackend):
-            raise AttributeError(f"the executor is {self.backend.name}: its model is not in this process")
-        return self.backend.sampler
+    # --- answers: y ~ E(. | x, z), or E(. | x, no trace) ---
 
     def prompt(self, problem: Problem, trace: Trace) -> str:
         """What the executor is asked, as one user's turn."""
         return executor_prompt(problem, trace, self.style, self.limits)
+
+    def _submit(self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int) -> list[Future]:
+        prompts = [self.prompt(p, z) for p, z in zip(problems, traces, strict=True)]
+        return self.backend.submit(prompts, n, seed)
 
     def answer(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, progress: str | None = None
@@ -53,7 +61,7 @@ class Executor:
         """n sampled answers for each (problem, trace); `progress` names a bar.
 
         Raises:
-            CallFailed: an answer could not be had; those of the others are dropped.
+            CallFailed: there is no answer for one of them; the answers of the others are dropped.
         """
         futures = self._submit(problems, traces, n, seed)
         try:
@@ -65,48 +73,7 @@ class Executor:
             raise
         return [future.result() for future in futures]
 
-    async def verified(
-        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, seconds: Counter[str]
-    ) -> list[list[Verdict] | CallFailed]:
-        """For each (problem, trace) the verdicts of n answers, or why there are none.
-
-        Answers are verified in threads as they come. Adds to `seconds` the wall time until the last answer (`executor`)
-        and the sum over all verifier calls (`verifier`).
-        """
-        start = time.monotonic()
-        futures = self._submit(problems, traces, n, seed)
-
-        async def one(problem: Problem, future) -> list[Verdict] | CallFailed:
-            try:
-                texts = await asyncio.wrap_future(future)
-            except CallFailed as failure:
-                return failure
-            seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
-            verdicts, took = await asyncio.to_thread(self._verify, problem, texts)
-            seconds["verifier"] += took
-            return verdicts
-
-        return list(await asyncio.gather(*(one(p, f) for p, f in zip(problems, futures))))
-
-    def _verify(self, problem: Problem, texts: list[str]) -> tuple[list[Verdict] | CallFailed, float]:
-        """The verdicts, or the failure if one of them is missing; and the seconds that they took."""
-        start = time.monotonic()
-        try:
-            result: list[Verdict] | CallFailed = self.verifier.verify([problem] * len(texts), texts)
-            missing = [j.outcome for j in result if j.success is None]
-            if missing:
-                result = CallFailed("verifier", f"problem {problem.problem_id}: no verdict ({missing[0]})")
-        except Exception as error:
-            result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
-        return result, time.monotonic() - start
-
-    def _submit(self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int) -> list:
-        prompts = [self.prompt(p, z) for p, z in zip(problems, traces, strict=True)]
-        return self.backend.submit(prompts, n, seed)
-
-    def verdict(self, problem: Problem, answer: str) -> int:
-        """V(x, y): 1 if `answer` solves `problem`, else 0."""
-        return self.successes([problem], [answer])[0]
+    # --- verdicts: V(x, y) ---
 
     def verdicts(
         self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, progress: str | None = None
@@ -116,13 +83,53 @@ class Executor:
         flat = self.successes([p for p in problems for _ in range(n)], [y for ys in answers for y in ys])
         return np.array(flat, dtype=int).reshape(len(problems), n)
 
+    def verdict(self, problem: Problem, answer: str) -> int:
+        """V(x, y): 1 if `answer` solves `problem`, else 0."""
+        return self.successes([problem], [answer])[0]
+
     def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
         """V(x, y) of each answer, 1 or 0. Raises RuntimeError if one could not be judged."""
+        return [verdict.success for verdict in self._judge(problems, answers)]
+
+    def _judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         verdicts = self.verifier.verify(problems, answers)
         for problem, verdict in zip(problems, verdicts):
             if verdict.success is None:
                 raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({verdict.outcome})")
-        return [j.success for j in verdicts]
+        return verdicts
+
+    # --- both at once, for rewards while a planner trains ---
+
+    async def verified(
+        self, problems: Sequence[Problem], traces: Sequence[Trace], n: int, seed: int, seconds: Counter[str]
+    ) -> list[list[Verdict] | CallFailed]:
+        """For each (problem, trace) the verdicts of n answers, or why there are none.
+
+        Answers are verified in threads as they come. Adds to `seconds` the wall time until the last answer (`executor`)
+        and the sum over all verifier calls (`verifier`).
+        """
+        start = time.monotonic()
+
+        async def one(problem: Problem, future: Future) -> list[Verdict] | CallFailed:
+            try:
+                answers = await asyncio.wrap_future(future)
+            except CallFailed as failure:
+                return failure
+            seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
+            verdicts, took = await asyncio.to_thread(self._judge_timed, problem, answers)
+            seconds["verifier"] += took
+            return verdicts
+
+        return await asyncio.gather(*map(one, problems, self._submit(problems, traces, n, seed)))
+
+    def _judge_timed(self, problem: Problem, answers: list[str]) -> tuple[list[Verdict] | CallFailed, float]:
+        """The verdicts, or the failure if one of them is missing; and the seconds that they took."""
+        start = time.monotonic()
+        try:
+            result: list[Verdict] | CallFailed = self._judge([problem] * len(answers), answers)
+        except Exception as error:
+            result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
+        return result, time.monotonic() - start
 
     def self_test(self, problems: Sequence[Problem]) -> None:
         """Check that samples asked without trace differ for at least one of `problems`.

@@ -11,69 +11,72 @@ from tracelift_lib.problems.settings import Positive, Section, Share
 from tracelift_lib.verifier.verify_code import ExecStyle
 
 
+def http_url_without_credentials(url: str) -> str:
+    """An http address without credentials in it; raises ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
+    return url
+
+
+Address = Annotated[str, AfterValidator(http_url_without_credentials)]
+AboveZero = Annotated[float, Field(gt=0)]
+
+
 class LocalBackendSettings(Section):
     """The executor runs in this process, in batches (backends.py)."""
 
     kind: Literal["local"] = "local"
 
 
-def http_url_without_credentials(url: str) -> str:
-    """An http address without a key in it; raises ValueError otherwise."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no http address; write one such as http://localhost:8000/v1")
-    if parts.username or parts.password:
-        raise ValueError("an address must not hold a key: name an environment variable in api_key_env")
-    return url
-
-
 class ServerBackendSettings(Section):
-    """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (backends.py)."""
+    """The executor runs behind OpenAI-compatible servers, such as `vllm serve` (client.py)."""
 
     kind: Literal["server"]
-    base_urls: list[Annotated[str, AfterValidator(http_url_without_credentials)]] = Field(
-        min_length=1, description="such as http://localhost:8000/v1; all serve `model`"
-    )
+    base_urls: list[Address] = Field(min_length=1, description="http://localhost:8000/v1, ...; all serve `model`")
     model: str
     api: Literal["chat", "completion"] = "chat"
     api_key_env: str | None = Field(None, description="environment variable that holds the key; null: no key")
     concurrency: Positive = Field(64, description="requests in flight at each server, at most")
-    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds that one request may take")
+    timeout: AboveZero = Field(120.0, description="seconds that one request may take")
     retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")
-    backoff: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds before the first retry; they double")
+    backoff: AboveZero = Field(0.5, description="seconds before the first retry; they double")
 
 
 BackendSettings = Annotated[LocalBackendSettings | ServerBackendSettings, Field(discriminator="kind")]
 
 
 class ScorerSettings(Section):
-    """A reward model behind rm_server, or another service with the same request and answer."""
+    """A reward model behind reward_model/server.py, or another service with the same request and answer."""
 
-    url: Annotated[str, AfterValidator(http_url_without_credentials)] = Field(
-        description="such as http://localhost:8100"
-    )
+    url: Address = Field(description="such as http://localhost:8100")
     model: str = Field(description="what is served there, a name for the results: scores of another model are others")
     max_length: Positive = Field(3072, description="tokens of a text; the rest is cut")
     batch_size: Positive = Field(64, description="texts of one forward pass")
-    timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds that one request may take")
+    timeout: AboveZero = Field(600.0, description="seconds that one request may take")
 
 
 class Execution(Section):
-    """The frozen executor and the uplift (method.md sections 1 and 6); reward_engine.py says what each mode means."""
+    """The frozen executor and the uplift (docs/method.md sections 1 and 6).
+
+    planner/reward_engine.py says what each mode of `baseline` and `s_run` means.
+    """
 
     k: Positive
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: AboveZero
     top_p: Share = 1.0
     max_new_tokens: Positive
-    baseline_samples: Positive = Field(description="no-trace samples a problem, drawn once")
+    baseline_samples: Positive = Field(description="no-trace samples for each problem, drawn once")
     answer: Literal["strict", "last_number"]
-    style: ExecStyle = Field("hybrid", description="s of a program (method.md section 4); math is right or wrong")
+    style: ExecStyle = Field("hybrid", description="s of a program (docs/method.md section 4); math is right or wrong")
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
     backend: BackendSettings = LocalBackendSettings()
     scorer: ScorerSettings | None = Field(None, description="q from this service; null: from the trained reward model")
-    baseline: Literal["cached", "fresh"] = Field("cached", description="K no-trace runs: M once, or K a trace")
+    baseline: Literal["cached", "fresh"] = Field("cached", description="no-trace runs: M once, or K for each trace")
     s_run: Literal["separate", "merged"] = Field("separate", description="s: a run of its own, or the mean of the K")
     ties: list[float] | None = Field(None, description="released_code: bonus of a tie of 0..K successes; null: its own")
 

@@ -9,29 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
-import time
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tracelift_lib.executor.client import CallFailed, Client
+from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.models.generation import Sampler
-from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.files import InputError, read_jsonl
 from tracelift_lib.problems.prompts import as_chat
 
 Schema = TypeVar("Schema", bound=BaseModel)
 KEY_VARIABLE = "OPENAI_API_KEY"
+TEMPERATURE = 0.7
 CHARACTERS_PER_TOKEN = 3  # a cautious guess of a prompt's size, for the cap
 
 
 class BudgetSpent(RuntimeError):
     """The next request could go over the cap on tokens. Finished requests are kept; raise the cap to go on."""
-
-
-class EndpointError(RuntimeError):
-    """The endpoint cannot be used (wrong address, key or model, or down too long). Finished requests are kept."""
 
 
 class Reply(NamedTuple):
@@ -48,81 +45,50 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Model(Protocol):
-    """Something that answers a prompt, if it can by the given JSON schema."""
-
-    name: str
-    max_tokens: int
-
-    def complete(self, prompt: str, schema: dict, seed: int) -> Reply: ...
-
-
 class OpenAIModel:
     """A model behind an OpenAI-compatible chat endpoint. The key comes from $OPENAI_API_KEY, if one is needed."""
 
-    def __init__(
-        self,
-        url: str,
-        name: str,
-        max_tokens: int = 1024,
-        temperature: float = 0.7,
-        timeout: float = 60.0,
-        tries: int = 5,
-        pause: float = 1.0,
-    ):
-        """`tries` and `pause` (seconds, doubled each time) are for overload, time-outs and failures of the server."""
-        import openai
+    def __init__(self, url: str, name: str, max_tokens: int = 1024, **connection: Any):
+        """`connection`: retries, backoff and timeout, as in ServerBackendSettings.
 
-        self.name, self.max_tokens, self.temperature, self.tries, self.pause = (
-            name,
-            max_tokens,
-            temperature,
-            tries,
-            pause,
-        )
-        key = os.environ.get(KEY_VARIABLE, "none")
-        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
+        Raises:
+            InputError: `url` is no http address, or holds credentials.
+        """
+        self.name, self.max_tokens = name, max_tokens
+        if os.environ.get(KEY_VARIABLE):
+            connection["api_key_env"] = KEY_VARIABLE
+        try:
+            settings = ServerBackendSettings(kind="server", base_urls=[url], model=name, **connection)
+        except ValidationError as error:
+            raise InputError(f"the endpoint's address: {error.errors()[0]['msg']}") from None
+        self._client = Client(settings, "endpoint", retry_malformed=False)  # `Asker` asks again, with another seed
 
     def complete(self, prompt: str, schema: dict, seed: int) -> Reply:
-        import openai
+        """One answer. Raises CallFailed if the server is down for too long or refuses the request."""
 
-        for attempt in range(self.tries):
-            try:
-                return self._once(prompt, schema, seed)
-            except (openai.RateLimitError, openai.InternalServerError, openai.APIConnectionError) as error:
-                if attempt == self.tries - 1:
-                    raise EndpointError(
-                        f"{self._client.base_url}: still failing after {self.tries} tries ({error})"
-                    ) from None
-                time.sleep(self.pause * 2**attempt * random.uniform(0.75, 1.25))
-            except openai.APIStatusError as error:  # asking again would not help
-                raise EndpointError(
-                    f"{self._client.base_url} refused the request with status {error.status_code} ({error.message}); "
-                    f"check the address, the model name {self.name!r} and ${KEY_VARIABLE}"
-                ) from None
-            except (openai.APIError, ValueError, IndexError, AttributeError, TypeError):  # a body that is no completion
-                return Reply(None, 0, "malformed reply")
-        raise AssertionError("unreachable")
+        def read(reply: Any) -> Reply:
+            choice = reply.choices[0]
+            text = choice.message.content or ""
+            tokens = reply.usage.total_tokens if reply.usage else (len(prompt) + len(text)) // 2
+            if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
+                return Reply(None, tokens, "refused")
+            return Reply(None, tokens, "cut off") if choice.finish_reason == "length" else Reply(text, tokens)
 
-    def _once(self, prompt: str, schema: dict, seed: int) -> Reply:
-        done = self._client.chat.completions.create(
-            model=self.name,
+        json_schema = {"name": schema["title"], "schema": schema, "strict": True}
+        request = self._client.request(
+            read,
             messages=[{"role": "user", "content": prompt}],
             max_tokens=self.max_tokens,
-            temperature=self.temperature,
+            temperature=TEMPERATURE,
             seed=seed,
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": schema["title"], "schema": schema, "strict": True},
-            },
+            response_format={"type": "json_schema", "json_schema": json_schema},
         )
-        choice = done.choices[0]
-        tokens = done.usage.total_tokens if done.usage else (len(prompt) + len(choice.message.content or "")) // 2
-        if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
-            return Reply(None, tokens, "refused")
-        if choice.finish_reason == "length":
-            return Reply(None, tokens, "cut off")
-        return Reply(choice.message.content or "", tokens)
+        try:
+            return self._client.submit(request).result()
+        except CallFailed as failure:
+            if failure.kind == "endpoint_malformed":
+                return Reply(None, 0, "malformed reply")
+            raise
 
 
 class LocalModel:
@@ -139,42 +105,48 @@ class LocalModel:
 class Asker:
     """Asks a model for answers that fit a schema, and remembers them in `ledger` (.jsonl)."""
 
-    def __init__(self, model: Model, ledger: Path, token_cap: int, attempts: int = 3):
-        self.model, self.token_cap, self.attempts = model, token_cap, attempts
+    def __init__(self, model: OpenAIModel | LocalModel, ledger: Path, token_cap: int, attempts: int = 3):
+        self.model, self.token_cap, self.attempts, self._ledger = model, token_cap, attempts, ledger
         ledger.parent.mkdir(parents=True, exist_ok=True)
-        self.spent, self._known = _read_ledger(ledger)
-        self._ledger = ledger
+        records = _read_ledger(ledger)
+        self.spent = sum(record.get("tokens", 0) for record in records)
+        self._finished = {record["key"]: record for record in records if "key" in record}
 
     def ask(self, prompt: str, schema: type[Schema], seed: int = 0) -> Schema | Failure:
         """An answer that fits `schema`, or why there is none after all attempts.
 
         Raises:
-            BudgetSpent, EndpointError: nothing more can be asked now; what is finished is kept.
+            BudgetSpent, CallFailed: nothing more can be asked now; what is finished is kept.
         """
         wanted = schema.model_json_schema()
         recipe = json.dumps([self.model.name, prompt, wanted, seed], sort_keys=True)
         key = hashlib.sha256(recipe.encode()).hexdigest()[:24]
-        if key not in self._known:
-            self._finish(key, *self._try(prompt, schema, wanted, seed))
-        with self._ledger.open("rb") as file:
-            file.seek(self._known[key])
-            record = json.loads(file.readline())
+        if key not in self._finished:
+            answer, reason = self._try(prompt, schema, wanted, seed)
+            self._finished[key] = self._append({"key": key, "answer": answer, "reason": reason})
+        record = self._finished[key]
         return Failure(record["reason"]) if record["answer"] is None else schema.model_validate(record["answer"])
 
     def _try(self, prompt: str, schema: type[Schema], wanted: dict, seed: int) -> tuple[dict | None, str]:
+        """(answer, "") or (None, the last reason why there is none)."""
         rule = f"\n\nAnswer with one JSON object of this schema:\n{json.dumps(wanted)}"
         text, reason = prompt + rule, ""
         for attempt in range(self.attempts):
-            self._check_cap(text)
+            if self.spent + len(text) // CHARACTERS_PER_TOKEN + self.model.max_tokens > self.token_cap:
+                raise BudgetSpent(
+                    f"{self.spent} of {self.token_cap} tokens are spent, and the next request may go over; finished "
+                    f"requests are in {self._ledger}. Raise the cap and run again to go on."
+                )
             reply = self.model.complete(text, wanted, seed + 1000 * attempt)
-            self._pay(reply.tokens)
+            self.spent += self._append({"tokens": reply.tokens})["tokens"]  # at once: the cap holds over interruptions
             if reply.text is None:
                 reason = reply.reason
                 if reason == "refused":
                     break  # it will refuse again
                 continue
+            found = re.search(r"\{.*\}", reply.text, re.DOTALL)  # a fence or a sentence may stand around it
             try:
-                return schema.model_validate_json(_object_in(reply.text)).model_dump(), ""
+                return schema.model_validate_json(found[0] if found else reply.text).model_dump(), ""
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -183,51 +155,18 @@ class Asker:
                 text = f"{prompt}\n\nYour last answer could not be used ({fault}).{rule}"
         return None, reason
 
-    def _check_cap(self, text: str) -> None:
-        if self.spent + len(text) // CHARACTERS_PER_TOKEN + self.model.max_tokens > self.token_cap:
-            raise BudgetSpent(
-                f"{self.spent} of {self.token_cap} tokens are spent, and the next request may go over; finished "
-                f"requests are in {self._ledger}. Raise the cap and run again to go on."
-            )
-
-    def _pay(self, tokens: int) -> None:
-        """Cost is noted at once, also of answers that are of no use: the cap must hold over interruptions."""
-        self.spent += tokens
-        self._append({"tokens": tokens})
-
-    def _finish(self, key: str, answer: dict | None, reason: str) -> None:
-        self._known[key] = self._append({"key": key, "answer": answer, "reason": reason})
-
-    def _append(self, record: dict) -> int:
-        """The offset at which the record stands."""
-        with self._ledger.open("ab") as file:
-            offset = file.tell()
-            file.write(json.dumps(record).encode() + b"\n")
-        return offset
+    def _append(self, record: dict) -> dict:
+        with self._ledger.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return record
 
 
-def _read_ledger(path: Path) -> tuple[int, dict[str, int]]:
-    """(tokens spent, offset of each finished request); a last line that was cut off is removed."""
-    spent, known, offset = 0, {}, 0
+def _read_ledger(path: Path) -> list[dict]:
+    """The records of a ledger, after removing a last line that was cut off from the file."""
     if not path.exists():
-        return spent, known
-    with path.open("r+b") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                file.truncate(offset)
-                break
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise InputError(f"{path}:{number}: not valid JSON; remove this line or the file") from None
-            spent += record.get("tokens", 0)
-            if "key" in record:
-                known[record["key"]] = offset
-            offset += len(line)
-    return spent, known
-
-
-def _object_in(text: str) -> str:
-    """The JSON object in an answer that may wrap it in a fence or a sentence."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    return found[0] if found else text
+        return []
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    try:
+        return [record for _, record in read_jsonl(path)]
+    except InputError as error:
+        raise InputError(f"{error} Remove this line or the file.") from None

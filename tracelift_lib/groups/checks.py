@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Collection
 from fractions import Fraction
+from os.path import commonprefix
 
 from tracelift_lib.groups.flaws.calculations import Trace, quantities, read_trace
 from tracelift_lib.groups.kinds import kinds_of
@@ -40,40 +41,33 @@ TELLTALE = re.compile(
 
 def reject_reason(problem: Problem, reference: str, text: str, kind: str, taken: Collection[str] = ()) -> str | None:
     """Why `text` cannot be the `kind` negative of `reference`; None if it can. `taken`: negatives there already."""
-    simple = _simple_reason(reference, text, kind, taken)
-    if simple:
-        return simple
+    if reason := _form_reason(reference, text, kind, taken):
+        return reason
     if not _on_topic(problem, reference, text):
         return "off topic"
-    # In the tiny world's code family a wrong result changes words of the plan too; its makers do one damage by design.
+    # In the generated programs a wrong result changes words of the plan too; their makers do one damage by design.
     if problem.source != "tiny_code" and not _one_place(problem, reference, text, kind):
         return "differs in more than one place"
     return _answer_reason(problem, text, kind) if problem.domain == "math" else None
 
 
-def _simple_reason(reference: str, text: str, kind: str, taken: Collection[str]) -> str | None:
-    plain = _plain(text)
-    if not plain:
-        return "empty"
-    if plain == _plain(reference):
-        return "same as the reference"
-    if plain in {_plain(t) for t in taken}:
-        return "duplicate"
-    if MARKUP.search(text):
-        return "markup"
-    if PLACEHOLDER.search(text):
-        return "placeholder"
-    if TELLTALE.search(text) and not TELLTALE.search(reference):
-        return "tells of its flaw"
-    code = bool(STRONG_CODE.search(text)) and not STRONG_CODE.search(reference)
-    if kind == "leaked_code":
-        return None if code or PYTHON_BLOCK.search(text) else "no code in it"
-    if code:
-        return "holds code"
-    words, wanted = len(text.split()), len(reference.split())
-    if words < max(MIN_WORDS, LENGTH_SHARE[0] * wanted):
-        return "too short"
-    return "too long" if words > LENGTH_SHARE[1] * wanted + MIN_WORDS else None
+def _form_reason(reference: str, text: str, kind: str, taken: Collection[str]) -> str | None:
+    plain, words, wanted = _plain(text), len(text.split()), len(reference.split())
+    code = STRONG_CODE.search(text) and not STRONG_CODE.search(reference)
+    leak = kind == "leaked_code"
+    findings = {
+        "empty": not plain,
+        "same as the reference": plain == _plain(reference),
+        "duplicate": plain in map(_plain, taken),
+        "markup": MARKUP.search(text),
+        "placeholder": PLACEHOLDER.search(text),
+        "tells of its flaw": TELLTALE.search(text) and not TELLTALE.search(reference),
+        "no code in it": leak and not code and not PYTHON_BLOCK.search(text),
+        "holds code": code and not leak,
+        "too short": words < max(MIN_WORDS, LENGTH_SHARE[0] * wanted) and not leak,
+        "too long": words > LENGTH_SHARE[1] * wanted + MIN_WORDS and not leak,
+    }
+    return next((reason for reason, found in findings.items() if found), None)
 
 
 def _plain(text: str) -> str:
@@ -108,14 +102,11 @@ def _is_one_block(before: list[str], after: list[str]) -> bool:
 
 
 def _is_exchange(before: list[str], after: list[str]) -> bool:
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    a, b = before[start : len(before) - end], after[start : len(after) - end]
-    return len(a) == len(b) and any(a[i:] + a[:i] == b for i in range(1, len(a)))
+    """Whether what stands between their common start and their common end is rotated."""
+    for _ in range(2):  # from either end
+        start = len(commonprefix([before, after]))
+        before, after = before[start:][::-1], after[start:][::-1]
+    return len(before) == len(after) and any(before[i:] + before[:i] == after for i in range(1, len(before)))
 
 
 def _one_place(problem: Problem, reference: str, text: str, kind: str) -> bool:
@@ -148,10 +139,10 @@ def _answer_reason(problem: Problem, text: str, kind: str) -> str | None:
     except ValueError:
         return None
     trace = read_trace(text, problem.problem)
-    results = [trace.value(c.result) for c in trace.calculations] or [n.value for n in trace.numbers]
-    keeps = kinds_of("math")[kind].keeps_answer
-    if keeps:
-        return None if answer in {n.value for n in trace.numbers} else "loses the answer"
+    numbers = [n.value for n in trace.numbers]
+    if kinds_of("math")[kind].keeps_answer:
+        return None if answer in numbers else "loses the answer"
+    results = [trace.value(c.result) for c in trace.calculations] or numbers
     return "keeps the answer" if results and results[-1] == answer and not _last_is_wrong(trace) else None
 
 

@@ -6,7 +6,7 @@ import json
 
 from tracelift_lib.groups.group_files import HUB_NAME
 from tracelift_lib.groups.kinds import kinds_of
-from tracelift_lib.groups.seeds import LICENCES, SeedSettings
+from tracelift_lib.groups.seeds import SOURCES
 
 CARD = """\
 ---
@@ -44,47 +44,45 @@ data set {hub}. Split: {test}problems ordered by SHA-256 of (18, problem_id), th
 | --- | --- | --- |
 {outcomes}
 """
-BY_MODEL = "by the language model {model}"
-MAKERS = {"exact": "exact, by program", "openai": BY_MODEL, "local": BY_MODEL}
-JUDGES = {
+MADE_BY = {
+    "exact": "exact, by program",
     "programmatic": "programmatic, from the definition of each kind and how much of the trace builds on the flaw "
     "(ours; no judge has read them)",
     "ground_truth": "ground truth of the generated worlds",
-    "openai": BY_MODEL,
-    "local": BY_MODEL,
 }
+PLANS = "- Reference traces are plans read off the reference programs, one line a statement.\n"
 NOTES = {
     "gsm_symbolic": "- Caution: gsm_symbolic's templates go back to GSM8K *test* problems with other numbers and "
     "names, which no comparison of texts finds. Do not report GSM8K test for a model trained on these groups.\n",
-    "mbpp": "- Reference traces are plans read off the reference programs, one line a statement.\n",
-    "contests": "- Reference traces are plans read off the reference programs, one line a statement.\n",
+    "mbpp": PLANS,
+    "contests": PLANS,
 }
 
 
 def data_card(report: dict) -> str:
     """The README of a built data set, with the front matter that `datasets.load_dataset(folder)` reads."""
-    seeds, groups = report["settings"]["seeds"], report["groups"]
-    domain = SeedSettings.model_validate(seeds).domain
-    kinds = [
-        f"| {kind} | {n} | {report['mean_total'][kind]:.3f} | {', '.join(known.hurts)} | {known.definition} |"
-        if (known := kinds_of(domain).get(kind))
-        else f"| {kind} | {n} | {report['mean_total'][kind]:.3f} | | |"
-        for kind, n in report["traces"].items()
-    ]
+    settings, groups = report["settings"], report["groups"]
+    seeds, by_model = settings["seeds"], f"by the language model {settings['model']}"
+    source = SOURCES[seeds["source"]]
+    rows = []
+    for name, n in report["traces"].items():
+        kind = kinds_of(source.domain).get(name)  # none of the reference
+        about = f" {', '.join(kind.hurts)} | {kind.definition} |" if kind else " | |"
+        rows.append(f"| {name} | {n} | {report['mean_total'][name]:.3f} |{about}")
     outcomes = [f"| {kind} | {what} | {n} |" for kind, row in report["outcomes"].items() for what, n in row.items()]
     return CARD.format(
         source=seeds["source"],
-        domain=domain,
+        domain=source.domain,
         hub=HUB_NAME,
-        licence=LICENCES[seeds["source"]],
+        licence=source.licence,
         seeds=json.dumps(seeds),
         note=NOTES.get(seeds["source"], ""),
-        maker=MAKERS[report["settings"]["maker"]].format(model=report["settings"]["model"]),
-        judge=JUDGES[report["settings"]["judge"]].format(model=report["settings"]["model"]),
+        maker=MADE_BY.get(settings["maker"], by_model),
+        judge=MADE_BY.get(settings["judge"], by_model),
         benchmarks=report["benchmark_problems_kept_out"],
-        leaked=sum(report["outcomes"].get("leaked", {}).values()),
         revision=report["revision"],
-        kinds="\n".join(kinds),
+        leaked=sum(report["outcomes"].get("leaked", {}).values()),
+        kinds="\n".join(rows),
         outcomes="\n".join(outcomes),
         sizes=", ".join(f"{n} {split}" for split, n in groups.items()),
         test="the last seeds are test; of the others, " if "test" in groups else "",

@@ -1,224 +1,144 @@
-"""Files of TraceLift-Groups: written as a stream, read in every form it is released in, and checked line by line."""
+"""Files of TraceLift-Groups: written as a stream, read in every form they are released in, and checked line by line."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tracelift_lib.groups.schema import Group, dimensions
-from tracelift_lib.problems.files import InputError, read_jsonl
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.records import file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
-BATCH = 1000  # groups in memory while parquet is written or read; a row group each, whose description the writer keeps
+BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
 TOTAL_SLACK = 0.005  # total and raw score / 10 may differ by rounding
+Fault = tuple[str, str]  # the field, and what is wrong with it
 
 
-class GroupWriter:
-    """Writes groups to `<stem>.jsonl` and `<stem>.parquet`, a batch at a time. A context manager."""
-
-    def __init__(self, stem: Path, domain: str):
-        self._schema = parquet_schema(domain)
-        self._lines = stem.with_suffix(".jsonl").open("w", encoding="utf-8")
-        self._parquet = pq.ParquetWriter(stem.with_suffix(".parquet"), self._schema)
-        self._batch: list[dict] = []
-        self.count = 0
-
-    def write(self, record: dict) -> None:
-        """One record as `Group.to_record` makes it."""
-        self._lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._batch.append(record | {"metadata": json.dumps(record["metadata"], ensure_ascii=False)})
-        self.count += 1
-        if len(self._batch) == BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._parquet.write_table(pa.Table.from_pylist(self._batch, self._schema))
-        self._batch = []
-
-    def __enter__(self) -> GroupWriter:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._flush()
-        self._lines.close()
-        self._parquet.close()
+def write_parquet(path: Path, domain: str) -> None:
+    """Writes the groups of a .jsonl file also to a .parquet file beside it, a batch at a time."""
+    schema = parquet_schema(domain)
+    with path.open(encoding="utf-8") as lines, pq.ParquetWriter(path.with_suffix(".parquet"), schema) as writer:
+        records = map(json.loads, lines)
+        while batch := list(islice(records, BATCH)):
+            rows = [row | {"metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def parquet_schema(domain: str) -> pa.Schema:
     """The released record as columns. `metadata` is JSON text, because its keys differ between sources."""
-    rubric = pa.struct([*((name, pa.int64()) for name in dimensions(domain)), ("total", pa.float64())])
-    trace = pa.struct(
-        [
-            ("reasoning", pa.string()),
-            ("rubric", rubric),
-            ("negative_kind", pa.string()),
-            ("rubric_label", pa.string()),
-            ("rubric_score_raw", pa.float64()),
-            ("rubric_reason", pa.string()),
-        ]
-    )
-    text = ("problem_id", "source", "task_type", "problem", "reference_solution")
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in text),
-            ("positive_pool", pa.list_(trace)),
-            ("negative_bank", pa.list_(trace)),
-            ("metadata", pa.string()),
-        ]
-    )
+    text, number = pa.string(), pa.float64()
+    trace = {
+        "reasoning": text,
+        "rubric": pa.struct(dict.fromkeys(dimensions(domain), pa.int64()) | {"total": number}),
+        "negative_kind": text,
+        "rubric_label": text,
+        "rubric_score_raw": number,
+        "rubric_reason": text,
+    }
+    pools = dict.fromkeys(("positive_pool", "negative_bank"), pa.list_(pa.struct(trace)))
+    texts = dict.fromkeys(("problem_id", "source", "task_type", "problem", "reference_solution"), text)
+    return pa.schema(texts | pools | {"metadata": text})
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
-def load_released(where: str | Path, split: str = "train", revision: str | None = None) -> Iterator[Group]:
-    """The groups of a .jsonl or .parquet file, of a folder that holds `<split>.jsonl` or `<split>.parquet`, or of a
-    data set on the Hugging Face hub such as HUB_NAME, one at a time.
+def load_groups(where: str | Path, split: str = "train", revision: str | None = None) -> Iterator[Group]:
+    """The groups of a .jsonl[.gz] or .parquet file, of a folder that holds one named `<split>`, or of a data set on the
+    Hugging Face hub such as HUB_NAME, one at a time. Lenient: takes a number as text, or None for an absent field.
 
     Raises:
         InputError: nothing is there, or a record breaks the schema; names file, line or row, and field.
     """
     path = Path(where)
     if path.is_dir():
-        names = [f"{split}.jsonl", f"{split}.jsonl.gz", f"{split}.parquet"]
-        found = next((path / name for name in names if (path / name).exists()), None)
-        if found is None:
-            raise InputError(f"{path}: none of {', '.join(names)} in this folder")
-        path = found
-    if path.suffix == ".parquet":
-        rows = (row for batch in pq.ParquetFile(path).iter_batches(BATCH) for row in batch.to_pylist())
-        records = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
-    elif path.exists():
-        records = ((f"{path}:{number}", record) for number, record in read_jsonl(path))
+        names = (f"{split}.jsonl", f"{split}.parquet")
+        found = [file for name in names for file in find_files(path, name)]
+        if not found:
+            raise InputError(f"{path}: none of {names[0]}, {names[0]}.gz, {names[1]} in this folder")
+        path = found[0]
+    if path.exists() or path.suffix in (".jsonl", ".gz", ".parquet"):
+        records = file_records(path)
     else:
-        records = _hub_records(str(where), split, revision)
+        records = hub_records(str(where), [split], revision, "name a file or folder that is here")
     for place, record in records:
-        try:
-            yield Group.model_validate(_without_gaps(record))
-        except (ValidationError, ValueError) as error:
-            raise InputError(f"{place}: {_first_fault(error)}") from None
+        with reading(place, "the schema of TraceLift-Groups (docs/method.md section 3)"):
+            record = _without_gaps(record)
+            if isinstance(record.get("metadata"), str):
+                record["metadata"] = json.loads(record["metadata"] or "{}")
+            group = Group.model_validate(record)
+        yield group
 
 
-def _hub_records(name: str, split: str, revision: str | None) -> Iterator[tuple[str, dict]]:
-    from datasets import load_dataset
-
-    try:
-        for number, row in enumerate(load_dataset(name, split=split, revision=revision, streaming=True)):
-            yield f"{name} {split} row {number}", row
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name}: neither a file or folder here nor to be had from the Hugging Face hub ({error})"
-        ) from None
-
-
-def _without_gaps(record: dict) -> dict:
-    """A row of a table as a record: absent fields are left out, metadata in JSON text is read."""
-    record = {k: v for k, v in record.items() if v is not None}
-    if isinstance(record.get("metadata"), str):
-        record["metadata"] = json.loads(record["metadata"] or "{}")
-    for pool in ("positive_pool", "negative_bank"):
-        if isinstance(record.get(pool), list):
-            record[pool] = [_filled(c) for c in record[pool]]
-    return record
-
-
-def _filled(trace: Any) -> Any:
-    if not isinstance(trace, dict):
-        return trace
-    kept = {k: v for k, v in trace.items() if v is not None}
-    if isinstance(kept.get("rubric"), dict):
-        kept["rubric"] = {k: v for k, v in kept["rubric"].items() if v is not None}
-    return kept
-
-
-def _first_fault(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"field {_field(first['loc'])}: {first['msg']}"
-
-
-def _field(loc: tuple) -> str:
-    return ".".join(map(str, loc)) or "record"
+def _without_gaps(value: Any) -> Any:
+    """A row of a table as a record: fields that a record leaves out are None there. Metadata stays as it is."""
+    if isinstance(value, list):
+        return [_without_gaps(item) for item in value]
+    if isinstance(value, dict):
+        return {k: v if k == "metadata" else _without_gaps(v) for k, v in value.items() if v is not None}
+    return value
 
 
 # --- strict validation ------------------------------------------------------------------------
 
 
-class Violation(NamedTuple):
-    """One thing that is wrong, and where."""
-
-    file: Path
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}"
-
-
-def violations(files: Iterable[Path]) -> Iterator[Violation]:
-    """Everything in these .jsonl files that breaks the schema or the rules of a group, not only the first fault.
+def violations(files: Iterable[Path]) -> Iterator[str]:
+    """Everything in these .jsonl files that breaks the schema or the rules of a group, as `file:line: field: fault`.
 
     Strict: a number as text is a fault. Rules: a problem is in one group of one file (groups are never split); a
     negative is no copy of a positive or of another negative; `total` is `rubric_score_raw` / 10.
+
+    Raises:
+        InputError: a file is missing.
     """
-    seen: dict[str, tuple[Path, int]] = {}
+    seen: dict[str, str] = {}
     for path in files:
-        for number, line in _lines(path):
-            record, faults = _parse(line)
-            yield from (Violation(path, number, field, message) for field, message in faults)
-            if not isinstance(record, dict):
-                continue
-            yield from (Violation(path, number, field, message) for field, message in _faults(record))
-            name = record.get("problem_id")
-            if isinstance(name, str):
-                if name in seen:
-                    file, where = seen[name]
-                    yield Violation(path, number, "problem_id", f"{name!r} is also in {file}:{where}")
-                seen.setdefault(name, (path, number))
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                record, faults = _strictly_read(line)
+                name = record.get("problem_id") if isinstance(record, dict) else None
+                if isinstance(name, str):
+                    if name in seen:
+                        faults.append(("problem_id", f"{name!r} is also in {seen[name]}"))
+                    seen.setdefault(name, f"{path}:{number}")
+                yield from (f"{path}:{number}: {field}: {message}" for field, message in faults)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    with path.open("rb") as file:
-        yield from enumerate(file, start=1)
+def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:
+    """What a line holds, and everything that is wrong with it."""
+    repeated: list[Fault] = []
 
-
-def _parse(line: bytes) -> tuple[Any, list[tuple[str, str]]]:
-    faults: list[tuple[str, str]] = []
-
-    def once(pairs: list[tuple[str, Any]]) -> dict:
-        names = [name for name, _ in pairs]
-        faults.extend((name, "this key is given twice") for name in {n for n in names if names.count(n) > 1})
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        counts = Counter(name for name, _ in pairs)
+        repeated.extend((name, "this key is given twice") for name, n in counts.items() if n > 1)
         return dict(pairs)
 
     if not line.strip():
         return None, [("record", "blank line")]
     try:
-        record = json.loads(line.decode("utf-8"), object_pairs_hook=once)
-    except UnicodeDecodeError as error:
-        return None, [("record", f"not UTF-8 text ({error.reason} at byte {error.start})")]
-    except json.JSONDecodeError as error:
-        return None, [("record", f"not valid JSON ({error.msg} at column {error.colno})")]
-    if not isinstance(record, dict):
-        faults.append(("record", f"a JSON {type(record).__name__}, but each line must hold an object"))
-    return record, faults
-
-
-def _faults(record: dict) -> Iterator[tuple[str, str]]:
+        record = json.loads(line.decode(), object_pairs_hook=unique)
+    except ValueError as error:
+        return None, [("record", f"not valid JSON in UTF-8 ({error})")]
     try:
-        group = Group.model_validate(record, strict=True)
+        faults = list(_broken_rules(Group.model_validate(record, strict=True)))
     except ValidationError as error:
-        yield from ((_field(e["loc"]), e["msg"]) for e in error.errors())
-        return
+        faults = [(".".join(map(str, e["loc"])) or "record", e["msg"]) for e in error.errors()]
+    return record, repeated + faults
+
+
+def _broken_rules(group: Group) -> Iterator[Fault]:
+    """What the schema cannot say."""
     texts: dict[str, str] = {}
     for pool in ("positive_pool", "negative_bank"):
         for i, trace in enumerate(getattr(group, pool)):

@@ -1,34 +1,32 @@
-"""The rubric judge: scores 0..10 for five dimensions and overall, mapped to labels and total (method.md section 3).
+"""The rubric judge: scores 0..10 for five dimensions and overall, become labels and a total (docs/method.md section 3).
 
-Backends: the ground truth of generated problems, or a language model (endpoint or local) through `llm.Asker`.
-`calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (method.md, 7).
+Judges: the ground truth of generated problems, or a language model (endpoint or local) through `structured.Asker`.
+`calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (section 7 there).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tracelift_lib.executor.structured import Asker, Failure
-from tracelift_lib.groups.kinds import Flaw, Kind
-from tracelift_lib.groups.schema import Candidate, Group, Rubric, dimensions, rubric_from_shares, rubric_label
-from tracelift_lib.groups.truth import true_rubric
+from tracelift_lib.groups.kinds import Flaw, Kind, kinds_of
+from tracelift_lib.groups.schema import (
+    DIMENSIONS,
+    Candidate,
+    Group,
+    Rubric,
+    dimensions,
+    rubric_from_shares,
+    rubric_label,
+)
+from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
-ASKED = {
-    "problem_understanding": "the trace takes the problem's quantities and question as they are",
-    "solution_strategy": "its operations and their order lead to what is asked",
-    "calculation_correctness": "each calculation is right in itself",
-    "answer_support": "every result that it uses is derived in the trace",
-    "step_coherence": "each step follows from the ones before it",
-    "task_understanding": "the trace takes the task's conditions, inputs and outputs as they are",
-    "plan_quality": "its method solves the task, also in edge cases",
-    "action_support": "its steps are specific enough, and right, to write the program from",
-    "non_leakage": "it holds reasoning only, no finished code",
-}
 PROMPT = """\
 Judge a piece of reasoning about a problem. For each dimension give a whole number from 0 (fails) to 10 (flawless):
 {asked}
@@ -58,13 +56,12 @@ class Judge(Protocol):
 
 
 class GroundTruthJudge:
-    """The infallible judge of the tiny world, stories and programs."""
+    """The infallible judge of the generated worlds, stories and programs."""
 
     def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        try:
-            rubric = true_rubric(problem, trace)
-        except KeyError:
+        if not has_truth(problem):
             return Failure("no ground truth")
+        rubric = true_rubric(problem, trace)
         weak = [name for name, label in rubric.labels.items() if label < 4]
         reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
         return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
@@ -77,14 +74,14 @@ class ModelJudge:
         self._asker = asker
 
     def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        names = dimensions(problem.domain)
-        asked = "\n".join(f"- {name}: {ASKED[name]}" for name in names)
+        names = DIMENSIONS[problem.domain]
+        asked = "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
         prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
         answer = self._asker.ask(prompt, score_schema(problem.domain), seed=repeat)
         if isinstance(answer, Failure):
             return answer
-        scores = {name: getattr(answer, name) for name in names}
-        return RubricJudgement(rubric_from_scores(scores, answer.overall), answer.overall, answer.reason)
+        rubric = rubric_from_scores(answer.model_dump(include=set(names)), answer.overall)
+        return RubricJudgement(rubric, answer.overall, answer.reason)
 
 
 def score_schema(domain: str) -> type[BaseModel]:
@@ -95,36 +92,26 @@ def score_schema(domain: str) -> type[BaseModel]:
 
 
 def rubric_from_scores(scores: dict[str, int], overall: float) -> Rubric:
-    """label = floor(score / 2) cut to 0..4, total = overall / 10 cut to [0, 1] (method.md section 3)."""
+    """label = floor(score / 2) cut to 0..4, total = overall / 10 cut to [0, 1] (docs/method.md section 3)."""
     return rubric_from_shares({name: score / 10 for name, score in scores.items()}, overall / 10)
 
 
-def programmatic_judgement(kind: Kind, flaw: Flaw, names: Sequence[str]) -> RubricJudgement:
-    """A rubric for a flaw that we made and therefore know; no judge has read the trace. Source: ours.
+def judge_candidate(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge | None) -> Candidate | Failure:
+    """The candidate of a flaw of this kind, or of the reference (`kind` None), with its rubric.
 
-    The dimension that the kind hurts most gets label 2, or 1 if more than half of the trace builds on the flaw; the
-    others that it hurts get one more; all else keeps 4. `answer_support` gets 0 or 1 if the answer becomes wrong.
-    total = mean of (mean, minimum) of the labels over 4.
+    Without `judge` rubrics are programmatic. References of math seeds get full marks from every judge, as released.
     """
-    deep = flaw.severity > 0.5
-    labels = dict.fromkeys(names, 4)
-    for place, name in enumerate(kind.hurts):
-        labels[name] = (1 if deep else 2) + (place > 0)
-    if kind.domain == "math" and not kind.keeps_answer:
-        labels["answer_support"] = 0 if deep else 1
-    values = np.array(list(labels.values())) / 4
-    total = round(float((values.mean() + values.min()) / 2), 4)
-    hurt = ", ".join(name for name, label in labels.items() if label < 4)
-    reason = (
-        f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
-    )
-    return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
-
-
-def candidate(trace: str, kind: str | None, judgement: RubricJudgement) -> Candidate:
-    """A group's candidate with its judgement."""
+    if kind is None and (judge is None or problem.domain == "math" and not has_truth(problem)):
+        rubric = Rubric(labels=dict.fromkeys(dimensions(problem.domain), 4), total=1)
+        judgement = RubricJudgement(rubric, 10, "reference trace: full marks by definition")
+    elif judge is None:
+        judgement = programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
+    else:
+        judgement = judge.judge(problem, flaw.text)
+    if isinstance(judgement, Failure):
+        return judgement
     return Candidate(
-        reasoning=trace,
+        reasoning=flaw.text,
         rubric=judgement.rubric,
         negative_kind=kind,
         rubric_label=rubric_label(judgement.rubric.total),
@@ -133,47 +120,70 @@ def candidate(trace: str, kind: str | None, judgement: RubricJudgement) -> Candi
     )
 
 
+def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
+    """A rubric for a flaw that we made and therefore know; no judge has read the trace. Source: ours.
+
+    The dimension that the kind hurts most gets label 2, or 1 if more than half of the trace builds on the flaw; the
+    others that it hurts get one more; all else keeps 4. `answer_support` gets 0 or 1 if the answer becomes wrong.
+    total = mean of (mean, minimum) of the labels over 4.
+    """
+    deep = flaw.severity > 0.5
+    labels = dict.fromkeys(dimensions(kind.domain), 4)
+    for place, name in enumerate(kind.hurts):
+        labels[name] = (1 if deep else 2) + (place > 0)
+    if kind.domain == "math" and not kind.keeps_answer:
+        labels["answer_support"] = 0 if deep else 1
+    shares = [label / 4 for label in labels.values()]
+    total = round((sum(shares) / len(shares) + min(shares)) / 2, 4)
+    hurt = ", ".join(name for name, label in labels.items() if label < 4)
+    reason = (
+        f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
+    )
+    return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
+
+
+MEASURES = (
+    "saturation_rate",
+    "saturation_rate_negatives",
+    "agreement",
+    "total_spread",
+    "pair_accuracy",
+    "ties",
+    "group_accuracy",
+    "failure_rate",
+)
+
+
 def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[str, float]:
     """How a judge behaves on groups whose truth is known: the reference is better than each negative.
 
-    Returns shares in [0, 1] (nan where nothing can be counted):
-        saturation_rate: traces with total exactly 1; saturation_rate_negatives: the same of flawed ones.
+    Returns shares in [0, 1] (NaN where there is nothing to count):
+        saturation_rate: totals that are exactly 1; saturation_rate_negatives: the same of flawed traces.
         agreement: (trace, dimension) pairs that get the same label in every repeat.
         total_spread: mean standard deviation of the total over repeats of a trace.
         pair_accuracy: negatives scored below their reference; a tie counts as wrong. ties: share of ties.
         group_accuracy: groups whose reference is above all its negatives.
         failure_rate: judgements that gave no score. judged: how many were asked for.
     """
-    positives, negatives, spreads, agreed, pairs, wins = [], [], [], [], [], []
-    asked = failed = 0
+    seen: dict[str, list[float]] = defaultdict(list)
     for group in groups:
-        problem, scored = group.as_problem(), []
-        for trace in [*group.positive_pool, *group.negative_bank]:
-            all_given = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
-            given = [j for j in all_given if isinstance(j, RubricJudgement)]
-            asked, failed = asked + repeats, failed + repeats - len(given)
-            totals = [j.rubric.total for j in given]
-            scored.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about
-            (positives if trace.negative_kind is None else negatives).extend(totals)
-            if len(given) > 1:
-                spreads.append(float(np.std(totals)))
-                agreed += [len({j.rubric.labels[name] for j in given}) == 1 for name in dimensions(problem.domain)]
-        best, others = scored[0], [s for s in scored[len(group.positive_pool) :] if s is not None]
+        problem, means = group.as_problem(), []
+        for trace in group.candidates:
+            answers = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
+            rubrics = [answer.rubric for answer in answers if isinstance(answer, RubricJudgement)]
+            totals = [rubric.total for rubric in rubrics]
+            means.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about
+            seen["failure_rate"] += [isinstance(answer, Failure) for answer in answers]
+            seen["saturation_rate"] += [total == 1 for total in totals]
+            if trace.negative_kind:
+                seen["saturation_rate_negatives"] += [total == 1 for total in totals]
+            if len(rubrics) > 1:
+                seen["total_spread"].append(float(np.std(totals)))
+                seen["agreement"] += [len({r.labels[name] for r in rubrics}) == 1 for name in rubrics[0].labels]
+        best, others = means[0], [mean for mean in means[len(group.positive_pool) :] if mean is not None]
         if best is not None and others:
-            pairs += [(best > other, best == other) for other in others]
-            wins.append(all(best > other for other in others))
-    return {
-        "saturation_rate": _mean([t == 1 for t in positives + negatives]),
-        "saturation_rate_negatives": _mean([t == 1 for t in negatives]),
-        "agreement": _mean(agreed),
-        "total_spread": _mean(spreads),
-        "pair_accuracy": _mean([won for won, _ in pairs]),
-        "ties": _mean([tie for _, tie in pairs]),
-        "group_accuracy": _mean(wins),
-        "failure_rate": failed / asked if asked else float("nan"),
-        "judged": asked,
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+            seen["pair_accuracy"] += [best > other for other in others]
+            seen["ties"] += [best == other for other in others]
+            seen["group_accuracy"].append(all(best > other for other in others))
+    rates = {name: float(np.mean(seen[name])) if seen[name] else float("nan") for name in MEASURES}
+    return rates | {"judged": len(seen["failure_rate"])}

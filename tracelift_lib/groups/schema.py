@@ -1,50 +1,55 @@
-"""TraceLift-Groups: one reference trace a problem and a bank of flawed ones, each with a rubric.
+"""TraceLift-Groups: one reference trace for each problem and a bank of flawed ones, each with a rubric.
 
-Paper section 3, method.md section 3. The seven math kinds of flaw below and the seven code kinds in tinycode.py,
-their names and their exact makers are ours (of the paper's names one is available to us, wrong_algorithm_choice). A
-flaw damages one place of the reference trace; what follows is recomputed, so the trace stays plausible, as after a
-natural slip.
+Paper section 3, docs/method.md section 3. A flaw damages one place of the reference trace; what follows is recomputed,
+so the trace stays plausible, as after a natural slip. kinds.py defines the fourteen kinds of flaw.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from tracelift_lib.problems.files import InputError, read_jsonl
 from tracelift_lib.problems.problem import Problem
 
-MATH_DIMENSIONS = (
-    "problem_understanding",
-    "solution_strategy",
-    "step_coherence",
-    "calculation_correctness",
-    "answer_support",
-)
-CODE_DIMENSIONS = ("task_understanding", "plan_quality", "step_coherence", "action_support", "non_leakage")
+DIMENSIONS = {  # of the rubric, in the order of the RM's heads: what full marks say
+    "math": {
+        "problem_understanding": "the trace takes the problem's quantities and question as they are",
+        "solution_strategy": "its operations and their order lead to what is asked",
+        "step_coherence": "each step follows from the ones before it",
+        "calculation_correctness": "each calculation is right in itself",
+        "answer_support": "every result that it uses is derived in the trace",
+    },
+    "code": {
+        "task_understanding": "the trace takes the task's conditions, inputs and outputs as they are",
+        "plan_quality": "its method solves the task, also in edge cases",
+        "step_coherence": "each step follows from the ones before it",
+        "action_support": "its steps are specific enough, and right, to write the program from",
+        "non_leakage": "it holds reasoning only, no finished code",
+    },
+}
 SPLIT_SEED = 18
 DEV_SHARE = 0.1
+RubricLabel = Literal["bad", "weak", "acceptable", "strong"]
 
 
 def dimensions(domain: str) -> tuple[str, ...]:
     """The rubric dimensions of a domain, in the order of the RM's heads."""
-    return MATH_DIMENSIONS if domain == "math" else CODE_DIMENSIONS
+    return tuple(DIMENSIONS[domain])
 
 
 class Rubric(BaseModel):
     """Labels 0..4 for the five dimensions of a domain, and a total in [0, 1]."""
 
     model_config = ConfigDict(extra="forbid")
-    labels: dict[str, int]
+    labels: dict[str, Annotated[int, Field(ge=0, le=4)]]
     total: float = Field(ge=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
-    def _flat(cls, data: Any) -> Any:
+    def _from_flat(cls, data: Any) -> Any:
         """Files hold the dimensions flat beside `total`, as the released data does."""
         if isinstance(data, dict) and "labels" not in data:
             return {"labels": {k: v for k, v in data.items() if k != "total"}, "total": data.get("total")}
@@ -52,20 +57,20 @@ class Rubric(BaseModel):
 
     @model_validator(mode="after")
     def _five_dimensions(self) -> Rubric:
-        if set(self.labels) not in (set(MATH_DIMENSIONS), set(CODE_DIMENSIONS)):
+        if all(self.labels.keys() != names.keys() for names in DIMENSIONS.values()):
+            math, code = (sorted(names) for names in DIMENSIONS.values())
             raise ValueError(
-                f"dimensions {sorted(self.labels)} are neither the math ones {sorted(MATH_DIMENSIONS)} "
-                f"nor the code ones {sorted(CODE_DIMENSIONS)}"
+                f"dimensions {sorted(self.labels)} are neither the math ones {math} nor the code ones {code}"
             )
-        if not all(0 <= label <= 4 for label in self.labels.values()):
-            raise ValueError(f"labels must be in 0..4, got {self.labels}")
         return self
 
     @property
     def domain(self) -> Literal["math", "code"]:
         return "math" if "problem_understanding" in self.labels else "code"
 
+    @model_serializer
     def flat(self) -> dict[str, float]:
+        """As files hold it: the labels and `total` side by side."""
         return {**self.labels, "total": self.total}
 
 
@@ -74,15 +79,15 @@ class Candidate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     reasoning: str = Field(min_length=1)
-    rubric: Rubric
     negative_kind: str | None = None
-    rubric_label: Literal["strong", "acceptable", "weak", "bad"] | None = None
+    rubric_label: RubricLabel | None = None
     rubric_score_raw: float | None = Field(None, ge=0, le=10)
     rubric_reason: str | None = None
+    rubric: Rubric
 
 
 class Group(BaseModel):
-    """One problem's traces, in the released schema."""
+    """One problem's traces, in the released schema. Records are written in the order of these fields."""
 
     model_config = ConfigDict(extra="forbid")
     problem_id: str
@@ -90,18 +95,22 @@ class Group(BaseModel):
     task_type: str
     problem: str
     reference_solution: str
+    metadata: dict[str, Any] = {}
     positive_pool: list[Candidate] = Field(min_length=1)
     negative_bank: list[Candidate]
-    metadata: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Group:
-        domains = {c.rubric.domain for c in [*self.positive_pool, *self.negative_bank]}
-        if len(domains) != 1:
+        if len({c.rubric.domain for c in self.candidates}) != 1:
             raise ValueError("candidates of one group must have rubrics of one domain")
         if any(c.negative_kind is None for c in self.negative_bank):
             raise ValueError("every candidate of negative_bank needs a negative_kind")
         return self
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All traces, the references first."""
+        return [*self.positive_pool, *self.negative_bank]
 
     @property
     def domain(self) -> Literal["math", "code"]:
@@ -109,51 +118,22 @@ class Group(BaseModel):
 
     def as_problem(self) -> Problem:
         """The problem of this group, for prompts and the RM text."""
-        return Problem(
-            problem_id=self.problem_id,
-            source=self.source,
-            domain=self.domain,
-            task_type=self.task_type,
-            problem=self.problem,
-            reference_solution=self.reference_solution,
-            answer=self.metadata.get("answer", ""),
-            metadata=self.metadata,
-        )
+        shared = self.model_dump(include=set(Problem.model_fields))
+        return Problem(**shared, domain=self.domain, answer=self.metadata.get("answer", ""))
 
-    def to_record(self) -> dict:
+    def to_record(self) -> dict[str, Any]:
         """The JSON record: rubrics flat, absent fields left out."""
-        record = self.model_dump(exclude={"positive_pool", "negative_bank"})
-        for pool in ("positive_pool", "negative_bank"):
-            record[pool] = [
-                c.model_dump(exclude={"rubric"}, exclude_none=True) | {"rubric": c.rubric.flat()}
-                for c in getattr(self, pool)
-            ]
-        return record
-
-
-def load_groups(path: Path) -> Iterator[Group]:
-    """Validated groups of a .jsonl file.
-
-    Raises:
-        InputError: a line is not JSON or breaks the schema; names file, line and field.
-    """
-    for number, record in read_jsonl(path):
-        try:
-            yield Group.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "record"
-            raise InputError(f"{path}:{number}: field {field}: {first['msg']}") from None
+        return self.model_dump(exclude_none=True)
 
 
 def split_train_dev(problem_ids: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(train, dev) ids: ordered by SHA-256 of (seed 18, id), the first 10 % are dev (method.md section 3)."""
-    ordered = sorted(problem_ids, key=lambda i: hashlib.sha256(f"{SPLIT_SEED}:{i}".encode()).hexdigest())
+    """(train, dev) ids: ordered by SHA-256 of (seed 18, id), the first 10 % are dev (docs/method.md section 3)."""
+    ordered = sorted(problem_ids, key=lambda i: hashlib.sha256(f"{SPLIT_SEED}:{i}".encode()).digest())
     cut = round(DEV_SHARE * len(ordered))
     return ordered[cut:], ordered[:cut]
 
 
-# --- rubric from the ground truth ------------------------------------------------------------
+# --- rubrics from scores ----------------------------------------------------------------------
 
 
 def rubric_from_shares(shares: dict[str, float], overall: float) -> Rubric:
@@ -164,6 +144,6 @@ def rubric_from_shares(shares: dict[str, float], overall: float) -> Rubric:
     )
 
 
-def rubric_label(total: float) -> Literal["strong", "acceptable", "weak", "bad"]:
+def rubric_label(total: float) -> RubricLabel:
     """Quarters of the total score."""
     return ("bad", "weak", "acceptable", "strong")[min(3, int(total * 4))]

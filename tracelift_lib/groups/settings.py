@@ -10,7 +10,7 @@ from tracelift_lib.problems.settings import Positive, Section
 
 
 class PublicSeeds(Section):
-    """Groups that group_building's exact makers build; data from the folder $TRACELIFT_DATA, or from the hub."""
+    """Groups built from public problems by the exact makers; data from the folder $TRACELIFT_DATA, or from the hub."""
 
     source: Literal["gsm_symbolic", "gsm8k", "mbpp", "contests"]
     every: Positive = Field(1, description="take every n-th seed (the paper: every second of GSM8K train)")
@@ -26,7 +26,7 @@ class ReleasedGroups(Section):
 
 
 class Groups(Section):
-    """TraceLift-Groups (paper section 3, method.md section 3)."""
+    """TraceLift-Groups (paper section 3, docs/method.md section 3)."""
 
     sizes: dict[Literal["train", "dev", "test"], Positive] = Field(
         description="seeds, or released groups, of each split; dev comes out of train"

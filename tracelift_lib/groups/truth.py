@@ -9,29 +9,34 @@ from tracelift_lib.problems import tinycode, tinyworld
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinyworld import Calculation, apply, longest_common, read_calculations, true_steps
 
+SOURCES_WITH_TRUTH = ("tiny_world", "tiny_code")
+
+
+def has_truth(problem: Problem) -> bool:
+    """True if every true step is known, as in the generated worlds: only then can faithfulness be measured."""
+    return problem.source in SOURCES_WITH_TRUTH
+
+
+def is_faithful(problem: Problem, trace: str) -> bool:
+    """True if `trace` makes exactly the steps of the ground truth; raises KeyError outside the generated worlds."""
+    return (tinyworld if problem.domain == "math" else tinycode).is_faithful(problem, trace)
+
 
 def true_rubric(problem: Problem, trace: str) -> Rubric:
-    """What an infallible judge says of any trace of a tiny-world problem, math or code. Source: ours.
+    """What an infallible judge says of any trace of a generated problem, math or code. Source: ours.
 
-    Each dimension is a share of right things in [0, 1]; the overall score is the mean of their mean
-    and their minimum, because a trace is not much better than its weakest part.
+    Each dimension is the share of what is right, in [0, 1]; the overall score is the mean of their mean and their
+    minimum, because a trace is not much better than its weakest part.
+
+    Raises:
+        KeyError: the problem is not of a generated world.
     """
-    values = (_shares if problem.domain == "math" else tinycode.rubric_shares)(problem, trace)
+    values = (_math_shares if problem.domain == "math" else tinycode.rubric_shares)(problem, trace)
     shares = dict(zip(dimensions(problem.domain), values, strict=True))
     return rubric_from_shares(shares, (sum(values) / len(values) + min(values)) / 2)
 
 
-def has_truth(problem: Problem) -> bool:
-    """True if every true step of the problem is known, as in the tiny world: faithfulness can be measured then only."""
-    return problem.source in ("tiny_world", "tiny_code")
-
-
-def is_faithful(problem: Problem, trace: str) -> bool:
-    """True if `trace` makes exactly the steps of the ground truth; raises KeyError outside the tiny world."""
-    return (tinyworld if problem.domain == "math" else tinycode).is_faithful(problem, trace)
-
-
-def _shares(problem: Problem, trace: str) -> tuple[float, ...]:
+def _math_shares(problem: Problem, trace: str) -> tuple[float, ...]:
     """(understanding, strategy, coherence, calculation, support) of a math trace, each in [0, 1]."""
     start, truth, given = problem.metadata["start"], true_steps(problem), read_calculations(trace)
     if not given:

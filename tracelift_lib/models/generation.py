@@ -1,4 +1,7 @@
-"""Sampling from a causal LM in this process: batched by length, each prompt read once for all its samples."""
+"""Sampling from a causal LM in this process, and log-likelihoods under it.
+
+Prompts go through the model in batches of similar length, and each prompt is read once for all its samples.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw; `batch_tokens` bounds the padded prompt tokens (times samples) of one batch."""
+    """How to sample.
+
+    Attributes:
+        temperature, top_p: of the distribution that each token is drawn from.
+        max_new_tokens: where a completion is cut off if it has not ended.
+        batch_tokens: bound on the padded prompt tokens of one batch, counted once for each sample.
+    """
 
     temperature: float
     top_p: float
@@ -24,7 +33,7 @@ class Sampling:
 
 @dataclass
 class Sampler:
-    """A model with its tokenizer (left padding) and its way to draw."""
+    """A model with its tokenizer (which pads on the left) and the way to sample from it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -36,39 +45,56 @@ class Sampler:
         n: int,
         seed: int,
         progress: str | None = None,
-        deliver: Callable[[int, list[str]], None] | None = None,
+        deliver: Callable[[int, list[str]], object] = lambda i, texts: None,
     ) -> list[list[str]]:
-        """n completions for each prompt (chat text as `prompts.as_chat` makes it), in the order of `prompts`.
+        """n completions for each prompt, in the order of `prompts`; same seed, prompts and machine, same completions.
 
-        Same seed, prompts and machine give the same completions. `progress` names a progress bar; `deliver` is
-        called with (index of the prompt, its completions) as soon as its batch is done. Each batch has a seed of its
-        own, so that the outer random state is back before anyone who waits for a completion goes on.
+        Args:
+            prompts: whole texts, with chat template (`prompts.as_chat`).
+            progress: name of a progress bar; None: no bar.
+            deliver: called with (index of the prompt, its completions) as soon as its batch is done.
+
+        Each batch has a seed of its own: the caller's random state is restored before a completion is delivered, so
+        whoever waits for it in another thread can go on and draw.
         """
+        token_ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+        batches = length_batches([len(ids) for ids in token_ids], self.sampling.batch_tokens // n)
+        batch_seeds = np.random.SeedSequence(seed).generate_state(len(batches)).tolist()
         completions: list[list[str]] = [[] for _ in prompts]
-        encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-        batches = length_batches([len(ids) for ids in encoded], self.sampling.batch_tokens // n)
-        seeds = np.random.SeedSequence(seed).generate_state(len(batches)).tolist()
         with tqdm(total=len(prompts), desc=progress, disable=progress is None) as bar:
-            for batch, batch_seed in zip(batches, seeds):
+            for batch, batch_seed in zip(batches, batch_seeds):
                 with seeded(batch_seed):
-                    texts = self._generate([encoded[i] for i in batch], n)
+                    texts = self._generate([token_ids[i] for i in batch], n)
                 for row, i in enumerate(batch):
                     completions[i] = texts[row * n : (row + 1) * n]
-                    if deliver:
-                        deliver(i, completions[i])
+                    deliver(i, completions[i])
                 bar.update(len(batch))
         return completions
 
     @torch.inference_mode()
-    def _generate(self, encoded: list[list[int]], n: int) -> list[str]:
-        """n completions for each token list, sample by sample of the first, then of the second, ..."""
-        inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
+    def _generate(self, token_ids: list[list[int]], n: int) -> list[str]:
+        """n completions of the first prompt, then n of the second, and so on.
+
+        The model reads each prompt once, up to its last token; what it keeps of it (the key-value cache) is then
+        copied n times, and `generate` goes on from the last prompt token.
+        """
+        inputs = self.tokenizer.pad({"input_ids": token_ids}, return_tensors="pt").to(self.model.device)
+        input_ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        prompt_length = input_ids.shape[1]
         cache = DynamicCache(config=self.model.config)
-        if inputs["input_ids"].shape[1] > 1:  # a lone token leaves nothing to read beforehand
-            self._read(inputs["input_ids"], inputs["attention_mask"], cache)
+        if prompt_length > 1:  # a lone token leaves nothing to read beforehand
+            self.model(
+                input_ids=input_ids[:, :-1],
+                attention_mask=mask[:, :-1],
+                position_ids=_positions(mask)[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             cache.batch_repeat_interleave(n)
-        out = self.model.generate(
-            **{name: tensor.repeat_interleave(n, 0) for name, tensor in inputs.items()},
+        sequences = self.model.generate(
+            input_ids=input_ids.repeat_interleave(n, 0),
+            attention_mask=mask.repeat_interleave(n, 0),
             past_key_values=cache,
             generation_config=GenerationConfig(
                 do_sample=True,
@@ -80,31 +106,7 @@ class Sampler:
                 eos_token_id=self.tokenizer.eos_token_id,
             ),
         )
-        return self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache) -> None:
-        """Fill `cache` with all but the last prompt token; `generate` reads that one itself."""
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        self.model(
-            input_ids=input_ids[:, :-1],
-            attention_mask=attention_mask[:, :-1],
-            position_ids=positions[:, :-1],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-
-
-def mean_log_likelihood(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    batch_tokens: int,
-) -> np.ndarray:
-    """Mean log-probability of each completion's tokens given its prompt, in nats a token: shape (N,)."""
-    values = token_log_likelihoods(model, tokenizer, prompts, completions, batch_tokens)
-    return np.array([value.mean() for value in values])
+        return self.tokenizer.batch_decode(sequences[:, prompt_length:], skip_special_tokens=True)
 
 
 @torch.inference_mode()
@@ -115,19 +117,24 @@ def token_log_likelihoods(
     completions: Sequence[str],
     batch_tokens: int,
 ) -> list[np.ndarray]:
-    """Log-probability of each token of each completion given what stands before it, in nats."""
+    """Log-probability, in nats, of each token of each completion given its prompt and the tokens before it."""
     before = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     after = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-    values: list[np.ndarray] = [np.zeros(0)] * len(before)
-    for batch in length_batches([len(b) + len(a) for b, a in zip(before, after)], batch_tokens):
-        padded = tokenizer.pad({"input_ids": [before[i] + after[i] for i in batch]}, return_tensors="pt")
-        padded = padded.to(model.device)
-        positions = (padded["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        log_probabilities = model(**padded, position_ids=positions).logits[:, :-1].float().log_softmax(-1)
-        chosen = log_probabilities.gather(-1, padded["input_ids"][:, 1:, None]).squeeze(-1)
+    whole = [prompt + completion for prompt, completion in zip(before, after)]
+    values: list[np.ndarray] = [np.zeros(0)] * len(whole)
+    for batch in length_batches([len(ids) for ids in whole], batch_tokens):
+        inputs = tokenizer.pad({"input_ids": [whole[i] for i in batch]}, return_tensors="pt").to(model.device)
+        logits = model(**inputs, position_ids=_positions(inputs["attention_mask"])).logits
+        log_probabilities = logits[:, :-1].float().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, inputs["input_ids"][:, 1:, None]).squeeze(-1)
         for row, i in enumerate(batch):  # padding stands on the left, so the completion is at the end
             values[i] = chosen[row, -len(after[i]) :].double().cpu().numpy()
     return values
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position of each token in its own text, padding on the left not counted."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 @contextmanager

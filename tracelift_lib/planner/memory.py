@@ -1,7 +1,7 @@
 """Where the memory of training goes: weights, gradients, optimizer, activations, by ZeRO stage and number of GPUs.
 
-Bytes throughout. Model states are counted (Rajbhandari et al. 2020, "ZeRO", section 3.1); activations are the tensors
-that autograd keeps, found by a forward pass on the `meta` device, which has shapes but no memory.
+Bytes throughout. Model states are counted (Rajbhandari et al. 2020, "ZeRO", section 3.1); parameters and activations
+are found on the `meta` device, which has shapes but no memory.
 """
 
 from __future__ import annotations
@@ -12,89 +12,44 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 GIB = 2**30
-# The paper's planners (method.md section 6), written out so that no hub is needed. Only what decides sizes.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+
+
+def _config(family: type[PreTrainedConfig], *sizes: int, **more: int | bool) -> PreTrainedConfig:
+    return family(**dict(zip(SIZES, sizes, strict=True)), **more)
+
+
+# The paper's planners (docs/method.md section 6), written out so that no hub is needed. Only what decides sizes.
 CONFIGS: dict[str, PreTrainedConfig] = {
-    "Qwen3-4B": Qwen3Config(
-        vocab_size=151936,
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    ),
-    "Qwen2.5-7B": Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        tie_word_embeddings=False,
-    ),
-    "Llama-3.1-8B": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-    ),
+    "Qwen3-4B": _config(Qwen3Config, 151936, 2560, 9728, 36, 32, 8, head_dim=128, tie_word_embeddings=True),
+    "Qwen2.5-7B": _config(Qwen2Config, 152064, 3584, 18944, 28, 28, 4, tie_word_embeddings=False),
+    "Llama-3.1-8B": _config(LlamaConfig, 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False),
 }
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Bytes a parameter that learns; a frozen one has weights only."""
-
-    weights: int
-    gradients: int
-    master: int  # float32 copy of the weights, that the optimizer adds its steps to
-    moments: int  # Adam's two
-
-
-MIXED = Widths(weights=2, gradients=2, master=4, moments=8)  # DeepSpeed with bf16 or fp16
-FLOAT32 = Widths(weights=4, gradients=4, master=0, moments=8)  # autocast: the weights are their own master
-
-
-@dataclass(frozen=True)
 class States:
-    """Bytes of model states on one GPU."""
+    """Bytes of model states: on one GPU, or for each trainable parameter (a frozen one has weights only)."""
 
     weights: float
     gradients: float
-    master: float
-    moments: float
+    master: float  # float32 copy of the weights, to which the optimizer adds its steps
+    moments: float  # Adam's two
 
     @property
     def total(self) -> float:
         return sum(astuple(self))
 
 
-def linear_sizes(config: PreTrainedConfig) -> list[tuple[int, int]]:
-    """(inputs, outputs) of the linear maps of one layer: q, k, v, o, gate, up, down."""
-    h, i = config.hidden_size, config.intermediate_size
-    d = getattr(config, "head_dim", None) or h // config.num_attention_heads
-    q, kv = config.num_attention_heads * d, config.num_key_value_heads * d
-    return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
-
-
-def parameter_count(config: PreTrainedConfig) -> int:
-    """Parameters of a causal LM with a Qwen2, Qwen3 or Llama config."""
-    h, linears = config.hidden_size, linear_sizes(config)
-    d = linears[0][1] // config.num_attention_heads
-    bias = sum(out for _, out in linears[:3]) if config.model_type == "qwen2" else 0  # of q, k, v
-    norms = 2 * h + (2 * d if config.model_type == "qwen3" else 0)  # qwen3 also normalises q and k in each head
-    layer = sum(a * b for a, b in linears) + bias + norms
-    embeddings = config.vocab_size * h * (1 if config.tie_word_embeddings else 2)
-    return config.num_hidden_layers * layer + embeddings + h
-
-
-def lora_count(config: PreTrainedConfig, r: int) -> int:
-    """Parameters of an adapter of rank `r` on every linear layer but the head."""
-    return config.num_hidden_layers * sum(r * (a + b) for a, b in linear_sizes(config))
+MIXED = States(weights=2, gradients=2, master=4, moments=8)  # bytes per parameter: DeepSpeed with bf16 or fp16
+FLOAT32 = States(weights=4, gradients=4, master=0, moments=8)  # autocast: the weights are their own master
 
 
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
@@ -103,26 +58,38 @@ def meta_model(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) ->
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def model_states(frozen: int, learning: int, widths: Widths, stage: int = 0, processes: int = 1) -> States:
+def parameter_count(config: PreTrainedConfig) -> int:
+    """Parameters of a causal LM; tied embeddings count once."""
+    return meta_model(config).num_parameters()
+
+
+def lora_count(config: PreTrainedConfig, r: int) -> int:
+    """Parameters of an adapter of rank `r` on every linear layer but the head: r (inputs + outputs) for each."""
+    linears = [m for m in meta_model(config).model.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(r * (m.in_features + m.out_features) for m in linears)
+
+
+def kv_cache_size(config: PreTrainedConfig) -> int:
+    """Bytes per token of the keys and values of all layers in 16 bits."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * 2
+
+
+def model_states(frozen: int, trainable: int, per_parameter: States, stage: int = 0, processes: int = 1) -> States:
     """Bytes on each of `processes` GPUs under ZeRO stage 0 (plain data parallel), 1, 2 or 3.
 
     Stage 1 spreads master copy and moments over the GPUs, stage 2 the gradients too, stage 3 the weights too.
-    Without what comes and goes: communication buckets, at stage 3 the layer that is being computed.
+    Temporary memory is left out: communication buckets, at stage 3 the layer that is being computed.
     """
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO stage {stage}: there are 0, 1, 2 and 3")
-    share = [processes if stage >= first else 1 for first in (3, 2, 1, 1)]
-    whole = (
-        (frozen + learning) * widths.weights,
-        learning * widths.gradients,
-        learning * widths.master,
-        learning * widths.moments,
-    )
-    return States(*(size / n for size, n in zip(whole, share)))
+    parameters = (frozen + trainable, trainable, trainable, trainable)
+    shares = [processes if stage >= first else 1 for first in (3, 2, 1, 1)]
+    return States(*(n * size / share for n, size, share in zip(parameters, astuple(per_parameter), shares)))
 
 
 def measured_states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> States:
-    """Bytes of the tensors that are there, after a step of Adam; its step counters (4 a tensor) are left out."""
+    """Bytes of the tensors in memory, after a step of Adam; its step counters (4 bytes per tensor) are left out."""
     parameters = list(model.parameters())
     moments = [t for s in optimizer.state.values() for n, t in s.items() if n != "step" and torch.is_tensor(t)]
     return States(_bytes(parameters), _bytes([p.grad for p in parameters if p.grad is not None]), 0, _bytes(moments))
@@ -142,7 +109,8 @@ def saved_for_backward(model: PreTrainedModel, batch: int, length: int, completi
         return tensor
 
     ids = torch.zeros(batch, length, dtype=torch.long, device=model.device)
-    mask = torch.zeros(batch, 1, length, length, device=model.device, dtype=model.dtype)  # 2-D ones are looked into
+    # Four dimensions: transformers inspects the values of a two-dimensional mask, and `meta` has none.
+    mask = torch.zeros(batch, 1, length, length, device=model.device, dtype=model.dtype)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=completion, use_cache=False).logits
         result = logits.float().log_softmax(-1).gather(-1, ids[:, -completion:, None])
@@ -157,16 +125,16 @@ def activations(config: PreTrainedConfig, batch: int, length: int, completion: i
     With checkpointing each layer keeps its input, and one layer at a time is computed again. Attention is counted as if
     its matrix were kept, which kernels such as FlashAttention do not do: an upper bound for long sequences.
     """
-    one, two = (_saved_by_layers(config, n, batch, length, completion) for n in (1, 2))
-    layer, rest, layers = two - one, 2 * one - two, config.num_hidden_layers
+
+    def saved_with(layers: int) -> int:
+        small = type(config)(**{**config.to_dict(), "num_hidden_layers": layers, "layer_types": None})
+        return saved_for_backward(meta_model(small).train(), batch, length, completion)
+
+    one, two, layers = saved_with(1), saved_with(2), config.num_hidden_layers
+    layer, rest = two - one, 2 * one - two
     if not checkpointing:
         return layers * layer + rest
     return layers * batch * length * config.hidden_size * 2 + layer + rest
-
-
-def _saved_by_layers(config: PreTrainedConfig, layers: int, batch: int, length: int, completion: int) -> int:
-    small = type(config)(**{**config.to_dict(), "num_hidden_layers": layers, "layer_types": None})
-    return saved_for_backward(meta_model(small).train(), batch, length, completion)
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

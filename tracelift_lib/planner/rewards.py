@@ -1,7 +1,8 @@
 """The rewards of the paper and of its released code, as pure functions.
 
-Notation (method.md sections 1 and 2): s execution reward of one with-trace run, q Reasoning RM
-score in [0, 1], û uplift in [-1, 1], j score of an LLM judge in [0, 1], c the released code's coefficient of the bonus.
+Notation (docs/method.md sections 1 and 2): s execution reward of one run with the trace, q score of the Reasoning
+Reward Model (RM) in [0, 1], û (`u`) uplift in [-1, 1], j score of an LLM judge in [0, 1], c the released code's
+coefficient of the bonus, in [-1, 1]. An arm of the ablation is a function of all five, (s, q, u, j, c) -> reward.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ CODE_BONUS_WEIGHT = 0.2
 
 
 def uplift(with_trace: Sequence[float], without_trace: Sequence[float]) -> float:
-    """û: mean verdict with the trace minus mean verdict without it, in [-1, 1].
+    """û: mean verdict (0 or 1) with the trace minus mean verdict without it, in [-1, 1].
 
     The two samples may differ in size: a cached baseline has more than K verdicts.
     Raises ValueError if either is empty.
@@ -25,7 +26,7 @@ def uplift(with_trace: Sequence[float], without_trace: Sequence[float]) -> float
 
 
 def exec_only(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
-    """Only whether the trace led to success: r = s."""
+    """Only whether the executor succeeds with the trace: r = s."""
     return s
 
 
@@ -50,7 +51,7 @@ def llm_judge(s: float, q: float, u: float, j: float, c: float = 0.0) -> float:
 
 
 def code_coefficient(with_successes: int, without_successes: int, k: int, ties: Sequence[float] | None = None) -> float:
-    """The sign-valued coefficient c of the released code-domain code (method.md section 2).
+    """The sign-valued coefficient c of the released code-domain code (docs/method.md section 2).
 
     +1 if the trace helped, -1 if it hurt; a tie of a successes each pays `ties[a]`, by default
     0 for none, 1 for K of K, 0.5 for 1 of 3, else a/K.
@@ -81,7 +82,7 @@ def released_code(s: float, q: float, u: float, j: float, c: float = 0.0) -> flo
 ARMS: dict[str, Callable[..., float]] = {
     f.__name__: f for f in (exec_only, tracelift, no_uplift, rm_uplift_only, llm_judge, released_code)
 }
-# Which parts an arm looks at; what it does not look at is not computed while training.
+# Which parts an arm depends on; the others are not computed while training.
 NEEDS: dict[str, frozenset[str]] = {
     "exec_only": frozenset("s"),
     "tracelift": frozenset("squ"),

@@ -4,80 +4,70 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from tracelift_lib.models.settings import HubModel, WheelModel
+from tracelift_lib.models.settings import HubModel, SupervisedTraining, WheelModel
 from tracelift_lib.planner.rewards import ARMS
 from tracelift_lib.problems.settings import Positive, Section, Share
 
 
-class WarmStart(Section):
+class WarmStart(SupervisedTraining):
     """A planner fine-tuned from the executor's own weights on traces that mix habits."""
 
     source: Literal["executor"]
-    steps: Positive
-    batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
     habits: dict[Literal["full", "skipped_step", "bare_answer", "wrong_operation"], Share]
 
 
-class ReferenceStart(Section):
+class ReferenceStart(SupervisedTraining):
     """A planner fine-tuned from the executor's own weights, all of them, on reference traces of the split train."""
 
     source: Literal["reference_traces"]
-    steps: Positive
-    batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
 
 
 PlannerSource = Annotated[WarmStart | ReferenceStart | WheelModel | HubModel, Field(discriminator="source")]
 
 
 class Collapse(Section):
-    """What stops a planner's training, seen over the last `window` steps (training.collapse). Ours."""
+    """What stops a planner's training, seen over the last `window` steps (planner/collapse.py). Ours."""
 
     window: Positive = 10
     format_errors: Share = Field(0.9, description="share of completions without a trace, from which on")
-    entropy: Annotated[float, Field(ge=0)] = Field(0.005, description="nats a token, up to which")
+    entropy: NonNegativeFloat = Field(0.005, description="nats per token, up to which")
 
 
 class PlannerTraining(Section):
-    """GRPO (method.md section 6)."""
+    """GRPO (docs/method.md section 6)."""
 
     arms: list[Literal[tuple(ARMS)]]  # type: ignore[valid-type]
     seeds: list[int]
     steps: Positive
     problems_per_step: Positive
     generations: Annotated[int, Field(ge=2)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    temperature: Annotated[float, Field(gt=0)]
+    learning_rate: PositiveFloat
+    temperature: PositiveFloat
     top_p: Share = 1.0
     max_completion: Positive
-    parameters: Literal["lora", "full"] = Field("lora", description="what learns: an adapter, or the whole model")
+    parameters: Literal["lora", "full"] = Field("lora", description="what is trained: an adapter, or the whole model")
     lora_r: Positive
     lora_alpha: Positive
     lora_dropout: Share
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
-    beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL term; 0: no reference policy")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    beta: NonNegativeFloat = Field(0.0, description="weight of the KL term; 0: no reference policy")
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 5
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning rate after warm-up")
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
-    backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner_backend.py")
-    collapse: Collapse | None = Field(Collapse(), description="null: only a loss that is no number stops a run")
-    processes: Positive = Field(1, description="that share the completions of a step; more than one: launch.py")
+    backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner/unsloth.py")
+    collapse: Collapse | None = Field(Collapse(), description="null: only a NaN or infinite loss stops a run")
+    processes: Positive = Field(1, description="that share the completions of a step; more than one: runs/launch.py")
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> PlannerTraining:
+    def _compatible(self) -> PlannerTraining:
         if self.problems_per_step % self.processes:
             raise ValueError(
                 f"problems_per_step = {self.problems_per_step} must be a multiple of processes = "
                 f"{self.processes}: a group stays in one process"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _unsloth_adapts(self) -> PlannerTraining:
         if self.backend == "unsloth" and self.parameters == "full":
             raise ValueError("backend unsloth trains an adapter: set parameters to lora, or backend to transformers")
         return self

@@ -1,10 +1,10 @@
-"""What notebook 09 proves about the rewards, as numbers: moments, simulation, planning, a tabular softmax policy.
+"""What notebook 09 proves about the rewards, as numbers: moments, simulation, sample sizes, a tabular softmax policy.
 
 The rewards themselves come from rewards.py. Its arms are sums of products of s, q, û and j with no factor twice, so for
 independent factors E[arm(s, q, û, j)] = arm(E s, E q, E û, E j), and they work element by element on arrays.
 
 Statements and formulas are ours unless a docstring says otherwise: of the paper's theory (its section 10) only the
-subjects are known to us (method.md section 7). Shapes: traces of a group (G,), simulated groups (n, G).
+subjects are known to us (docs/method.md section 7). Shapes: traces of a group (G,), simulated groups (n, G).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def simulate(
     Args:
         p: (G,) or (n, G) success probability of each trace. p_0: the one without a trace.
         k: runs with a trace, besides the one that gives s. k_0: runs without.
-        shared: one baseline a group (drawn once and kept), else one a trace (drawn anew, as in the released code).
+        shared: one baseline per group (drawn once and kept), else one per trace (drawn anew, as in the released code).
     """
     shape = (n, np.shape(p)[-1])
     without = rng.binomial(k_0, p_0, (n, 1) if shared else shape) / k_0
@@ -85,7 +85,7 @@ def uplift_distribution(p_z: float, p_0: float, k: int, k_0: int) -> tuple[Array
 
 
 def reward_distribution(arm: str, p_z: float, q: float, p_0: float, k: int, q_sd: float = 0) -> tuple[Array, Array]:
-    """(values, probabilities) of an arm's reward of one trace, for a known baseline p_0; q stands for j too.
+    """(values, probabilities) of one trace's reward under an arm, for a known baseline p_0; q stands for j too.
 
     q_sd: standard deviation of a symmetric two-point error of q. The arms are affine in q, so mean and variance of the
     reward are those of any unbiased error of that size.
@@ -112,7 +112,7 @@ def effective_runs(c: float, k: int) -> float:
 
 
 def released_bonus(p_z: Array, p_0: Array, q: float, k: int, s_failed: float) -> Array:
-    """Expected r - s of the released code-domain reward (method.md section 2), shape of p_z and p_0 together.
+    """Expected r - s of the released code-domain reward (docs/method.md section 2), shape of p_z and p_0 together.
 
     The trace's own run passes with probability p_z (s = 1), otherwise s = `s_failed`.
     """
@@ -155,7 +155,7 @@ def expected_advantages(
 def groups_needed(
     delta: float, alpha: float, variances: tuple[float, float], generations: int, baseline_variance: float = 0.0
 ) -> int:
-    """Groups that rank two kinds of trace, G/2 completions of each a group, with error `alpha` (normal approximation).
+    """Groups that rank two kinds of trace, G/2 completions each per group, with error `alpha` (normal approximation).
 
     Args:
         delta: difference of their expected rewards.

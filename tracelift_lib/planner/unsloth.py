@@ -5,7 +5,7 @@ where this was written: it needs a GPU.
 
 Importing unsloth replaces TRL's trainer and its settings by its own, for the rest of the process. So they are looked
 up in `trl` after `load_with_unsloth`, never imported by name. Unsloth warns that it wants to be imported before
-transformers; a library that can also do without it cannot grant that.
+transformers; a library that also works without it cannot grant that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tracelift_lib.planner.settings import PlannerTraining
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, None: None}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # every linear layer
 VLLM_SHARE = 0.4  # of the GPU, for vLLM's KV cache; executor, reward model and the update need the rest
 FIRST_CAPABILITY = (8, 0)  # Ampere: unsloth's notebooks need another vLLM than ours on older cards such as the T4
@@ -40,13 +39,25 @@ def load_with_unsloth(
         return None
     from unsloth import FastLanguageModel
 
-    slow = why_no_vllm()
-    how = f"without vLLM: {slow}" if slow else "with vLLM fast inference, on the same weights"
+    no_vllm = why_no_vllm()
+    how = f"without vLLM: {no_vllm}" if no_vllm else "with vLLM fast inference, on the same weights"
     print(f"planner training with Unsloth, {how}", flush=True)
     longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
-    length = longest + settings.max_completion
-    model, _ = FastLanguageModel.from_pretrained(**loading_arguments(start, settings, seed, length, slow is None))
-    return FastLanguageModel.get_peft_model(model, **adapter_arguments(settings, seed, length))
+    common = {"max_seq_length": longest + settings.max_completion, "random_state": seed}
+    vllm = {"max_lora_rank": settings.lora_r, "gpu_memory_utilization": VLLM_SHARE}
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=str(start),
+        dtype=DTYPES.get(settings.precision),
+        load_in_4bit=False,
+        load_in_16bit=True,  # as with transformers: the arms must not differ in this
+        fast_inference=not no_vllm,
+        **common,
+        **({} if no_vllm else vllm),
+    )
+    adapter = settings.model_dump(include={"lora_alpha", "lora_dropout"}) | {"r": settings.lora_r}
+    return FastLanguageModel.get_peft_model(
+        model, target_modules=TARGETS, use_gradient_checkpointing="unsloth", **adapter, **common
+    )
 
 
 def why_no_unsloth() -> str | None:
@@ -71,33 +82,3 @@ def why_no_vllm() -> str | None:
         have, need = (".".join(map(str, c)) for c in (capability, FIRST_CAPABILITY))
         return f"this GPU has compute capability {have}, vllm at our pin is used from {need} on"
     return None
-
-
-def loading_arguments(
-    start: Path, settings: PlannerTraining, seed: int, length: int, fast_inference: bool
-) -> dict[str, Any]:
-    """Arguments of FastLanguageModel.from_pretrained. `length`: tokens of the longest prompt and completion."""
-    arguments = {
-        "model_name": str(start),
-        "max_seq_length": length,
-        "dtype": DTYPES[settings.precision],
-        "load_in_4bit": False,
-        "load_in_16bit": True,  # 16 bits as with transformers: the arms must not differ in this
-        "random_state": seed,
-        "fast_inference": fast_inference,
-    }
-    vllm = {"max_lora_rank": settings.lora_r, "gpu_memory_utilization": VLLM_SHARE}
-    return arguments | vllm if fast_inference else arguments
-
-
-def adapter_arguments(settings: PlannerTraining, seed: int, length: int) -> dict[str, Any]:
-    """Arguments of FastLanguageModel.get_peft_model besides the model."""
-    return {
-        "r": settings.lora_r,
-        "lora_alpha": settings.lora_alpha,
-        "lora_dropout": settings.lora_dropout,
-        "target_modules": TARGETS,
-        "use_gradient_checkpointing": "unsloth",
-        "random_state": seed,
-        "max_seq_length": length,
-    }

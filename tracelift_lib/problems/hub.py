@@ -40,7 +40,7 @@ def explain(error: Exception, name: str, revision: str | None, kind: str, local:
     if is_a(RepositoryNotFoundError):
         return (
             f"{what}: the hub knows no such {kind}, or it is private, or your token is wrong. Check the name at "
-            f"{page}; if it is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it holds. "
+            f"{page}; if it is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it is valid. "
             f"Or {local}"
         )
     status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)

@@ -11,6 +11,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
+    """Base of all sections: unknown keys and values of another type are errors, and nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

@@ -3,10 +3,11 @@
 A program reads a whole number n, changes it in a few actions (all numbers the same way, or two kinds of numbers in
 two ways) and prints it. The problem tells the actions in words but keeps some of their numbers back; what the program
 prints for an example gives them away. A trace follows the example from both ends to the missing number, one
-calculation a line, and then states the plan. Only a trace that works the numbers out leads to a program that passes.
+calculation on each line, and then states the plan. Only a trace that works the numbers out leads to a program that
+passes.
 
-As in the math family every true step is known: which calculations, which plan, which program. The seven kinds of
-flaw are made here too, from the same record. Source: ours.
+As in the math family every true step is known: which calculations, which plan, which program. Flawed traces are made
+from the same record (groups/flaws/tiny_code.py). Source: ours.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from tracelift_lib.problems import tinyworld
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.problem import Frozen, Problem
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations
 
 Op = Literal["+", "-", "*", "sum"]
@@ -36,6 +35,7 @@ TOLD: dict[str, list[str]] = {
 }
 HIDDEN = ["a fixed number", "a secret number"]
 NAMED = {"+": "plus", "-": "minus", "*": "times"}  # as a trace names it
+OPERATIONS = {name: op for op, name in NAMED.items()}
 OPENINGS = ["A program reads n.", "Write a program that reads n.", "The program gets a number n."]
 EXAMPLES = ["For {x} it prints {y}.", "From {x} it makes {y}.", "So {x} becomes {y}."]
 DISTRACTORS = ["It was written {n} days ago.", "It has {n} users."]
@@ -52,23 +52,21 @@ CODE = re.compile(
 )
 
 
-class Action(BaseModel):
+class Action(Frozen):
     """One action of the program; `hidden`: the problem keeps its number back."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     op: Op
     number: int | None = None
     hidden: bool = False
 
 
-class Branch(BaseModel):
+class Branch(Frozen):
     """What happens to the numbers that `when` names, and the example (input, output) that gives hidden numbers away.
 
     `when` is empty (all numbers), `even`, `odd`, `above 5`, `below 5` or `else`. `following` is the output for the
     input after the example's, told if the factor is hidden too: the difference of the two outputs is the factor.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     when: str
     actions: list[Action]
     example: tuple[int, int]
@@ -82,10 +80,7 @@ class Branch(BaseModel):
 
 @dataclass
 class Part:
-    """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them.
-
-    `slip` (index, error) falsifies that calculation.
-    """
+    """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them."""
 
     when: str
     slip: tuple[int, int] = (-1, 0)
@@ -105,6 +100,7 @@ class Part:
         return whole and all(number is None or number > 0 for _, number in self.moves)
 
     def lines(self) -> list[str]:
+        """As a trace writes it: a line for each calculation, then the plan."""
         label = {"": "Plan", "else": "Else"}.get(self.when, f"If {self.when}")
         return [*(step.line() for step in self.steps), f"{label}: {', '.join(map(_name, self.moves))}"]
 
@@ -118,6 +114,7 @@ def write_trace(reasoning: Reasoning, code: str | None = None) -> str:
 
 
 def plan_of(reasoning: Reasoning) -> Plan:
+    """The plan that `reasoning` states, without its calculations."""
     return [(part.when, part.moves) for part in reasoning]
 
 
@@ -131,27 +128,24 @@ def _name(move: Move) -> str:
 
 def derive_reasoning(branches: list[Branch]) -> Reasoning:
     """The calculations that find every hidden number, and the actions that follow from them."""
-    return [_solve(branch) for branch in branches]
+    return [solve_branch(branch) for branch in branches]
 
 
-def _solve(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
-    """Find the hidden numbers of one branch, then write its actions."""
-    part = Part(branch.when, slip)
-    part.moves = _find_numbers(branch, part.calculate)
-    return part
+def solve_branch(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
+    """Find the hidden numbers of one branch, then write its actions; `slip` (index, error) falsifies a calculation.
 
-
-def _find_numbers(branch: Branch, note: Callable[[str, int, str, int], int]) -> list[Move]:
-    """From the example's input on, from its output back, and what must stand between the two."""
+    From the example's input on, from its output back, and what must stand between the two.
+    """
+    part = Part(branch.when, slip, moves=[(a.op, None if a.hidden else a.number) for a in branch.actions])
+    moves, note = part.moves, part.calculate
     front, back = branch.example
-    moves: list[Move] = [(a.op, None if a.hidden else a.number) for a in branch.actions]
     hidden = [i for i, a in enumerate(branch.actions) if a.hidden]
     if branch.following is not None:
         factor = next(i for i in hidden if moves[i][0] == "*")
         moves[factor] = ("*", note("times", branch.following, "-", back))
         hidden.remove(factor)
     if not hidden:
-        return moves
+        return part
     (gap,) = hidden
     for move in moves[:gap]:
         front = _forward(move, front, note)
@@ -160,7 +154,7 @@ def _find_numbers(branch: Branch, note: Callable[[str, int, str, int], int]) -> 
     op = moves[gap][0]
     pair = (front, "-", back) if op == "-" else (back, "-" if op == "+" else "/", front)
     moves[gap] = (op, note(f"so {NAMED[op]}", *pair))
-    return moves
+    return part
 
 
 def _forward(move: Move, value: int, note: Callable[[str, int, str, int], int]) -> int:
@@ -217,10 +211,8 @@ def read_plan(trace: str) -> Plan:
     for condition, otherwise, text in PLAN_LINE.findall(trace):
         moves = [PLAN_MOVE.fullmatch(part.strip()) for part in text.rstrip(". ").split(",")]
         if all(moves):
-            signs = {name: op for op, name in NAMED.items()}
-            plan.append(
-                (condition or otherwise.lower(), [(signs[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves])
-            )
+            when = condition or otherwise.lower()
+            plan.append((when, [(OPERATIONS[m[1]], int(m[2])) if m[1] else ("sum", None) for m in moves]))
     return plan
 
 
@@ -379,7 +371,7 @@ def _draw_actions(rng: random.Random, n: int, max_number: int) -> list[Action]:
 
 def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
     """CASES inputs that no example shows, the same number for each branch, the limit among them."""
-    shown = {b.example[0] + i for b in branches for i in range(1 + (b.following is not None))}
+    shown = {x for branch in branches for x, _ in _examples(branch)}
     free = [n for n in range(LARGEST_INPUT + 1) if n not in shown]
     chosen: list[int] = []
     for branch in branches:
@@ -421,12 +413,9 @@ def _tell_action(rng: random.Random, action: Action) -> str:
     return rng.choice(TOLD[action.op]).format(n=number)
 
 
-def signature(problem: Problem) -> tuple:
+def signature(problem: Problem) -> str:
     """What makes two problems the same, whatever their words: conditions, actions and examples."""
-    return tuple(
-        (b.when, b.example, b.following, *((a.op, a.number, a.hidden) for a in b.actions))
-        for b in true_branches(problem)
-    )
+    return str(problem.metadata["branches"])
 
 
 def generate_splits(

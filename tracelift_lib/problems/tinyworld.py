@@ -10,16 +10,16 @@ Source: ours. The paper has no such world.
 
 from __future__ import annotations
 
+import operator
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.problem import Frozen, Problem
 
 Op = Literal["+", "-", "*", "/"]
+ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 NAMES = "Mia Tom Ana Leo Zoe Sam Ida Max Eva Ben".split()
 OBJECTS = "apples coins cards books shells pens stamps eggs".split()
 OTHER_OBJECTS = "chairs windows trees lamps".split()
@@ -28,24 +28,13 @@ NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty"
 ).split()
-# What happens to the quantity: (as the story tells it, as a trace line names it).
-# {n} is the quantity of the event, {o} the objects.
-EVENTS: dict[str, list[tuple[str, str]]] = {
-    "+": [
-        ("buys {n} more {o}", "buys {n}"),
-        ("finds {n} {o}", "finds {n}"),
-        ("gets {n} {o} from a friend", "gets {n}"),
-        ("wins {n} {o}", "wins {n}"),
-    ],
-    "-": [
-        ("gives away {n} {o}", "gives {n}"),
-        ("loses {n} {o}", "loses {n}"),
-        ("sells {n} {o}", "sells {n}"),
-        ("uses up {n} {o}", "uses {n}"),
-    ],
-    "*2": [("doubles the number of {o}", "doubles")],
-    "*3": [("triples the number of {o}", "triples")],
-    "/2": [("gives half of the {o} to a friend", "gives half")],
+# What happens to the quantity: {n} is the quantity of the event, {o} the objects.
+EVENTS = {
+    "+": ["buys {n} more {o}", "finds {n} {o}", "gets {n} {o} from a friend", "wins {n} {o}"],
+    "-": ["gives away {n} {o}", "loses {n} {o}", "sells {n} {o}", "uses up {n} {o}"],
+    "*2": ["doubles the number of {o}"],
+    "*3": ["triples the number of {o}"],
+    "/2": ["gives half of the {o} to a friend"],
 }
 OPENINGS = ["{who} has {n} {o}.", "At first {who} has {n} {o}.", "{who} starts with {n} {o}."]
 LINKS = ["{who} {event}.", "Then {who} {event}.", "After that {who} {event}."]
@@ -60,13 +49,12 @@ STEP_PATTERN = re.compile(
 )
 
 
-class Step(BaseModel):
+class Step(Frozen):
     """One calculation, `before op operand` gives `after`; `event` says why it is made.
 
     A step may be wrong: the builders of flawed traces use the same record.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     before: int
     op: Op
     operand: int
@@ -74,6 +62,7 @@ class Step(BaseModel):
     event: str = ""
 
     def line(self) -> str:
+        """As a trace writes it."""
         return f"- {self.event}: {self.before}{self.op}{self.operand}={self.after}"
 
 
@@ -88,11 +77,7 @@ class Calculation(NamedTuple):
 
 def apply(op: str, before: int, operand: int) -> int:
     """`before op operand` in whole numbers; raises ZeroDivisionError for `/ 0`."""
-    if op == "+":
-        return before + operand
-    if op == "-":
-        return before - operand
-    return before * operand if op == "*" else before // operand
+    return ARITHMETIC[op](before, operand)
 
 
 def read_calculations(trace: str) -> list[Calculation]:
@@ -101,7 +86,7 @@ def read_calculations(trace: str) -> list[Calculation]:
 
 
 def write_trace(steps: list[Step]) -> str:
-    """The trace that states `steps`, one a line."""
+    """The trace that states `steps`, one on each line."""
     return "\n".join(step.line() for step in steps)
 
 
@@ -130,10 +115,10 @@ def generate_problem(rng: random.Random, n_steps: int, max_number: int, max_valu
     for _ in range(n_steps):
         op, operand = _draw_event(rng, value, max_number, max_value)
         after = apply(op, value, operand)
-        told, named = rng.choice(EVENTS[f"{op}{operand}" if op in "*/" else op])
+        told = rng.choice(EVENTS[f"{op}{operand}" if op in "*/" else op])
         event = _fill(told, operand if op in "+-" else 2, what)
         sentences.append(rng.choice(LINKS).format(who=who, event=event))
-        steps.append(Step(before=value, op=op, operand=operand, after=after, event=_fill(named, operand, what)))
+        steps.append(Step(before=value, op=op, operand=operand, after=after, event=_name(told, op, operand)))
         value = after
     return Problem(
         problem_id=problem_id,
@@ -150,6 +135,13 @@ def generate_problem(rng: random.Random, n_steps: int, max_number: int, max_valu
 def _fill(template: str, quantity: int, objects: str, **words: str) -> str:
     """`template` with the quantity as a word, and the objects in the singular if there is one."""
     return template.format(n=NUMBER_WORDS[quantity], o=objects[:-1] if quantity == 1 else objects, **words)
+
+
+def _name(told: str, op: Op, operand: int) -> str:
+    """An event as a trace line names it: "buys three", "doubles", "gives half"."""
+    if op in "+-":
+        return f"{told.split()[0]} {NUMBER_WORDS[operand]}"
+    return told.partition(" the ")[0].removesuffix(" of")
 
 
 def _draw_event(rng: random.Random, value: int, max_number: int, max_value: int) -> tuple[Op, int]:
@@ -197,7 +189,7 @@ def generate_splits(
     max_value: int,
     seed: int,
     generate: Callable[..., Problem] = generate_problem,
-    sign: Callable[[Problem], tuple] = signature,
+    sign: Callable[[Problem], Hashable] = signature,
 ) -> dict[str, list[Problem]]:
     """Problems for each split; no two problems in any splits have the same `signature`.
 
@@ -209,23 +201,20 @@ def generate_splits(
         ValueError: if the world is too small to hold that many different problems.
     """
     rng = random.Random(seed)
-    seen: set[tuple] = set()
+    seen: set[Hashable] = set()
     splits: dict[str, list[Problem]] = {}
     for split, size in sizes.items():
-        problems: list[Problem] = []
+        problems = splits[split] = []
         misses = 0
         while len(problems) < size:
             n_steps = steps[split][len(problems) % len(steps[split])]
             candidate = generate(rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}")
-            if sign(candidate) in seen:
-                misses += 1
-                if misses > 100 * size:
-                    raise ValueError(
-                        f"the tiny world has too few different problems for split {split!r} of {size}: "
-                        "raise problems.max_number or lower the split sizes"
-                    )
-                continue
-            seen.add(sign(candidate))
-            problems.append(candidate)
-        splits[split] = problems
+            if sign(candidate) not in seen:
+                seen.add(sign(candidate))
+                problems.append(candidate)
+            elif (misses := misses + 1) > 100 * size:
+                raise ValueError(
+                    f"the tiny world has too few different problems for split {split!r} of {size}: "
+                    "raise problems.max_number or lower the split sizes"
+                )
     return splits

@@ -15,6 +15,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,19 @@ from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
 from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend, derived_seed
 from tracelift_lib.executor.frozen import Executor, verifier_of
 from tracelift_lib.groups.builder import build, guard_of
-from tracelift_lib.groups.group_files import load_released
-from tracelift_lib.groups.group_maker import BuildSettings
-from tracelift_lib.groups.schema import Candidate, Group, dimensions, load_groups, split_train_dev
+from tracelift_lib.groups.group_files import load_groups
+from tracelift_lib.groups.group_maker import BuildSettings, build_group
+from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
 from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
-from tracelift_lib.groups.tiny_groups import build_group
 from tracelift_lib.models import base
-from tracelift_lib.models.generation import Sampler, Sampling, mean_log_likelihood
+from tracelift_lib.models.generation import Sampler, Sampling, token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.planner.rewards import NEEDS, compares
+from tracelift_lib.planner.settings import ReferenceStart, WarmStart
 from tracelift_lib.planner.training import load_policy, rank_folder, train_planner
-from tracelift_lib.planner.warm_start import reference_start, warm_start
+from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
 from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, read_jsonl, write_json
 from tracelift_lib.problems.problem import Problem, load_gsm8k
@@ -310,12 +311,9 @@ def _build_executor(run: Run, out: Path) -> None:
 
 def _build_planner(run: Run, out: Path) -> None:
     source = run.preset.planner
-    if source.source == "executor":
+    if isinstance(source, WarmStart | ReferenceStart):
         start = run.need("executor").path
         warm_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
-    elif source.source == "reference_traces":
-        start = run.need("executor").path
-        reference_start(source, start, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
     else:
         fetch(source, out)
 
@@ -354,30 +352,28 @@ def _released_groups(run: Run, out: Path) -> None:
     """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
     g, r = run.preset.groups, run.preset.groups.seeds
     where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
-    released = {
-        split: [x for x in load_released(where, of, r.revision) if len(x.negative_bank) >= g.min_negatives]
-        for split, of in (("train", "train"), ("test", "dev"))
-    }
-    first = {split: {x.problem_id: x for x in groups[: g.sizes[split]]} for split, groups in released.items()}
-    _write_groups(out, first["train"], first["test"])
+    kept = {}
+    for split, released in (("train", "train"), ("test", "dev")):
+        large = (x for x in load_groups(where, released, r.revision) if len(x.negative_bank) >= g.min_negatives)
+        kept[split] = list(islice(large, g.sizes[split]))
+    _write_groups(out, **kept)
 
 
 def _groups_of_problems(run: Run, out: Path) -> None:
-    g = run.preset.groups
-    seeds = {"train": run.problems("train")[: g.sizes["train"]], "test": run.problems("test")[: g.sizes["test"]]}
-    built = {split: [build_group(p, run.preset.seed) for p in problems] for split, problems in seeds.items()}
-    kept = {
-        split: {x.problem_id: x for x in groups if len(x.negative_bank) >= g.min_negatives}
-        for split, groups in built.items()
-    }
-    _write_groups(out, kept["train"], kept["test"])
+    g, kept = run.preset.groups, {}
+    for split in ("train", "test"):
+        built = [build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]]]
+        kept[split] = [x for x in built if len(x.negative_bank) >= g.min_negatives]
+    _write_groups(out, **kept)
 
 
-def _write_groups(out: Path, train_and_dev: dict[str, Group], test: dict[str, Group]) -> None:
-    train, dev = split_train_dev(train_and_dev)
-    for split, ids in (("train", train), ("dev", dev), ("test", list(test))):
-        source = test if split == "test" else train_and_dev
-        write_jsonl(out / f"{split}.jsonl", [source[i].to_record() for i in ids])
+def _write_groups(out: Path, train: list[Group], test: list[Group]) -> None:
+    """{train,dev,test}.jsonl; dev is a tenth of `train`."""
+    by_id = {group.problem_id: group for group in train}
+    train_ids, dev_ids = split_train_dev(by_id)
+    splits = {"train": [by_id[i] for i in train_ids], "dev": [by_id[i] for i in dev_ids], "test": test}
+    for split, groups in splits.items():
+        write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
 
 def _build_reward_model(run: Run, out: Path) -> None:
@@ -409,9 +405,9 @@ def _build_rm_scores(run: Run, out: Path) -> None:
         groups = run.groups(split)
         traces = [(g, c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
         prompts = [as_chat(planner_prompt(g.as_problem(), run.preset.prompt_style), tokenizer) for g, _ in traces]
-        likelihood = mean_log_likelihood(
-            language_model, tokenizer, prompts, [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
-        )
+        texts, batch_tokens = [wrap_trace(z) for _, z in traces], run.preset.execution.batch_tokens
+        values = token_log_likelihoods(language_model, tokenizer, prompts, texts, batch_tokens)
+        likelihood = [value.mean() for value in values]
         rows = score_groups(scorer, groups, f"scoring {split}")
         parts.append(rows.assign(split=split, log_likelihood=likelihood, characters=[len(z) for _, z in traces]))
     pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
@@ -536,7 +532,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     if torch.cuda.is_available():
         run.check_gpu()
     preset, needs, rank = run.preset, NEEDS[arm], launched_as(run.preset.planner_training.processes)
-    problems, cached = run.problems("rl"), preset.execution.baseline == "cached"
+    cached = preset.execution.baseline == "cached"
     engine = RewardEngine(
         arm=arm,
         k=preset.execution.k,
@@ -545,7 +541,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
         ties=preset.execution.ties,
         scorer=run.scorer() if "q" in needs else None,
         judge=truth_judge if "j" in needs else None,
-        problems={p.problem_id: p for p in problems},
+        problems={p.problem_id: p for p in run.problems("rl")},
         baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
         seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
         max_failure_rate=preset.execution.max_failure_rate,
@@ -553,15 +549,7 @@ def _build_planner_training(run: Run, out: Path, arm: str, seed: int) -> None:
     )
     start = run.need("planner").path
     train_planner(
-        start,
-        load_tokenizer(start),
-        problems,
-        engine,
-        preset.planner_training,
-        preset.prompt_style,
-        preset.limits,
-        seed,
-        out,
+        start, load_tokenizer(start), engine, preset.planner_training, preset.prompt_style, preset.limits, seed, out
     )
 
 

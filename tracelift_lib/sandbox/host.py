@@ -1,4 +1,4 @@
-"""Where model-written programs run: tiers of isolation, a probe that chooses, a warm worker (method.md section 4).
+"""Where model-written programs run: tiers of isolation and the warm worker in them (docs/method.md section 4).
 
 - bubblewrap: files of /usr and the interpreter only, read-only, and a memory folder for the test; process, network and
   other namespaces of its own. Needs `bwrap`.
@@ -14,10 +14,9 @@ of its own, which ends with it. Linux only, on x86-64 or arm64.
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import json
 import os
-import platform
 import random
 import shutil
 import socket
@@ -25,24 +24,22 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 Tier = Literal["bubblewrap", "namespaces", "landlock", "none"]
 SAFE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces", "landlock")
-HERE = Path(__file__).resolve().parent
-SOURCES = ("calls", "worker")  # read by name, so that the worker needs no file of this folder
 MAX_WAITING = 16  # tests that wait in the worker's socket
-SLACK_SECONDS = 60.0  # beyond a test's own wall limit: then the worker itself hangs
+SLACK_SECONDS = 60.0  # beyond the wall limits of a test: then the worker itself hangs
 # The library folders of the root, which are links into /usr on most systems.
 ROOT_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
 
 
 class SandboxError(RuntimeError):
-    """The sandbox cannot be had or does not work; never the fault of a program in it."""
+    """The sandbox is unavailable or does not work; never the fault of a program in it."""
 
 
 @dataclass(frozen=True)
@@ -59,147 +56,114 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Run:
-    """How one process ended: `code` as in subprocess, `reason` the limit that ended it, if any."""
+class ProcessEnd:
+    """How a program's process ended: `code` as in subprocess, `reason` the limit that ended it, if any."""
 
     code: int
     reason: Literal["cpu", "wall", "memory", "disk"] | None
-    cpu_s: float
-    compiled: bool = True
+    compiled: bool
 
 
 class Worker:
     """One warm interpreter inside a tier. Not thread-safe: one caller at a time."""
 
-    def __init__(self, tier: Tier):
-        """Start it.
+    def __init__(self, tier: Tier, limits: Limits):
+        """Start it; `limits` are those of each test.
 
         Raises:
             SandboxError: it does not start; says why.
         """
-        self.tier = tier
+        self.tier, self.limits = tier, limits
         self.uid = 0x20000000 + random.SystemRandom().randrange(0x20000000)  # nobody's: limits count by user
-        self.scratch = None if tier in ("bubblewrap", "namespaces") else _scratch()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors = tempfile.TemporaryFile()
-        self.control = ours
-        with theirs, errors:
-            self.process = subprocess.Popen(
-                self._command(),
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+        self.scratch = ""
+        if tier not in ("bubblewrap", "namespaces"):
+            self.scratch = tempfile.mkdtemp(prefix="tracelift-sandbox-")
+            os.chmod(self.scratch, 0o711)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(2 * limits.wall_s + SLACK_SECONDS)  # a program, then the test runner
+        with theirs, tempfile.TemporaryFile() as errors:
+            streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": errors}
+            self.process = subprocess.Popen(self._command(), **streams, env={}, cwd="/", start_new_session=True)
             theirs.close()
-            self._finalizer = weakref.finalize(self, _end, self.process, ours, self.scratch)
+            self._finalizer = weakref.finalize(self, _end, self.process, self.control, self.scratch)
             _live.add(self)
-            ours.settimeout(SLACK_SECONDS)
-            if not self._receive().get("ready"):
+            try:
+                self._receive()
+            except OSError as error:
                 self.close()
                 errors.seek(0)
-                lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
-                raise SandboxError(f"tier {tier} does not start: {lines[-1]}")
+                lines = errors.read().decode(errors="replace").strip().splitlines() or [str(error)]
+                raise SandboxError(f"tier {tier} does not start: {lines[-1]}") from None
 
     def _command(self) -> list[str]:
         setting = {
             "tier": self.tier,
+            "limits": asdict(self.limits),
             "uid": self.uid,
             "scratch": self.scratch,
             "binds": _binds(),
             "links": _links(),
             "other_processes": 0 if os.geteuid() == 0 or self.tier in SAFE_TIERS[:2] else _own_threads(),
         }
-        sources = {name: (HERE / f"{name}.py").read_text() for name in SOURCES}
+        sources = {"tracelift_lib": "", "tracelift_lib.sandbox": ""}
+        for name in ("calls", "worker"):  # sent along, so that the worker needs no file of this folder
+            sources[f"tracelift_lib.sandbox.{name}"] = Path(__file__).with_name(f"{name}.py").read_text()
         boot = (
             "import sys, types\n"
-            "for name in ('tracelift_lib', 'tracelift_lib.sandbox'):\n"
-            "    sys.modules[name] = types.ModuleType(name)\n"
             f"for name, source in {sources!r}.items():\n"
-            "    module = sys.modules['tracelift_lib.sandbox.' + name] = types.ModuleType(name)\n"
-            "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
+            "    module = sys.modules[name] = types.ModuleType(name)\n"
+            "    exec(compile(source, name, 'exec'), module.__dict__)\n"
             f"module.main({setting!r})\n"
         )
         python = [interpreter(self.tier), "-I", "-S", "-c", boot]
         return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
 
-    def run(self, limits: Limits, fds: Sequence[int]) -> Run:
-        """One test: `fds` are the program's text, then standard input, output, error; or calls
-        and a file for their results (assert_plans.Plan); or a socket for calls.
+    def run(self, tests: Sequence[Sequence[int]], test_code: bool = False) -> list[ProcessEnd]:
+        """Run one program on each of at most MAX_WAITING tests, which the worker gets at once, so that it need not wait
+        for its caller between them. A program that does not compile is tried once.
+
+        Args:
+            tests: file descriptors of the program's text, then standard input, output and error; or calls and a file
+                for their results (assert_plans.Plan).
+            test_code: they are the program's text, then a test and a file for its verdict (calls.test_runner).
 
         Raises:
             SandboxError: the worker broke. It is closed then.
         """
-        return self.run_all(limits, [fds])[0]
-
-    def run_all(self, limits: Limits, tests: Sequence[Sequence[int]]) -> list[Run]:
-        """As `run`, for tests of one program, which the worker gets at once, so that it need not wait for its caller
-        between them. A program that does not compile is tried once. At most MAX_WAITING tests.
-
-        Raises:
-            SandboxError: the worker broke. It is closed then.
-        """
-        return [Run(**reply) for reply in self._ask("run", limits, *tests)]
-
-    def start_judge(self, limits: Limits, fds: Sequence[int]) -> None:
-        """Start the judge (sandbox_calls.judge) beside the runs that follow: `fds` tests, verdicts, sockets."""
-        self._ask("judge", limits, fds)
-
-    def end_judge(self, limits: Limits) -> Run:
-        """Wait for the judge, whose connections are all closed."""
-        return Run(**self._ask("end_judge", limits, ())[0])
-
-    def _ask(self, what: str, limits: Limits, *requests: Sequence[int]) -> list[dict]:
-        """All requests, then all replies."""
-        self.control.settimeout(limits.wall_s + SLACK_SECONDS)
-        replies: list[dict] = [{}]
         try:
-            for number, fds in enumerate(requests):
-                socket.send_fds(self.control, [_request(what, limits, number > 0)], list(fds))
-            for _ in requests:
-                if "fault" not in replies[-1]:
-                    replies.append(self._receive())
+            for number, fds in enumerate(tests):
+                request = json.dumps({"test_code": test_code, "again": number > 0}).encode()
+                socket.send_fds(self.control, [request], list(fds))
+            return [ProcessEnd(**self._receive()) for _ in tests]
         except OSError as error:
-            replies.append({"fault": str(error)})
+            self.close()
+            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {error}") from error
         except BaseException:  # Ctrl-C: the next call must not read this one's reply
             self.close()
             raise
-        if "fault" in replies[-1]:
-            self.close()
-            raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {replies[-1]['fault']}")
-        return replies[1:]
 
     def _receive(self) -> dict:
-        try:
-            data = self.control.recv(1 << 16)
-        except OSError as error:
-            return {"fault": str(error)}
-        return json.loads(data) if data else {"fault": "it has ended"}
+        data = self.control.recv(1 << 16)
+        reply = json.loads(data) if data else {"fault": "it has ended"}
+        if "fault" in reply:
+            raise OSError(reply["fault"])
+        return reply
 
     def close(self) -> None:
         """End the worker and everything in it."""
         self._finalizer()
 
 
-@cache
-def _request(what: str, limits: Limits, again: bool) -> bytes:
-    return json.dumps({"do": what, "limits": asdict(limits)} | ({"again": True} if again else {})).encode()
-
-
 _live: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
-def _end(process: subprocess.Popen, control: socket.socket, scratch: str | None) -> None:
+def _end(process: subprocess.Popen, control: socket.socket, scratch: str) -> None:
     control.close()  # it ends by itself when its caller is gone, and takes all its processes with it
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
+    process.kill()  # nothing if it has ended
+    process.wait()
+    shutil.rmtree(scratch, ignore_errors=True)  # "" is no folder
 
 
 def _forget() -> None:
@@ -212,21 +176,13 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def _scratch() -> str:
-    folder = tempfile.mkdtemp(prefix="tracelift-sandbox-")
-    os.chmod(folder, 0o711)
-    return folder
-
-
 def _own_threads() -> int:
     """Threads of this user: without namespaces the kernel's limit of processes counts them too."""
     total = 0
     for entry in os.scandir("/proc"):
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             if entry.name.isdigit() and entry.stat().st_uid == os.getuid():
                 total += len(os.listdir(f"/proc/{entry.name}/task"))
-        except OSError:
-            continue
     return total
 
 
@@ -261,21 +217,10 @@ def _links() -> list[list[str]]:
 
 def bubblewrap_command() -> list[str]:
     """The bwrap command line of the tier, up to the program."""
-    command = [
-        "bwrap",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-        "--clearenv",
-        "--hostname",
-        "sandbox",
-        "--proc",
-        "/proc",
-        "--dir",
-        "/tmp",
-    ]
+    # Popen with an empty environment would look for bwrap in the system's folders only
+    command = [shutil.which("bwrap") or "bwrap"]
+    command += "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try".split()
+    command += "--clearenv --hostname sandbox --proc /proc --dir /tmp".split()
     if os.geteuid() != 0:  # root drops its rights inside, and can so use an interpreter in root's own home
         command.append("--unshare-user")
     for folder in ("/dev/null", *_binds()):  # or bwrap makes the folders above them for their owner only
@@ -293,116 +238,12 @@ def bubblewrap_command() -> list[str]:
 # --- memory files ----------------------------------------------------------------------------------
 
 
-F_ADD_SEALS, SEAL_ALL = 1033, 0b1111
-
-
-def memory_file(content: bytes | None = None) -> int:
+@contextmanager
+def memory_file(content: str | bytes | None = None) -> Iterator[int]:
     """A file in memory: empty and writable, or with `content` and sealed, so that no test can change it."""
-    fd = os.memfd_create("tracelift", os.MFD_CLOEXEC | (0 if content is None else os.MFD_ALLOW_SEALING))
-    if content is not None:
-        import fcntl
-
-        written = 0
-        while written < len(content):  # pwrite leaves the offset at the start
-            written += os.pwrite(fd, memoryview(content)[written:], written)
-        fcntl.fcntl(fd, F_ADD_SEALS, SEAL_ALL)
-    return fd
-
-
-def read_file(fd: int) -> bytes:
-    """All of a memory file."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-# --- the probe ---------------------------------------------------------------------------------------
-
-# Tries what must fail, and last what must work. It prints the names of what it got.
-
-
-PROBE = """
-import os, sys
-def attempt(name, action):
-    try:
-        action()
-    except Exception:
-        return
-    print(name)
-def connect():
-    import socket
-    socket.socket().connect(("127.0.0.1", 9))
-def become_root():
-    os.setuid(0)
-secret, open_folder, parent = sys.stdin.read().split("\\n")
-attempt("reads_host_file", lambda: open(secret).read())
-attempt("writes_host_folder", lambda: open(open_folder + "/written", "w"))
-attempt("reads_environment", lambda: open("/proc/%s/environ" % parent).read())
-attempt("signals_host", lambda: os.kill(int(parent), 0))
-attempt("network", connect)
-attempt("root", become_root)
-def work():
-    import colorsys  # no module that the worker has loaded
-    os.waitpid(os.fork() or os._exit(0), 0)
-attempt("works", work)
-"""
-
-
-@cache
-def tier_fault(tier: Tier) -> str | None:
-    """Why this machine cannot offer the tier, or None if it can: starts it and lets a program try to break out."""
-    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
-        return f"the sandbox needs Linux on x86-64 or arm64; this is {sys.platform} on {platform.machine()}"
-    if tier == "bubblewrap" and shutil.which("bwrap") is None:
-        return "bwrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
-    if tier == "landlock" and _landlock_version() < (3 if os.geteuid() == 0 else 6):
-        return f"the kernel's Landlock has version {_landlock_version()}; 3 is needed, without root 6"
-    try:
-        got = _probe(tier)
-    except (SandboxError, OSError) as error:
-        return str(error)
-    return None if got == ["works"] or tier == "none" else f"the probe did not come out as it must: {got}"
-
-
-def _landlock_version() -> int:
-    return max(0, ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1))
-
-
-def _probe(tier: Tier) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="tracelift-probe-") as folder:
-        os.chmod(folder, 0o777)
-        secret = Path(folder, "secret")
-        secret.write_text("secret")
-        secret.chmod(0o600)
-        text = f"{secret}\n{folder}\n{os.getpid()}"
-        files = [
-            memory_file(json.dumps(["", PROBE]).encode()),
-            memory_file(text.encode()),
-            memory_file(),
-            memory_file(),
-        ]
-        worker = Worker(tier)
-        try:
-            run = worker.run(Limits(), files)
-            output = read_file(files[2]).decode()
-            if run.code != 0:
-                raise SandboxError(f"the probe ended with {run}: {read_file(files[3]).decode()[-500:]}")
-        finally:
-            worker.close()
-            for fd in files:
-                os.close(fd)
-    return output.split()
-
-
-def choose_tier(wanted: Tier | None = None) -> Tier:
-    """The strongest safe tier that this machine offers, or `wanted` if it offers that. Probed once a process.
-
-    Raises:
-        SandboxError: there is none; says why for each, and what to do.
-    """
-    for tier in (wanted,) if wanted else SAFE_TIERS:
-        if tier_fault(tier) is None:
-            return tier
-    reasons = "\n".join(f"  {tier}: {tier_fault(tier)}" for tier in ((wanted,) if wanted else SAFE_TIERS))
-    raise SandboxError(
-        f"no safe place for model-written programs on this machine:\n{reasons}\nInstall bubblewrap, or name the tier "
-        "'none' where the whole machine is disposable: programs can then reach all that this user can."
-    )
+    with open(os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b", buffering=0) as file:
+        if content is not None:
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+            file.seek(0)
+            fcntl.fcntl(file, 1033, 0b1111)  # F_ADD_SEALS, all of them
+        yield file.fileno()

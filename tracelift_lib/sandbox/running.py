@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from enum import StrEnum
 
-from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.assert_plans import NeedsJudge, Plan, foreign_names, plan
-from tracelift_lib.sandbox.host import MAX_WAITING, Limits, Run, Worker, memory_file, read_file
-from tracelift_lib.sandbox.worker import OUT_OF_MEMORY
+from tracelift_lib.problems.code_tests import AssertTests, StdioTests
+from tracelift_lib.sandbox.assert_plans import NeedsTestRunner, plan
+from tracelift_lib.sandbox.host import MAX_WAITING, ProcessEnd, Worker, memory_file
+from tracelift_lib.sandbox.worker import OUT_OF_MEMORY, read_all
 
 
 class Outcome(StrEnum):
@@ -34,144 +32,69 @@ def same_output(printed: str, expected: str) -> bool:
 Borrow = Callable[[], AbstractContextManager[Worker]]  # only for as long as a program runs
 
 
-class _Files:
-    """Descriptors that are closed together."""
-
-    def __init__(self):
-        self.fds: list[int] = []
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self.fds:
-            os.close(fd)
-
-    def file(self, content: bytes | None = None) -> int:
-        self.fds.append(memory_file(content))
-        return self.fds[-1]
-
-    def pair(self) -> tuple[int, int]:
-        ends = tuple(end.detach() for end in socket.socketpair())
-        self.fds += ends
-        return ends
-
-    def close(self, *fds: int) -> None:
-        for fd in fds:
-            self.fds.remove(fd)
-            os.close(fd)
-
-
-def _text_file(files: _Files, program: str, preamble: str) -> int:
-    return files.file(json.dumps([preamble, program]).encode())
-
-
-def _run_stdio(
-    borrow: Borrow, program: str, tests: StdioTests, limits: Limits, max_tests: int
+def run_tests(
+    borrow: Borrow, program: str, tests: StdioTests | AssertTests, max_tests: int
 ) -> tuple[list[Outcome], bool]:
-    def judged(run: Run, printed: bytes, case: StdioCase) -> Outcome:
-        same = same_output(printed.decode(errors="replace"), case.output)
-        return _limit(run) or (Outcome.ERROR if run.code else Outcome.PASS if same else Outcome.WRONG)
+    """The outcomes of the first `max_tests` tests, and whether the program compiles.
 
-    cases = tests.cases[:max_tests]
-    inputs = [case.input.encode("utf-8", "surrogateescape") for case in cases]
-    runs, outputs = _run_each(borrow, limits, [program, ""], inputs, 2)
-    if not runs[-1].compiled:
-        return [_limit(runs[-1]) or Outcome.ERROR] * len(cases), False
-    return list(map(judged, runs, outputs, cases)), True
-
-
-def _run_each(
-    borrow: Borrow, limits: Limits, program: list[str], inputs: list[bytes], outputs: int
-) -> tuple[list[Run], list[bytes]]:
-    """A run of the program for each input, and the first of its `outputs` files. Ends early if it does not compile."""
-    runs, texts = [], []
-    with _Files() as shared:
-        text = _text_file(shared, *program)
-        for start in range(0, len(inputs), MAX_WAITING):
-            with _Files() as files:
-                tests = [
-                    [text, files.file(data), *(files.file() for _ in range(outputs))]
-                    for data in inputs[start : start + MAX_WAITING]
-                ]
-                with borrow() as worker:
-                    runs += worker.run_all(limits, tests)
-                texts += [read_file(test[2]) for test in tests]
-            if not runs[-1].compiled:
-                break
-    return runs, texts
+    Raises:
+        SandboxError: the worker broke.
+    """
+    if isinstance(tests, StdioTests):
+        cases = tests.cases[:max_tests]
+        ends, outputs = run_each(borrow, program, "", [case.input for case in cases], 2)
+        same = ["pass" if same_output(output, case.output) else "wrong" for output, case in zip(outputs, cases)]
+        verdicts = [None if end.code or end.reason else verdict for end, verdict in zip(ends, same)]
+    else:
+        cases = tests.code[:max_tests]
+        ends, verdicts = _run_asserts(borrow, program, tests, cases)
+    if not ends[-1].compiled:
+        return [_outcome(ends[-1], None)] * len(cases), False
+    return list(map(_outcome, ends, verdicts)), True
 
 
-def _limit(run: Run) -> Outcome | None:
-    if run.reason == "memory" or run.code == OUT_OF_MEMORY:
-        return Outcome.MEMORY
-    if run.reason in ("cpu", "wall"):
-        return Outcome.TIMEOUT
-    return Outcome.ERROR if run.reason else None
+def run_each(
+    borrow: Borrow, program: str, preamble: str, inputs: list[str], outputs: int, test_code: bool = False
+) -> tuple[list[ProcessEnd], list[str]]:
+    """A run of the program for each input (see Worker.run), and the first of its `outputs` files. Ends early if the
+    program does not compile."""
+    ends, texts = [], []
+    for start in range(0, len(inputs), MAX_WAITING):
+        with ExitStack() as stack:
+            open_file = stack.enter_context
+            text = open_file(memory_file(json.dumps([preamble, program])))
+            files = [
+                [text, open_file(memory_file(data)), *(open_file(memory_file()) for _ in range(outputs))]
+                for data in inputs[start : start + MAX_WAITING]
+            ]
+            with borrow() as worker:
+                ends += worker.run(files, test_code)
+            texts += [read_all(test[2]).decode(errors="replace") for test in files]
+        if not ends[-1].compiled:
+            break
+    return ends, texts
 
 
 def _run_asserts(
-    borrow: Borrow, program: str, tests: AssertTests, limits: Limits, max_tests: int
-) -> tuple[list[Outcome], bool]:
-    plans = [plan(code, tests.setup, tests.entry_point) for code in tests.code[:max_tests]]
+    borrow: Borrow, program: str, tests: AssertTests, code: list[str]
+) -> tuple[list[ProcessEnd], list[str | None]]:
+    """By plans if all tests have one and their results can be compared here, else with the test runner."""
+    plans = [plan(text, tests.setup, tests.entry_point) for text in code]
     if None not in plans:
-        try:
-            return _run_plans(borrow, program, tests.preamble, plans, limits)
-        except NeedsJudge:
-            pass
-    return _run_judged(borrow, program, tests, limits, max_tests)
+        ends, results = run_each(borrow, program, tests.preamble, [one.calls for one in plans], 1)
+        with suppress(NeedsTestRunner):
+            return ends, [one.verdict(lines) for one, lines in zip(plans, results)]
+    jobs = [json.dumps({"setup": tests.setup, "code": text, "entry_point": tests.entry_point}) for text in code]
+    return run_each(borrow, program, tests.preamble, jobs, 1, test_code=True)
 
 
-def _run_plans(
-    borrow: Borrow, program: str, preamble: str, plans: list[Plan], limits: Limits
-) -> tuple[list[Outcome], bool]:
-    runs, results = _run_each(borrow, limits, [program, preamble], [one.calls.encode() for one in plans], 1)
-    if not runs[-1].compiled:
-        return [_limit(runs[-1]) or Outcome.ERROR] * len(plans), False
-    return [_assert_outcome(run, one.verdict(lines)) for run, one, lines in zip(runs, plans, results)], True
+def _outcome(end: ProcessEnd, verdict: str | None) -> Outcome:
+    """By the verdict; where there is none, the reason is how the program's process ended.
 
-
-def _run_judged(
-    borrow: Borrow, program: str, tests: AssertTests, limits: Limits, max_tests: int
-) -> tuple[list[Outcome], bool]:
-    code = tests.code[:max_tests]
-    with _Files() as files:
-        text = _text_file(files, program, tests.preamble)
-        verdicts = files.file()
-        foreign = [[name for name in foreign_names(test, tests.setup) if name != tests.entry_point] for test in code]
-        test_file = files.file(
-            json.dumps(
-                {"setup": tests.setup, "entry_point": tests.entry_point, "code": code, "foreign": foreign}
-            ).encode()
-        )
-        pairs = [files.pair() for _ in code]
-        judge_ends, program_ends = zip(*pairs)
-        with borrow() as worker:
-            worker.start_judge(limits, [test_file, verdicts, *judge_ends])
-            files.close(*judge_ends)
-            runs = []
-            for end in program_ends:
-                runs.append(worker.run(limits, [text, end]))
-                files.close(end)
-                if not runs[-1].compiled:
-                    break
-            files.close(*program_ends[len(runs) :])
-            worker.end_judge(limits)
-        said = {line["test"]: line["verdict"] for line in map(json.loads, read_file(verdicts).splitlines())}
-    if not runs[-1].compiled:
-        return [_limit(runs[-1]) or Outcome.ERROR] * len(code), False
-    return [_assert_outcome(run, said.get(index)) for index, run in enumerate(runs)], True
-
-
-def _assert_outcome(run: Run, verdict: str | None) -> Outcome:
-    """The judge's verdict; where it has none, the reason is how the program's process ended.
-
-    A judge that ended itself before its verdict had a value it could not compare within the limits.
+    A test runner that ended itself before its verdict had a value it could not compare within the limits.
     """
-    if verdict == "pass":
-        return Outcome.PASS
-    if verdict == "wrong":
-        return Outcome.WRONG
-    if verdict == "MemoryError":
+    if verdict in ("pass", "wrong"):
+        return Outcome(verdict)
+    if verdict == "MemoryError" or end.reason == "memory" or end.code == OUT_OF_MEMORY:
         return Outcome.MEMORY
-    return _limit(run) or Outcome.ERROR
+    return Outcome.TIMEOUT if end.reason in ("cpu", "wall") else Outcome.ERROR

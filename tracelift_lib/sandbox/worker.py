@@ -1,6 +1,6 @@
 """The program that runs inside the sandbox: a warm interpreter that forks one process for each test.
 
-It is started once (sandbox.py), isolates itself as its tier says, loads common modules, and then only forks: programs,
+It is started once (host.py), isolates itself as its tier says, loads common modules, and then only forks: programs,
 inputs and test code come as file descriptors that it passes on unread, so its memory, which every fork inherits, never
 holds anything of one problem. What a fork may do is limited before a line of the program is compiled.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import importlib
 import json
 import mmap
 import os
@@ -27,7 +26,9 @@ import sys
 import threading
 import time
 import types
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 
 from tracelift_lib.sandbox.calls import RpcServer, test_runner
 
@@ -41,19 +42,19 @@ STARTED, COMPILED = 1, 2
 OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
 MAX_FILES = 1000  # in the folder of a test
-SPARE_PROCESSES = 8  # the worker itself, the judge, ...
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
+SPARE_PROCESSES = 8  # the worker itself, the test runner, ...
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_PARENT = 0x20000, 0x4000000, 0x8000000, 0x8000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-CLONE_NEWCGROUP, CLONE_PARENT = 0x2000000, 0x8000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-MS_NOATIME = 1024
-MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 22, 38, 36
+NEW_NAMESPACES = 0x7E020000  # CLONE_NEWCGROUP and all of the above but the parent
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1024, 4096, 16384, 1 << 18, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 libc = ctypes.CDLL(None, use_errno=True)
 held = ctypes.PyDLL(None, use_errno=True)  # the same, without giving up the interpreter's lock
 
 
 def check(result: int, what: str) -> int:
+    """The result of a C function; OSError with `what` and the error's text if it is negative."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -62,109 +63,51 @@ def check(result: int, what: str) -> int:
 
 # --- system calls that no program needs ----------------------------------------------------------
 
-# Network, other processes' memory, namespaces and mounts, kernel keys and System V objects (they would outlive a test),
-# anonymous memory files (they count as nobody's memory), and interfaces known for kernel bugs. x86-64, then arm64.
-
-
+COLUMN = int(os.uname().machine == "aarch64")  # of the tables: x86-64, arm64
+AUDIT, CLONE, UNSHARE, PRLIMIT = ((0xC000003E, 56, 272, 302), (0xC00000B7, 220, 97, 261))[COLUMN]
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 DENIED = {
-    "socket": (41, 198),
-    "shmget": (29, 194),
-    "shmat": (30, 196),
-    "shmctl": (31, 195),
-    "semget": (64, 190),
-    "semop": (65, 193),
-    "semctl": (66, 191),
-    "semtimedop": (220, 192),
-    "msgget": (68, 186),
-    "msgsnd": (69, 189),
-    "msgrcv": (70, 188),
-    "msgctl": (71, 187),
-    "mq_open": (240, 180),
-    "ptrace": (101, 117),
-    "personality": (135, 92),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "acct": (163, 89),
-    "swapon": (167, 224),
-    "reboot": (169, 142),
-    "sethostname": (170, 161),
-    "init_module": (175, 105),
-    "delete_module": (176, 106),
-    "quotactl": (179, 60),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "kexec_load": (246, 104),
-    "perf_event_open": (298, 241),
-    "fanotify_init": (300, 262),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "setns": (308, 268),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "finit_module": (313, 273),
-    "memfd_create": (319, 279),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "syslog": (103, 116),
-    "memfd_secret": (447, 447),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "pidfd_getfd": (438, 438),
-    "mount_setattr": (442, 442),
+    **{"socket": (41, 198)},
+    # Objects of System V and queues: they would outlive a test
+    **{"shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "mq_open": (240, 180)},
+    **{"semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192)},
+    **{"msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187)},
+    # Other processes and their memory
+    **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272)},
+    # Namespaces, files that are not in them, kernel keys, memory files (they count as nobody's memory)
+    **{"pivot_root": (155, 41), "chroot": (161, 51), "setns": (308, 268), "sethostname": (170, 161)},
+    **{"name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262)},
+    **{"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "memfd_create": (319, 279)},
+    # The whole machine
+    **{"init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142)},
+    **{"kexec_load": (246, 104), "kexec_file_load": (320, 294), "syslog": (103, 116), "swapon": (167, 224)},
+    **{"acct": (163, 89), "quotactl": (179, 60)},
+    # Interfaces known for kernel bugs
+    **{"personality": (135, 92), "perf_event_open": (298, 241), "bpf": (321, 280), "userfaultfd": (323, 282)},
+}
+# From Linux 5.1 on numbers are the same everywhere. Of these calls only the following are allowed: not io_uring, mounts
+# by descriptors, memfd_secret, pidfd_getfd ..., nor what later kernels bring.
+FIRST_NEW = 424
+ALLOWED_NEW = {
+    **{"close_range": 436, "openat2": 437, "faccessat2": 439, "epoll_pwait2": 441, "futex_waitv": 449},
+    **{"pidfd_send_signal": 424, "pidfd_open": 434},
+    **{"create_ruleset": LANDLOCK_CREATE, "add_rule": LANDLOCK_ADD, "restrict_self": LANDLOCK_RESTRICT},
+}
+# As root a test has a user of its own, but any user may set attributes of a file that all may write.
+ATTRIBUTES = {
+    **{"setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7)},
+    **{"removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16)},
 }
 # Landlock does not cover the rights, times and attributes of files, nor the priorities of processes: denied where a
 # test has the user's own identity. (arm64 has no old forms: -1 is no system call.)
-OWNERS = {
-    "chmod": (90, -1),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, -1),
-    "fchown": (93, 55),
-    "lchown": (94, -1),
-    "fchownat": (260, 54),
-    "utime": (132, -1),
-    "utimes": (235, -1),
-    "futimesat": (261, -1),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-    "setxattrat": (463, 463),
-    "removexattrat": (466, 466),
-    "file_setattr": (469, 469),
-    "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
-    "sched_setaffinity": (203, 122),
-    "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
+OWNERS = ATTRIBUTES | {
+    **{"chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53)},
+    **{"chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54)},
+    **{"utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88)},
+    **{"setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122)},
+    **{"sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274)},
+    **{"migrate_pages": (256, 238), "move_pages": (279, 239)},
 }
-# As root a test has a user of its own, but any user may set attributes of a file that all may write.
-ATTRIBUTES = {name: numbers for name, numbers in OWNERS.items() if "xattr" in name}
-# Column above, audit number, clone, unshare
-MACHINES = {"x86_64": (0, 0xC000003E, 56, 272), "aarch64": (1, 0xC00000B7, 220, 97)}
-MACHINE = os.uname().machine
-CLONE3, PRLIMIT = 435, (302, 261)
-NEW_NAMESPACES = (
-    CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
-)
 
 
 def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bool = True) -> bytes:
@@ -175,33 +118,29 @@ def system_call_filter(denied: dict[str, tuple[int, int]] = DENIED, siblings: bo
 
     EPERM for `denied` and for new namespaces by clone or unshare, but for those that the worker makes: of processes by
     clone, of mounts by unshare. They need a capability, as mount does, and a test has none. (A second filter for each
-    test would cost a tenth of its time.) clone3 gets ENOSYS: glibc falls back to clone, whose flags a filter can read.
-    prlimit is for the caller itself only. A call by another ABI (32 bit) ends the process.
+    test would cost a tenth of its time.) ENOSYS, as from an older kernel, for new calls: so glibc falls back from
+    clone3 to clone, whose flags a filter can read. prlimit is for the caller itself only. A call by another ABI (32
+    bit) ends the process.
     """
-    column, audit, clone, unshare = MACHINES[MACHINE]
     load, equal, at_least, any_bit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow, eperm, enosys = 0x80000000, 0x7FFF0000, 0x50000 | 1, 0x50000 | 38
-    code = [(load, 0, 0, 4), (equal, 1, 0, audit), (ret, 0, 0, kill), (load, 0, 0, 0)]
-    if column == 0:
-        code += [(at_least, 0, 1, 0x40000000), (ret, 0, 0, kill)]
+    code = [(load, 0, 0, 4), (equal, 1, 0, AUDIT), (ret, 0, 0, kill)]
+    code += [(load, 0, 0, 0), (at_least, 0, 1, 0x40000000), (ret, 0, 0, kill)]
+    code += [(at_least, 0, 2 * len(ALLOWED_NEW) + 1, FIRST_NEW)]
+    for number in ALLOWED_NEW.values():
+        code += [(equal, 0, 1, number), (ret, 0, 0, allow)]
+    code += [(ret, 0, 0, enosys)]
     for numbers in denied.values():
-        if numbers[column] >= 0:
-            code += [(equal, 0, 1, numbers[column]), (ret, 0, 0, eperm)]
-    code += [(equal, 0, 1, CLONE3), (ret, 0, 0, enosys)]
-    code += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, 16), (equal, 1, 0, 0), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
+        if numbers[COLUMN] >= 0:
+            code += [(equal, 0, 1, numbers[COLUMN]), (ret, 0, 0, eperm)]
     of_clone = NEW_NAMESPACES & ~CLONE_NEWPID | (0 if siblings else CLONE_PARENT)
-    for number, flags in ((clone, of_clone), (unshare, NEW_NAMESPACES & ~CLONE_NEWNS)):
-        code += [
-            (equal, 0, 4, number),
-            (load, 0, 0, 16),
-            (any_bit, 0, 1, flags),
-            (ret, 0, 0, eperm),
-            (ret, 0, 0, allow),
-        ]
+    for number, bits in ((CLONE, of_clone), (UNSHARE, NEW_NAMESPACES & ~CLONE_NEWNS), (PRLIMIT, 0xFFFFFFFF)):
+        code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, bits), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
     return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])
 
 
 def apply_system_call_filter(denied: dict[str, tuple[int, int]], siblings: bool) -> None:
+    """For the calling process and all that it starts; there is no way back."""
     lines = ctypes.create_string_buffer(system_call_filter(denied, siblings))
     program = struct.pack("HxxxxxxQ", (len(lines) - 1) // 8, ctypes.addressof(lines))
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
@@ -211,29 +150,26 @@ def apply_system_call_filter(denied: dict[str, tuple[int, int]], siblings: bool)
 # --- Landlock: the file system where there are no namespaces ---------------------------------------
 
 
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_RIGHTS = 0b1101  # execute, read a file, read a folder
-FILE_RIGHTS = {3: (1 << 15) - 1, 5: (1 << 16) - 1}  # all that the kernel's version knows
 
 
 def landlock_version() -> int:
+    """Of the running kernel; 0 if it has no Landlock."""
     return max(0, libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
 
 
-def landlock(readable: list[str], writable: str) -> int:
-    """A rule set: read `readable`, read and write `writable`, no TCP, no signal to processes outside it."""
+def restrict_files(readable: list[str], writable: str) -> None:
+    """The calling process may read `readable`, read and write `writable`; no TCP, no signal to processes outside it."""
     version = landlock_version()
-    rights = FILE_RIGHTS[5 if version >= 5 else 3]
-    attributes = struct.pack("QQQ", rights, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    attributes = attributes[: 8 if version < 4 else 16 if version < 6 else 24]
+    rights = (1 << (16 if version >= 5 else 15)) - 1  # all that the kernel's version knows
+    attributes = struct.pack("QQQ", rights, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = check(libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
     for path, allowed in [*((path, READ_RIGHTS) for path in readable), (writable, rights), ("/dev/null", 0b110)]:
-        if not os.path.isdir(path):
-            allowed &= 0b111
         folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
         check(libc.syscall(LANDLOCK_ADD, rules, 1, struct.pack("<Qi", allowed, folder), 0), f"Landlock for {path}")
         os.close(folder)
-    return rules
+    check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
+    os.close(rules)
 
 
 # --- isolation of the worker -----------------------------------------------------------------------
@@ -264,6 +200,7 @@ def own_user_namespace(more: int) -> None:
 
 
 def drop_user(uid: int) -> None:
+    """From root to a user that owns nothing."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -272,11 +209,10 @@ def drop_user(uid: int) -> None:
 
 def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     """What bubblewrap does, for machines without it: new namespaces, and a root folder that holds only `binds`."""
-    check(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces")
-    parent = os.fork()
-    if parent:  # stays outside to be waited for; it holds no end of the control socket
+    child = fork(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+    if child:  # this process stays outside to be waited for; it holds no end of the control socket
         os.close(0)
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) & 255)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     base = "/tmp"
@@ -288,36 +224,23 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
             os.close(os.open(inside, os.O_CREAT | os.O_WRONLY))
         mount(path, inside, None, MS_BIND | MS_REC)
         if not path.startswith("/dev/"):
-            mount("none", inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked_flags(path))
+            locked = os.statvfs(path).f_flag & (MS_NODEV | MS_NOEXEC)  # a user namespace must keep them
+            mount("none", inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked)
     for target, path in links:
         os.symlink(target, base + path)
-    for name in ("tmp", "proc", "old"):
+    for name in ("tmp", "proc"):
         os.mkdir(f"{base}/{name}", 0o755)
     mount("proc", base + "/proc", "proc", MS_NOSUID | MS_NODEV)
-    check(libc.syscall({"x86_64": 155, "aarch64": 41}[MACHINE], base.encode(), f"{base}/old".encode()), "pivot_root")
+    os.chdir(base)
+    check(libc.syscall(DENIED["pivot_root"][COLUMN], b".", b"."), "pivot_root")
+    # The old root now lies over the new one
+    check(libc.umount2(b".", MNT_DETACH), "unmount the old root")
     os.chdir("/")
-    check(libc.umount2(b"/old", MNT_DETACH), "unmount the old root")
-    os.rmdir("/old")
     mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def locked_flags(path: str) -> int:
-    """Mount flags that a user namespace must keep when it mounts again."""
-    have = os.statvfs(path).f_flag
-    return sum(
-        flag
-        for name, flag in (
-            (os.ST_NODEV, MS_NODEV),
-            (os.ST_NOEXEC, 8),
-            (os.ST_NOATIME, 1024),
-            (os.ST_NODIRATIME, 2048),
-            (os.ST_RELATIME, 1 << 21),
-        )
-        if have & name
-    )
-
-
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2); OSError names the target."""
     check(libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, data.encode()), f"mount {target}")
 
 
@@ -328,56 +251,43 @@ def fork(flags: int) -> int:
     of a short test's time. (unshare and os.fork would need a second fork for a process namespace.) `random` is not
     seeded anew: a program meets the same numbers each time.
     """
-    return check(held.syscall(MACHINES[MACHINE][2], flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
+    return check(held.syscall(CLONE, flags | signal.SIGCHLD, 0, 0, 0, 0), "fork")
 
 
-# --- the fork server ---------------------------------------------------------------------------------
-
-
-class Spare(NamedTuple):
-    """A confined process that waits for its program. It is made before that is here, so holds nothing of it."""
-
-    connection: socket.socket
-    limits: dict
+# --- the server of tests -------------------------------------------------------------------------------
 
 
 class Server:
-    """Takes requests from socket 0, one at a time; only a judge runs beside a test."""
+    """Takes requests from socket 0, one at a time."""
 
     def __init__(self, setting: dict):
-        self.setting = setting
+        self.setting, self.limits = setting, setting["limits"]
         self.namespaces = setting["tier"] in ("bubblewrap", "namespaces")
         self.control = socket.socket(fileno=os.dup(0))
-        quiet = os.open("/dev/null", os.O_RDWR)
-        os.dup2(quiet, 0)
-        os.dup2(quiet, 1)
-        os.close(quiet)
+        os.dup2(1, 0)  # /dev/null, readable too
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        self.judge: int | None = None
-        self.spare: Spare | None = None
+        self.runner: int | None = None
         self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
-        self.runs = 0
-        self.clean: tuple | None = None  # a memory folder that no test has touched: its size, and when it was made
+        self.clean: tuple | None = None  # a memory folder that no test has touched: when it was made
         self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         beside = {} if self.namespaces else ATTRIBUTES if os.geteuid() == 0 else OWNERS
         apply_system_call_filter(DENIED | beside, siblings=self.namespaces)
-        self.forks: socket.socket | None = None
         self.reply: dict = {}  # to the last run
 
     def serve(self) -> None:
+        """Answer {"ready": true}, then each request with how its process ended, or with {"fault": what broke}."""
         if self.namespaces:
             self.start_forks()
         self.control.send(b'{"ready": true}')
         os.dup2(0, 2)  # what went wrong before this is in the caller's message
         while True:
-            data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 64)
+            data, fds, _, _ = socket.recv_fds(self.control, 4096, 4)
             if not data:
                 return
-            request = json.loads(data)
             try:
-                reply = getattr(self, "do_" + request.pop("do"))(fds=fds, **request)
+                reply = self.run(fds, **json.loads(data))
             except OSError as error:
                 reply = {"fault": f"{type(error).__name__}: {error}"}
             finally:
@@ -385,254 +295,215 @@ class Server:
                     os.close(fd)
             self.control.send(json.dumps(reply).encode())
 
-    # Requests
-
-    def do_run(self, limits: dict, fds: list[int], again: bool = False) -> dict:
-        """Run a program. fds: its text; then standard input, output and error, or calls and a file for
-        their results, or a socket for calls. again: it is the program of the request before."""
+    def run(self, fds: list[int], test_code: bool, again: bool) -> dict:
+        """Run a program. fds: as for `host.Worker.run`; test_code: the second is a test for the test runner.
+        again: it is the program of the request before."""
         if again and not self.reply["compiled"]:
             return self.reply
-        folder = self.make_folder(limits)
+        folder = self.make_folder()
         self.progress[0] = 0
         try:
-            child = self.start_prepared(limits, fds) if self.namespaces else self.start(limits, fds, folder)
-            reply = self.watch(child, limits, folder)
+            child = self.start_both(fds, folder) if test_code else self.start(fds, folder)
+            reply = self.watch(child, folder)
         finally:
             self.remove_folder(folder)
+        if self.runner:  # the program has ended, so it only has to finish a comparison
+            child, self.runner = self.runner, None
+            self.watch(child, None)
         if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
         self.reply = reply | {"compiled": self.progress[0] == COMPILED}
         return self.reply
 
-    def start(self, limits: dict, fds: list[int], folder: str) -> int:
-        return self.fork(lambda: run_program(fds, self.progress), limits, folder, set(fds))
+    def start_both(self, fds: list[int], folder: str) -> int:
+        """Start the test runner and the program, which it calls; gives the program."""
+        text, test, verdict = fds
+        ours, theirs = socket.socketpair()
 
-    def start_prepared(self, limits: dict, fds: list[int]) -> int:
-        """Give the program to a process that waits for one, and have the next made meanwhile."""
-        if self.spare and self.spare.limits != limits:
-            self.spare.connection.close()  # its sign to end
-            os.waitpid(self.spare_pid(), 0)
-            self.spare = None
-        spare = self.spare or self.prepare(limits)
-        child = self.spare_pid()
-        try:
-            socket.send_fds(spare.connection, [b"run"], fds)
-        except OSError:
-            pass  # it has ended: no progress
-        spare.connection.close()
-        self.spare = self.prepare(limits)
+        def run_test() -> None:
+            self.progress.close()
+            test_runner(test, verdict, ours.fileno())
+
+        own_folder = "/tmp" if self.namespaces else f"{self.setting['scratch']}/test_runner"
+        os.makedirs(own_folder, exist_ok=True)
+        with ours, theirs:
+            self.runner = self.fork(run_test, own_folder, {test, verdict, ours.fileno()})
+            return self.start([text, theirs.fileno()], folder)
+
+    def start(self, fds: list[int], folder: str) -> int:
+        """Start the program: where there are namespaces, in the process that was made for it during the last test."""
+        if not self.namespaces:  # Landlock's rules name the folder of this one test
+            return self.fork(lambda: run_program(fds, self.progress), folder, set(fds))
+        child = int.from_bytes(self.forks.recv(8), "big")
+        if child == 0:
+            raise OSError("the process that makes the forks has ended")
+        with self.spare, suppress(OSError):  # it has ended: no progress
+            socket.send_fds(self.spare, [b"run"], fds)
+        self.order_spare()
         return child
-
-    def prepare(self, limits: dict) -> Spare:
-        """Order a process; `spare_pid` gets its number when it is there."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            socket.send_fds(self.forks, [json.dumps(limits).encode()], [theirs.fileno()])
-        return Spare(ours, limits)
-
-    def spare_pid(self) -> int:
-        pid = int.from_bytes(self.forks.recv(8), "big")
-        if pid == 0:
-            raise OSError("the process that forks has ended")
-        return pid
-
-    def do_judge(self, limits: dict, fds: list[int]) -> dict:
-        """Start the judge beside the tests that follow. fds: tests, verdicts, and a socket a test."""
-        folder = "/tmp" if self.namespaces else f"{self.setting['scratch']}/judge"
-        os.makedirs(folder, exist_ok=True)
-        self.judge = self.fork(lambda: test_runner(fds[0], fds[1], fds[2:]), limits, folder, set(fds), own_view=True)
-        return {}
-
-    def do_end_judge(self, limits: dict, fds: list[int]) -> dict:
-        """Wait for the judge. Its connections are closed by now, so it only has to finish a comparison."""
-        child, self.judge = self.judge, None
-        return self.watch(child, limits, None)
 
     # The process that makes the forks
 
     def start_forks(self) -> None:
+        """Start it, and order a first process from it."""
         self.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        if fork(0):
-            theirs.close()
-            return
-        try:
-            check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-            if os.getppid() == parent:
-                close_all_but({theirs.fileno()})
-                os.dup2(0, 2)
-                self.make_forks(theirs)
-        finally:
-            os._exit(1)
+        with theirs:
+            if fork(0) == 0:
+                try:
+                    close_all_but({theirs.fileno()})
+                    os.dup2(0, 2)
+                    self.make_forks(theirs)
+                finally:
+                    os._exit(1)
+        self.order_spare()
 
-    def make_forks(self, requests: socket.socket) -> None:
-        """For each request, limits and a connection, a child of this process's parent that waits on the connection."""
-        last, limits = b"", []
+    def order_spare(self) -> None:
+        """Order a confined process that waits for its program. It is made before that is here, so holds nothing of it;
+        its number comes from `self.forks` when it is there."""
+        self.spare, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self.forks, [b"fork"], [theirs.fileno()])
+
+    def make_forks(self, orders: socket.socket) -> None:
+        """For each order, which brings a connection, a child of this process's parent that waits on it."""
         while True:
-            data, fds, _, _ = socket.recv_fds(requests, 4096, 1)
-            if not data:
+            order, fds, _, _ = socket.recv_fds(orders, 16, 1)
+            if not order:
                 return
-            if data != last:
-                last, limits = data, resource_limits(json.loads(data), self.setting)
             child = fork(CLONE_NEWPID | CLONE_PARENT)
             if child == 0:
-                self.confine(limits, set(fds), -1)
+                self.confine(set(fds), "/tmp")
                 wait_for_program(fds[0], self.progress)
             os.close(fds[0])
-            requests.send(child.to_bytes(8, "big"))
+            orders.send(child.to_bytes(8, "big"))
 
     # A process and its end
 
-    def fork(self, body, limits: dict, folder: str, keep: set[int], own_view: bool = False) -> int:
-        """Fork; the child gives up all rights, keeps only the descriptors in `keep`, and runs `body`."""
-        rules = -1 if self.namespaces or self.setting["tier"] == "none" else landlock(self.setting["binds"], folder)
+    def fork(self, body: Callable[[], None], folder: str, keep: set[int]) -> int:
+        """Fork; the child gives up all rights, keeps only the descriptors in `keep`, and runs `body`. With namespaces
+        (so it is the test runner) it has an empty folder of its own for the program's."""
         child = fork(CLONE_NEWPID if self.namespaces else 0)
         if child:
-            if rules >= 0:
-                os.close(rules)
             return child
         try:
-            if self.namespaces and own_view:
+            if self.namespaces:
                 check(libc.unshare(CLONE_NEWNS), "mount namespace")
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
             os.chdir(folder)
-            self.confine(resource_limits(limits, self.setting), keep, rules)
-            if own_view:
-                self.progress.close()
+            self.confine(keep, folder)
             body()
         finally:
             os._exit(1)
 
-    def confine(self, limits: list, keep: set[int], rules: int) -> None:
+    def confine(self, keep: set[int], folder: str) -> None:
         """Everything that makes the calling process harmless; there is no way back."""
         os.setsid()
-        close_all_but(keep | {rules} - {-1})
+        close_all_but(keep)
+        if self.setting["tier"] == "landlock":
+            restrict_files(self.setting["binds"], folder)
         if not self.namespaces and os.geteuid() == 0:
             drop_user(self.setting["uid"])
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-        for which, values in limits:
-            resource.setrlimit(which, values)
+        set_limits(self.limits, self.setting["other_processes"])
         # Version 3 of the capability sets: none effective, permitted or inheritable
         check(libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)), "drop capabilities")
-        if rules >= 0:
-            check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
-            os.close(rules)
 
-    def watch(self, child: int, limits: dict, folder: str | None) -> dict:
+    def watch(self, child: int, folder: str | None) -> dict:
         """Wait for the end of `child` and of all it left behind; end it at a limit.
 
         "reason" is None, or the limit: cpu, wall, memory, disk. CPU time and memory count for all its processes.
         """
-        reason, deadline = None, time.monotonic() + limits["wall_s"]
-        pidfd = os.pidfd_open(child)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.register(self.control, select.POLLRDHUP)
-        try:
+        reason, deadline = None, time.monotonic() + self.limits["wall_s"]
+        with open(os.pidfd_open(child), "rb", buffering=0) as ended:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            poll.register(self.control, select.POLLRDHUP)
             while reason is None:
                 events = dict(poll.poll(TICK * 1000))
-                if self.control.fileno() in events:  # the parent has gone
-                    self.end_all(child)
+                if self.control.fileno() in events:  # the caller has gone
+                    os.kill(child, signal.SIGKILL)
+                    self.end_all()
                     os._exit(0)
                 if events:
                     break
-                reason = self.limit_reached(child, limits, folder, deadline)
-        finally:
-            os.close(pidfd)
+                reason = self.limit_reached(child, folder, deadline)
         if reason is not None:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
-        if not self.namespaces:
-            self.end_all(child)
+        self.end_all()
         code = os.waitstatus_to_exitcode(status)
-        cpu = usage.ru_utime + usage.ru_stime
-        if reason is None and code in (-signal.SIGXCPU, -signal.SIGKILL) and cpu >= limits["cpu_s"]:
+        out_of_time = usage.ru_utime + usage.ru_stime >= self.limits["cpu_s"]
+        if reason is None and code in (-signal.SIGXCPU, -signal.SIGKILL) and out_of_time:
             reason = "cpu"
-        return {"code": code, "reason": reason, "cpu_s": cpu}
+        return {"code": code, "reason": reason}
 
-    def limit_reached(self, child: int, limits: dict, folder: str | None, deadline: float) -> str | None:
+    def limit_reached(self, child: int, folder: str | None, deadline: float) -> str | None:
+        """The limit that `child` and all below it have reached together, if any: "cpu", "memory", "disk" or "wall"."""
         cpu = memory = 0.0
-        for pid in self.descendants(child):
-            try:
-                fields = self.read(f"{pid}/stat").rpartition(b")")[2].split()
-            except OSError:  # it has ended meanwhile
-                continue
+        for fields in self.processes(child).values():
             cpu += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
             memory += max(0, int(fields[21]) - self.own_pages) * resource.getpagesize()
-        if cpu >= limits["cpu_s"]:
+        if cpu >= self.limits["cpu_s"]:
             return "cpu"
-        if memory > limits["memory_mb"] << 20:
+        if memory > self.limits["memory_mb"] << 20:
             return "memory"
-        if folder and not self.namespaces and is_full(folder, limits["disk_mb"] << 20):
+        if folder and not self.namespaces and is_full(folder, self.limits["disk_mb"] << 20):
             return "disk"
         return "wall" if time.monotonic() > deadline else None
 
-    def descendants(self, ancestor: int) -> list[int]:
-        """`ancestor` and all below it. Who loses its parent goes to the next subreaper or to the namespace's first
-        process, so nothing leaves the tree."""
-        children: dict[int, list[int]] = {}
+    def processes(self, ancestor: int) -> dict[int, list[bytes]]:
+        """`ancestor` and all below it, with the fields of /proc/N/stat from "state" on. Who loses its parent goes to
+        the next subreaper or to the namespace's first process, so nothing leaves the tree."""
+        fields = {}
         for name in os.listdir(self.proc):
             if name.isdigit():
-                try:
-                    parent = int(self.read(f"{name}/stat").rpartition(b")")[2].split()[1])
-                except OSError:
-                    continue
-                children.setdefault(parent, []).append(int(name))
+                with suppress(OSError):  # it has ended meanwhile
+                    fields[int(name)] = self.read(f"{name}/stat").rpartition(b")")[2].split()
         found = [ancestor]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        for parent in found:  # grows
+            found += [pid for pid, stat in fields.items() if int(stat[1]) == parent]
+        return {pid: fields[pid] for pid in found if pid in fields}
 
     def read(self, name: str) -> bytes:
+        """A file of /proc, which tests do not see where there are namespaces."""
         fd = os.open(name, os.O_RDONLY, dir_fd=self.proc)
         try:
             return os.read(fd, 4096)
         finally:
             os.close(fd)
 
-    def end_all(self, child: int) -> None:
+    def end_all(self) -> None:
         """Kill what a test has left, until nothing of it is there. Namespaces do it by themselves."""
-        if self.namespaces:
-            os.kill(child, signal.SIGKILL)
-            return
-        while True:
-            left = [pid for pid in self.descendants(os.getpid())[1:] if pid != self.judge]
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, os.WNOHANG)
-                except (ProcessLookupError, ChildProcessError):  # gone, or not yet handed on to this process
-                    pass
+        while not self.namespaces:
+            left = self.processes(os.getpid()).keys() - {os.getpid(), self.runner}
             if not left:
                 return
+            for pid in left:
+                with suppress(ProcessLookupError, ChildProcessError):  # gone, or not yet handed on to this process
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
 
     # The only folder that a test can write
 
-    def make_folder(self, limits: dict) -> str:
+    def make_folder(self) -> str:
+        """An empty folder: in memory where there are namespaces, else on disk."""
         if self.namespaces:
-            if not self.clean or self.clean[0] != limits["disk_mb"]:
-                if self.clean:
-                    check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
-                mount(
-                    "tmpfs",
-                    "/tmp",
-                    "tmpfs",
-                    MS_NOSUID | MS_NODEV | MS_NOATIME,
-                    f"mode=777,nr_inodes={MAX_FILES},size={limits['disk_mb']}m",
-                )
-                self.clean = limits["disk_mb"], changed("/tmp")
+            if not self.clean:
+                size = f"mode=777,nr_inodes={MAX_FILES},size={self.limits['disk_mb']}m"
+                mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME, size)
+                self.clean = changed("/tmp")
             return "/tmp"
-        self.runs += 1
-        folder = f"{self.setting['scratch']}/{self.runs}"
+        folder = f"{self.setting['scratch']}/program"
         os.mkdir(folder, 0o700)
         if os.geteuid() == 0:
             os.chown(folder, self.setting["uid"], self.setting["uid"])
         return folder
 
     def remove_folder(self, folder: str) -> None:
+        """Remove what a test has left in it; a memory folder that is untouched serves the next test too."""
         if self.namespaces:
-            if self.clean[1] != changed("/tmp"):
-                check(libc.umount2(folder.encode(), MNT_DETACH), "unmount")
+            if self.clean != changed("/tmp"):
+                check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
                 self.clean = None
             return
         try:
@@ -646,11 +517,8 @@ class Server:
 
 def close_all_but(keep: set[int]) -> None:
     """Close all descriptors but 0 to 2 and `keep`."""
-    last = 2
-    for fd in sorted(keep):
-        os.closerange(last + 1, fd)
-        last = fd
-    os.closerange(last + 1, 1 << 16)
+    for lower, upper in pairwise([2, *sorted(keep), 1 << 16]):
+        os.closerange(lower + 1, upper)
 
 
 def changed(folder: str) -> tuple[int, int]:
@@ -663,42 +531,35 @@ def is_full(folder: str, size: int) -> bool:
     """Whether a folder holds more than `size` bytes or MAX_FILES files, as a memory folder would not take more."""
     total, queue = 0, [folder]
     for place in queue:
-        try:
+        with suppress(OSError):
             for entry in os.scandir(place):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512 + size // MAX_FILES
                 if total > size:
                     return True
                 if entry.is_dir(follow_symlinks=False):
                     queue.append(entry.path)
-        except OSError:
-            continue
     return False
 
 
-def resource_limits(limits: dict, setting: dict) -> list[tuple[int, tuple[int, int]]]:
-    """Arguments for setrlimit."""
-    processes = limits["processes"] + SPARE_PROCESSES + setting["other_processes"]
+def set_limits(limits: dict, other_processes: int) -> None:
+    """The kernel's limits for the calling process, as far as its own allow."""
+    seconds = int(limits["cpu_s"]) + 1  # the last resort: `Server.watch` is more exact, and counts all processes
     memory, file = limits["memory_mb"] << 20, limits["file_mb"] << 20
-    seconds = int(limits["cpu_s"]) + 1  # the last resort: `watch` is more exact, and counts all processes
-    found = []
-    for name, soft, hard in (
-        ("AS", memory, memory),
-        ("FSIZE", file, file),
-        ("CPU", seconds, seconds + 1),
-        ("CORE", 0, 0),
-        ("NOFILE", 64, 64),
-        ("NPROC", processes, processes),
-        ("MEMLOCK", 0, 0),
-        ("MSGQUEUE", 0, 0),
-        ("STACK", 8 << 20, 64 << 20),
-    ):
-        which = getattr(resource, f"RLIMIT_{name}", None)
-        if which is not None:
-            ceiling = resource.getrlimit(which)[1]
-            if ceiling != resource.RLIM_INFINITY:
-                soft, hard = min(soft, ceiling), min(hard, ceiling)
-            found.append((which, (soft, hard)))
-    return found
+    processes = limits["processes"] + SPARE_PROCESSES + other_processes
+    wanted = {
+        resource.RLIMIT_AS: (memory, memory),
+        resource.RLIMIT_FSIZE: (file, file),
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_NOFILE: (64, 64),
+        resource.RLIMIT_NPROC: (processes, processes),
+        resource.RLIMIT_STACK: (8 << 20, 64 << 20),
+        **dict.fromkeys((resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE), (0, 0)),
+    }
+    for which, values in wanted.items():
+        ceiling = resource.getrlimit(which)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            values = tuple(min(value, ceiling) for value in values)
+        resource.setrlimit(which, values)
 
 
 # --- in the process of a test -------------------------------------------------------------------------
@@ -724,46 +585,44 @@ solve([1, 2])
 
 def rehearse() -> None:
     """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it."""
-    names: dict = {}
+    names = {}
     exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
-    json.loads(json.dumps(["", RpcServer(names, None).answer("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
+    json.loads(json.dumps(["", RpcServer(names, None).reply("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
 
 
 def run_program(fds: list[int], progress: mmap.mmap) -> None:
-    """Compile the program, say so through `progress`, unmap that, run the program; never returns."""
+    """Compile the program, say so through `progress`, unmap that, run the program; never returns. fds: its text, then
+    standard input, output and error, or calls and a file for their results, or a socket for calls."""
     progress[0] = STARTED
-    text = read_all(fds[0])
+    preamble, text = json.loads(read_all(fds[0]))
     calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
-    channel = os.dup(fds[-1]) if len(fds) < 4 else -1
-    for number, fd in enumerate(fds[1:] if len(fds) == 4 else ()):
-        os.dup2(fd, number)
+    channel = None
+    if len(fds) == 4:
+        for number, fd in enumerate(fds[1:]):
+            os.dup2(fd, number)
+    else:
+        channel = fds.pop()
     for fd in fds:
         os.close(fd)
-    preamble, text = json.loads(text)
-    code, failure = None, None
+    module = types.ModuleType("__main__" if channel is None else "program")
+    sys.modules[module.__name__] = module
+    sys.argv = ["program.py"]
+    failure = None
     try:
         code = compile(text, "<program>", "exec", dont_inherit=True)
         progress[0] = COMPILED
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        failure = error
-    progress.close()
-    module = types.ModuleType("__main__" if channel < 0 else "program")
-    sys.modules[module.__name__] = module
-    sys.argv = ["program.py"]
-    try:
-        if preamble:
-            exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
-        if failure is None:
-            exec(code, module.__dict__)
+        progress.close()
+        exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
+        exec(code, module.__dict__)
     except BaseException as error:
         failure = error
-    if channel < 0:
+    if channel is None:
         finish(failure)
-    servant = RpcServer(module.__dict__, failure)
+    server = RpcServer(module.__dict__, failure)
     if calls:
-        servant.answer_all(*calls, channel)
+        server.answer_all(*calls, channel)
     else:
-        servant.serve(socket.socket(fileno=channel))
+        server.serve(socket.socket(fileno=channel))
     os._exit(0)
 
 
@@ -786,10 +645,9 @@ def finish(failure: BaseException | None) -> None:
 
 def open_streams() -> None:
     """For all tests to come: they get other files under the same numbers, else nothing can be read or seen."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def read_all(fd: int) -> bytes:
@@ -798,12 +656,11 @@ def read_all(fd: int) -> bytes:
 
 
 def main(setting: dict) -> None:
-    if sys.platform != "linux":
-        raise OSError("the sandbox needs Linux")
+    """Isolate this process, load and rehearse what tests need, then serve until the caller closes the socket."""
     os.umask(0o022)
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     for name in PRELOAD:
-        importlib.import_module(name)
+        __import__(name)
     isolate(setting)
     server = Server(setting)
     open_streams()
@@ -815,5 +672,4 @@ def main(setting: dict) -> None:
     if hasattr(libc, "malloc_trim"):  # glibc
         libc.malloc_trim(0)
     server.serve()
-    if not server.namespaces:
-        server.end_all(0)
+    server.end_all()

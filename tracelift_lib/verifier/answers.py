@@ -1,6 +1,6 @@
 """Answers to math problems: reading a number exactly, and when two answers are equal.
 
-`same` and `valid` may run for hours on hostile text, so they are called in a process with limits (compare.py).
+`same` may run for hours on hostile text, so it is called in a process with limits (compare.py).
 
 What counts as equal:
 - A number must be written out: an expected 8 is met by 8, 8.0, 16/2 or \\frac{16}{2}, not by 2^3 or 3 + 5, or else the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 # A number that stands for itself: no part of a word, of a power, of 1e3 or of a badly grouped 1,2345. A dash behind a
 # number ("16 - 3") is no sign, nor is one with a space after it at the start of a line, which marks a list.
@@ -112,18 +113,25 @@ def plain(answer: str) -> str:
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
-    """(kind, elements): a bracket pair for ordered ones, "set" for sets and lists, "union", or "" for one element."""
+    """(kind, elements): a bracket pair for ordered ones, "set" for sets and lists, "union", or "" for one element.
+
+    a \\pm b is a set: of the two elements that it stands for.
+    """
     text = re.sub(r"\\([{}])", r"\1", text) if re.fullmatch(r"\\\{.*\\\}", text, re.DOTALL) else text
-    inner = _split(text[1:-1], ",") if text[:1] in ("(", "[", "{") and text[-1:] in (")", "]", "}") else None
-    if inner and text[0] == "{" and text[-1] == "}":
-        return "set", inner
-    if inner and len(inner) > 1 and text[0] + text[-1] in BRACKETS:
-        return text[0] + text[-1], inner
-    for kind, separator in (("union", r"\cup"), ("set", ",")):
-        parts = _split(text, separator)
-        if parts and len(parts) > 1:
-            return kind, parts
-    return "", [text]
+    ends = text[:1] + text[-1:]
+    inner = _split(text[1:-1], ",") if ends[:1] in tuple("([{") and ends[1:] in tuple(")]}") else None
+    if inner and len(inner) > 1 and ends in BRACKETS:
+        return ends, inner
+    union, listed = _split(text, r"\cup"), _split(text, ",")
+    braces = inner and ends == "{}"
+    if not braces and union and len(union) > 1:
+        return "union", union
+    parts = inner if braces else listed if listed and len(listed) > 1 else [text]
+    kind = "set" if braces or len(parts) > 1 else ""
+    if any(r"\pm" in part for part in parts):
+        kind = "set"
+        parts = [part.replace(r"\pm", sign) for part in parts for sign in ("+-" if r"\pm" in part else "+")]
+    return kind, parts
 
 
 def _split(text: str, separator: str) -> list[str] | None:
@@ -139,37 +147,15 @@ def _split(text: str, separator: str) -> list[str] | None:
     return [*parts, text[start:].strip()] if depth == 0 else None
 
 
-def _elements(text: str) -> tuple[str, list[str]]:
-    """As `_parts`, with a \\pm b as the two elements that it stands for."""
-    kind, parts = _parts(text)
-    if kind in ("", "set") and any(r"\pm" in part for part in parts):
-        kind = "set"
-        parts = [part.replace(r"\pm", sign) for part in parts for sign in ("+-" if r"\pm" in part else "+")]
-    return kind, parts
-
-
-def valid(text: str) -> bool:
-    """Whether an answer in the form that `plain` gives can be read at all."""
-    kind, parts = _elements(text)
-    if kind:
-        return len(parts) <= MAX_PARTS and all(valid(part) for part in parts)
-    leaf = NAMED.sub("", text)
-    if leaf != text:
-        return valid(leaf)
-    if BASE.fullmatch(text) or TEXT.fullmatch(text) or parse_number(text, maths=True) is not None:
-        return True
-    return equal_expressions(text, text)
-
-
 def same(expected: str, stated: str) -> bool:
-    """Equality of two answers in the form that `plain` gives."""
+    """Equality of two answers in the form that `plain` gives; one that cannot be read does not even equal itself."""
     name, other = NAMED.match(expected), NAMED.match(stated)
     if name and other and name[1] != other[1]:
         return False
     if other or "=" not in stated:  # y = 2x stays an equation beside 2x - y = 0
         expected, stated = NAMED.sub("", expected), NAMED.sub("", stated)
-    kind, parts = _elements(expected)
-    other_kind, others = _elements(stated)
+    kind, parts = _parts(expected)
+    other_kind, others = _parts(stated)
     if not kind:
         return other_kind not in BRACKETS and _same_leaf(expected, stated)  # x > 5 is not (5, \infty)
     if kind != other_kind or len(parts) != len(others) or len(parts) > MAX_PARTS:
@@ -222,14 +208,10 @@ def _readable(text: str) -> bool:
     if not (0 < len(text) <= MAX_LENGTH and text.isascii()):
         return False
     commands = set(re.findall(r"\\([a-zA-Z]+)", text.replace(r"\\", " ")))
-    depth, deepest = 0, 0
-    for char in text:
-        depth += (char in "({") - (char in ")}")
-        deepest = max(deepest, depth)
-        if depth < 0:
-            return False
-    hopeless = HEAVY.search(text) or WORD.search(text) or deepest > MAX_DEPTH
-    return depth == 0 and commands <= COMMANDS and not hopeless
+    depths = list(accumulate((char in "({") - (char in ")}") for char in text))
+    matched = min(depths) >= 0 and depths[-1] == 0
+    hopeless = max(depths) > MAX_DEPTH or HEAVY.search(text) or WORD.search(text)
+    return matched and commands <= COMMANDS and not hopeless
 
 
 def _exact(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from tracelift_lib.problems.code_tests import read_tests
@@ -23,7 +24,7 @@ class Verdict:
 
     Attributes:
         success: V(x, y) for the uplift: 1 if the answer is right or all tests pass, else 0; None: no verdict.
-        s: execution reward of this answer (method.md section 4); None exactly if `success` is.
+        s: execution reward of this answer (docs/method.md section 4); None exactly if `success` is.
         outcome: in a word, for the log: `right`, `wrong`, ..., or `infra` for a verifier that failed.
     """
 
@@ -33,20 +34,20 @@ class Verdict:
 
 
 class Verifier(Protocol):
-    """Judges answers; may be called from several threads at once."""
+    """Gives verdicts on answers; may be called from several threads at once."""
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """One judgement an answer, in order."""
+        """One verdict for each answer, in order."""
 
 
 @dataclass(frozen=True)
 class MathVerifier:
-    """Right or wrong by the final answer (verify.py); s is binary, as in the paper."""
+    """Right or wrong by the final answer (verify_math.py); s is binary, as in the paper."""
 
     rule: AnswerRule
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """One judgement an answer. Raises ValueError if a problem's expected answer cannot be read (bad data)."""
+        """One verdict for each answer. Raises ValueError if a problem's expected answer cannot be read (bad data)."""
         return [self._verdict(p, y) for p, y in zip(problems, answers, strict=True)]
 
     def _verdict(self, problem: Problem, answer: str) -> Verdict:
@@ -69,19 +70,19 @@ class ProgramVerifier:
         self._known: dict[tuple[str, str], CodeResult] = {}
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """One judgement an answer. Raises InputError for a problem whose metadata holds no valid tests."""
+        """One verdict for each answer. Raises InputError for a problem whose metadata holds no valid tests."""
         jobs = [
             (extract_program(y), read_tests(p.metadata, f"problem {p.problem_id}"))
             for p, y in zip(problems, answers, strict=True)
         ]
         keys = [(program, tests.model_dump_json()) for program, tests in jobs]
-        results = {key: self._known[key] for key in keys if key in self._known}
-        new = {key: job for key, job in zip(keys, jobs) if key not in results}
-        results |= dict(zip(new, self._verifier.verify(list(new.values()))))
         if len(self._known) > MAX_KNOWN:
             self._known = {}
-        self._known |= {key: results[key] for key in new if not results[key].failed_to_run}
-        return [self._verdict(results[key]) for key in keys]
+        known = self._known  # another thread may begin a new one meanwhile
+        new = {key: job for key, job in zip(keys, jobs) if key not in known}
+        results = dict(zip(new, self._verifier.verify(list(new.values()))))
+        known |= {key: result for key, result in results.items() if not result.failed_to_run}
+        return [self._verdict(results.get(key) or known[key]) for key in keys]
 
     def _verdict(self, result: CodeResult) -> Verdict:
         """The outcome is that of the first test that did not pass."""
@@ -95,21 +96,18 @@ class VerifierByDomain:
     """Sends each problem's answers to the verifier of its domain, which is made when it is first needed."""
 
     def __init__(self, makers: dict[str, Callable[[], Verifier]]):
-        self._makers, self._made, self._lock = makers, {}, threading.Lock()
+        self._makers = {domain: cache(make) for domain, make in makers.items()}
+        self._lock = threading.Lock()
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """One judgement an answer, in order. Raises ValueError for a domain that has no verifier."""
-        verdicts_by_row: dict[int, Verdict] = {}
-        for domain in dict.fromkeys(p.domain for p in problems):
+        """One verdict for each answer, in order. Raises ValueError for a domain that has no verifier."""
+        verdicts: dict[int, Verdict] = {}
+        for domain in {p.domain for p in problems}:
+            if domain not in self._makers:
+                raise ValueError(f"no verifier for problems of domain {domain!r}")
+            with self._lock:
+                verifier = self._makers[domain]()
             rows = [i for i, p in enumerate(problems) if p.domain == domain]
-            verdicts = self._verifier(domain).verify([problems[i] for i in rows], [answers[i] for i in rows])
-            verdicts_by_row |= dict(zip(rows, verdicts, strict=True))
-        return [verdicts_by_row[i] for i in range(len(problems))]
-
-    def _verifier(self, domain: str) -> Verifier:
-        with self._lock:
-            if domain not in self._made:
-                if domain not in self._makers:
-                    raise ValueError(f"no verifier for problems of domain {domain!r}")
-                self._made[domain] = self._makers[domain]()
-            return self._made[domain]
+            found = verifier.verify([problems[i] for i in rows], [answers[i] for i in rows])
+            verdicts |= dict(zip(rows, found, strict=True))
+        return [verdicts[i] for i in range(len(problems))]

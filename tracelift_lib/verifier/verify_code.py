@@ -1,8 +1,8 @@
-"""Verification of programs: V(x, y) and the execution reward s for the code domain (method.md section 4).
+"""Verification of programs: V(x, y) and the execution reward s for the code domain (docs/method.md section 4).
 
 Each test of a program runs in a process of its own in the sandbox. Expected results are not in it: standard output is
-compared here, and test code runs in a judge's process, which calls the program's functions from outside
-(sandbox_calls.py).
+compared here, and test code runs in the test runner's process, which calls the program's functions from
+outside (sandbox/calls.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import queue
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker, choose_tier
-from tracelift_lib.sandbox.running import Outcome, _run_asserts, _run_stdio
+from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker
+from tracelift_lib.sandbox.running import Outcome, run_tests
+from tracelift_lib.sandbox.tiers import choose_tier
 
 ExecStyle = Literal["binary", "pass_rate", "coderl", "hybrid"]
 MAX_TESTS = 8  # a program, as in the paper's code
@@ -25,7 +26,7 @@ MAX_TESTS = 8  # a program, as in the paper's code
 
 @dataclass(frozen=True)
 class CodeResult:
-    """The outcomes of one program, one a test in order, and the tier of isolation they were got in."""
+    """The outcomes of one program, one for each test in order, and the tier of isolation that they ran in."""
 
     outcomes: tuple[Outcome, ...]
     compiled: bool
@@ -48,7 +49,7 @@ class CodeResult:
 
 
 def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
-    """s of method.md section 4; None if the harness failed: that is never a reward.
+    """s of docs/method.md section 4; None if the harness failed: that is never a reward.
 
     With several tests `coderl` takes the worst: -0.6 if any test crashed or ran out of time, else -0.3 if any is wrong.
     `hybrid` is 0.8 times the pass rate, plus 0.2 if the program ran to its end on every test (so all passed gives 1),
@@ -66,7 +67,11 @@ def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
     return 0.8 * result.pass_rate + (0.0 if not result.compiled else 0.2 if ended else 0.05)
 
 
-FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n", re.MULTILINE)
+BLOCK = re.compile(  # possessive (+): a line of many backticks is read once
+    r"^[ \t]*+(?P<fence>(?P<mark>[`~])(?P=mark){2,}+)[ \t]*+(?P<language>[\w+-]*+)[^\n]*+\n"
+    r"(?P<text>.*?)(?:^[ \t]*(?P=fence)(?P=mark)*[ \t]*$|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def extract_program(answer: str) -> str:
@@ -76,24 +81,17 @@ def extract_program(answer: str) -> str:
     often show a draft or an example first. A block that is never closed runs to the end of the text (the answer was cut
     off). Without any fence the whole text is the program.
     """
-    blocks, place = [], 0
-    while opening := FENCE.search(answer, place):
-        closing = re.compile(rf"^[ \t]*{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*$", re.MULTILINE)
-        end = closing.search(answer, opening.end())
-        blocks.append((opening["language"].lower(), answer[opening.end() : end.start() if end else len(answer)]))
-        place = end.end() if end else len(answer)
-    if not blocks:
-        return answer
+    blocks = [(block["language"].lower(), block["text"]) for block in BLOCK.finditer(answer)]
     for languages in (("python", "py", "python3"), ("",)):
         if marked := [text for language, text in blocks if language in languages]:
             return marked[-1]
-    return blocks[-1][1]
+    return blocks[-1][1] if blocks else answer
 
 
 # --- running ------------------------------------------------------------------------------------------
 
 
-class CodeVerifier:
+class CodeVerifier(AbstractContextManager):
     """n warm workers that verify programs; a context manager.
 
     Args:
@@ -111,27 +109,21 @@ class CodeVerifier:
     ):
         self.limits, self.max_tests = limits or Limits(), max_tests
         self.tier = choose_tier(tier)
-        # Twice as many threads: one prepares the next program or judges the last while another waits for a worker.
+        # Twice as many threads: one prepares the next program or compares the last results while another waits.
         self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)  # started when first needed
 
-    def __enter__(self) -> CodeVerifier:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers, after the jobs that run."""
+        """Ends the workers, after the jobs that run."""
         self._pool.shutdown(cancel_futures=True)
         while not self._idle.empty():
             if worker := self._idle.get():
                 worker.close()
 
     def verify(self, jobs: Sequence[tuple[str, StdioTests | AssertTests]]) -> list[CodeResult]:
-        """One result a (program, tests), in order; from any thread."""
+        """One result for each (program, tests), in order; from any thread."""
         return list(self._pool.map(self._verify_one, *zip(*jobs))) if jobs else []
 
     def _verify_one(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
@@ -145,11 +137,10 @@ class CodeVerifier:
         return result
 
     def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
-        run = _run_stdio if isinstance(tests, StdioTests) else _run_asserts
         try:
-            outcomes, compiled = run(self._borrow, program, tests, self.limits, self.max_tests)
+            outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
             return CodeResult(tuple(outcomes), compiled, self.tier)
-        except (SandboxError, SystemError):  # the second: assert_plans.foreign_names
+        except SandboxError:
             count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
             return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
 
@@ -157,16 +148,15 @@ class CodeVerifier:
     def _borrow(self) -> Iterator[Worker]:
         """A worker, which is ended if anything goes wrong meanwhile."""
         worker = self._idle.get()
+        sound = None
         try:
-            worker = worker or Worker(self.tier)
+            worker = worker or Worker(self.tier, self.limits)
             yield worker
-        except BaseException:
-            if worker:
-                worker.close()
-            worker = None
-            raise
+            sound = worker
         finally:
-            self._idle.put(worker)
+            if worker and not sound:
+                worker.close()
+            self._idle.put(sound)
 
 
 HARMLESS = StdioTests(style="stdio", cases=[StdioCase(input="", output="1")])

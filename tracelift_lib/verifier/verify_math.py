@@ -86,7 +86,7 @@ def verify_math(text: str, answer: str, rule: AnswerRule = "strict") -> int:
     if value is not None:
         return int(final_answer(text, rule) == value)
     expected = plain(answer)
-    if not compare.is_valid(expected):
+    if not compare.all_same(expected, (expected,)):
         raise ValueError(f"expected answer {answer!r} is not one number or expression")
     stated = {plain(candidate) for candidate, _ in stated_answers(text)}
     return int(0 < len(stated) <= MAX_STATED and compare.all_same(expected, tuple(sorted(stated))))

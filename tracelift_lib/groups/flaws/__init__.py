@@ -1,1 +1,14 @@
-"""TODO"""
+"""Makers of flawed traces: from a sound trace to versions with exactly one flaw, of a kind that groups/kinds.py names.
+
+In the modules of exact makers each public function before `MAKERS` is named after the kind that it makes.
+
+    tiny_math.py    flaws in traces of the generated stories, whose true steps are known
+    tiny_code.py    flaws in plans of the generated programs, whose true reasoning is known
+    calculations.py  the calculations of a solution in prose, such as GSM8K's, and which result each number quotes
+    recompute.py    one change, carried through the calculations that follow
+    math_makers.py  flaws in solutions in prose
+    plan_words.py   Python in plain words
+    plans.py        the reference trace of a program, a line for each statement
+    code_makers.py  flaws in a program's syntax tree, and so in its plan
+    by_model.py     flaws by a language model, in any reference
+"""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from tracelift_lib.executor.structured import Asker, Failure
-from tracelift_lib.groups.kinds import Flaw, kinds_of
+from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of
 from tracelift_lib.problems.problem import Problem
 
 PROMPT = """\
 Below are a problem and sound reasoning about it. Write the reasoning again with exactly one flaw of one kind.
 
-Kind of flaw: {name}. {definition}
-An example of this kind: {example}
+Kind of flaw: {kind.name}. {kind.definition}
+An example of this kind: {kind.example}
 
 Rules: copy the reasoning word for word up to the flaw. Put the flaw in one place. After it, change only what follows
 from it (such as numbers computed from a wrong result). Stay with this problem, keep about the same length, use no
@@ -24,7 +24,6 @@ Problem:
 Reasoning:
 {reference}
 """
-NO_CODE = " Write no code."
 
 
 class FlawedTrace(BaseModel):
@@ -40,12 +39,10 @@ def prompt_for(problem: Problem, reference: str, kind_name: str) -> str:
     """The request for one flawed trace."""
     kind = kinds_of(problem.domain)[kind_name]
     return PROMPT.format(
-        name=kind.name,
-        definition=kind.definition,
-        example=kind.example,
+        kind=kind,
         problem=problem.problem,
         reference=reference,
-        code_rule=NO_CODE if problem.domain == "code" and kind.name != "leaked_code" else "",
+        code_rule=" Write no code." if problem.domain == "code" and kind.name != "leaked_code" else "",
     )
 
 
@@ -54,11 +51,5 @@ def ask_for_flaw(asker: Asker, problem: Problem, reference: str, kind: str, seed
     answer = asker.ask(prompt_for(problem, reference, kind), FlawedTrace, seed)
     if isinstance(answer, Failure):
         return answer
-    return Flaw(answer.reasoning.strip(), severity(reference, answer.reasoning.strip()))
-
-
-def severity(reference: str, text: str) -> float:
-    """The share of the reference's lines from the first changed one on, in (0, 1]."""
-    before, after = reference.split("\n"), text.split("\n")
-    same = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
-    return max(1, len(before) - same) / len(before)
+    text = answer.reasoning.strip()
+    return Flaw(text, changed_share(reference, text))

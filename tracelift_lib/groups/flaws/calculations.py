@@ -1,4 +1,4 @@
-"""Calculations in a natural-language math trace: found, linked to each other, and recomputed after a change.
+"""Calculations in a natural-language math trace, found and linked to each other.
 
 A GSM8K solution states its calculations in prose: "7 stickers/page * 6 pages = 42 stickers". `read_trace` finds each
 `a op b ... = c` whose two sides are equal, and links every other number to the calculation that it quotes, for
@@ -9,58 +9,33 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import CodeType
 from typing import NamedTuple
+
+from tracelift_lib.problems.tinyworld import NUMBER_WORDS
 
 NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 TOKEN = re.compile(
-    rf"(?P<number>{NUMBER})|(?P<word>/?[^\W\d_]{{2,}}(?:[/'-][^\W\d_]+)*)|(?P<op>[-+*/×÷−–]|(?<=[\d\s)%])[xX](?=[\s\d($.]))"
-    r"|(?P<paren>[()])|(?P<eq>=)|(?P<currency>[$€£])|(?P<percent>%)|(?P<other>\S)"
+    rf"(?P<number>{NUMBER})|(?P<word>/?[^\W\d_]{{2,}}(?:[/'-][^\W\d_]+)*)"
+    r"|(?P<op>[-+*/×÷−–]|(?<=[^\S\n]|[\d)%])[xX](?=[^\S\n]|[\d($.]))"
+    r"|(?P<paren>[()])|(?P<eq>=)|(?P<currency>[$€£])|(?P<percent>%)|(?P<other>\n|\S)"
 )
 OPERATORS = {"−": "-", "–": "-", "×": "*", "x": "*", "X": "*", "÷": "/"}
-WORD_VALUES = {
-    word: Fraction(value)
-    for value, words in enumerate(
-        (
-            "zero",
-            "one once a an",
-            "two twice double doubled pair",
-            "three thrice triple tripled",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve dozen",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        )
-    )
-    for word in words.split()
-} | {
-    word: Fraction(10 * n) for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)
+OTHER_WORDS = {
+    1: "once a an",
+    2: "twice double doubled pair half",
+    3: "thrice triple tripled third thirds",
+    4: "quarter quarters fourth fourths",
+    5: "fifth fifths",
+    12: "dozen",
 }
-WORD_VALUES |= {
-    "half": Fraction(2),
-    "third": Fraction(3),
-    "thirds": Fraction(3),
-    "quarter": Fraction(4),
-    "quarters": Fraction(4),
-    "fourth": Fraction(4),
-    "fourths": Fraction(4),
-    "fifth": Fraction(5),
-    "fifths": Fraction(5),
-}
+TENS = enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)
+WORD_VALUES = {word: Fraction(value) for value, word in enumerate(NUMBER_WORDS)}
+WORD_VALUES |= {word: Fraction(value) for value, words in OTHER_WORDS.items() for word in words.split()}
+WORD_VALUES |= {word: Fraction(10 * n) for n, word in TENS}
 MAX_UNIT_WORDS = 3
 
 
@@ -75,7 +50,7 @@ class Number(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One part of a calculation's left side: `number` (index into the trace's numbers), `op` or `paren`."""
+    """One part of a text: of a `number` its index among the trace's numbers, of anything else its characters."""
 
     kind: str
     what: int | str
@@ -93,14 +68,12 @@ class Calculation(NamedTuple):
 
     @property
     def operands(self) -> list[int]:
+        """The numbers on the left, by their index."""
         return [t.what for t in self.left if t.kind == "number"]
 
     @property
-    def ops(self) -> list[Token]:
-        return [t for t in self.left if t.kind == "op"]
-
-    @property
     def binary(self) -> bool:
+        """Whether the left side is `a op b`."""
         return len(self.left) == 3
 
 
@@ -123,7 +96,13 @@ class Trace:
         """The largest number of problem and trace."""
         return max([*self.given, *(n.value for n in self.numbers)])
 
+    @functools.cached_property
+    def results(self) -> set[int]:
+        """The numbers that are a calculation's result."""
+        return {c.result for c in self.calculations}
+
     def value(self, number: int) -> Fraction:
+        """The value of a number as the text states it."""
         return self.numbers[number].value
 
     def source(self, number: int) -> int | None:
@@ -132,10 +111,8 @@ class Trace:
         return candidates[-1] if candidates and self.value(number) not in self.given else None
 
     def on_line(self, line: int) -> list[int]:
+        """The numbers of a line."""
         return [i for i, n in enumerate(self.numbers) if n.line == line]
-
-
-# --- reading ----------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=64)  # a problem is read once for each of its traces
@@ -157,133 +134,80 @@ def _fraction(digits: str) -> Fraction:
 @functools.lru_cache(maxsize=8)  # seven makers read the same trace
 def read_trace(text: str, problem: str) -> Trace:
     """The calculations of `text`, a solution of `problem`."""
+    tokens: list[Token] = []
     numbers: list[Number] = []
+    for match in TOKEN.finditer(text):
+        what: int | str = OPERATORS.get(match[0], match[0])
+        if match["number"]:
+            what, line = len(numbers), text.count("\n", 0, match.start())
+            numbers.append(Number(*match.span(), _fraction(match[0]), line, text.startswith("%", match.end())))
+        tokens.append(Token(match.lastgroup, what, *match.span()))
     calculations: list[Calculation] = []
     unread: set[int] = set()
-    offset = 0
-    for line, row in enumerate(text.split("\n")):
-        tokens = []
-        for match in TOKEN.finditer(row):
-            start, end = match.start() + offset, match.end() + offset
-            what: int | str = match[0]
-            if match["number"]:
-                what = len(numbers)
-                percent = row[match.end() :].startswith("%")
-                numbers.append(Number(start, end, _fraction(match[0]), line, percent))
-            tokens.append(Token(match.lastgroup, what, start, end))
-        for i, token in enumerate(tokens):
-            if token.kind == "eq":
-                calculation = _calculation(tokens, i, numbers, line)
-                if calculation is None:
-                    unread.add(line)
-                else:
-                    calculations.append(calculation)
-        offset += len(row) + 1
-    given = quantities(problem)
-    return Trace(text, numbers, calculations, _quotes(numbers, calculations), unread, given)
+    for i, token in enumerate(tokens):
+        if token.kind == "eq":
+            line = text.count("\n", 0, token.start)
+            left, result = _left_side(tokens[:i]), _right_side(tokens[i + 1 : i + 5])
+            if left and result and evaluate(left, numbers) == evaluate([result], numbers):
+                calculations.append(Calculation(left, result.what, line, token.start))
+            else:
+                unread.add(line)
+    return Trace(text, numbers, calculations, _quotes(numbers, calculations), unread, quantities(problem))
 
 
-def _calculation(tokens: list[Token], equals: int, numbers: list[Number], line: int) -> Calculation | None:
-    """The calculation around the `=` at index `equals`, if both sides are complete and equal."""
-    right = [t for t in tokens[equals + 1 : equals + 5] if t.kind != "currency"]
-    if not right or right[0].kind != "number":
-        return None
-    if len(right) > 1 and (right[1].kind in ("number", "paren") or right[1].kind == "op" and _goes_on(right[2:])):
-        return None
-    left = _left_side(tokens, equals)
-    if left is None or evaluate(left, {i: n.value for i, n in enumerate(numbers)}, numbers) != _value(
-        right[0], numbers
-    ):
-        return None
-    return Calculation(tuple(left), right[0].what, line, tokens[equals].start)
+def _right_side(tokens: list[Token]) -> Token | None:
+    """The number after an `=`; None if there is none or the calculation goes on after it."""
+    right = [t for t in tokens if t.kind != "currency"]
+    kinds = " ".join(t.kind for t in right)
+    return right[0] if re.match(r"number(?! (?:op )?(?:number|paren))", kinds) else None
 
 
-def _value(token: Token, numbers: list[Number]) -> Fraction:
-    number = numbers[token.what]
-    return number.value / 100 if number.percent else number.value
-
-
-def _goes_on(rest: list[Token]) -> bool:
-    return bool(rest) and rest[0].kind in ("number", "paren", "currency")
-
-
-def _left_side(tokens: list[Token], equals: int) -> list[Token] | None:
-    """The expression that ends before `=`, read backwards; words between a number and an operator are its unit."""
+def _left_side(tokens: list[Token]) -> tuple[Token, ...] | None:
+    """The expression that ends `tokens`, read backwards; words between a number and an operator are its unit."""
     left: list[Token] = []
-    depth, complete, i = 0, None, equals - 1
-    while i >= 0:
-        i = _skip_units(tokens, i)
-        token = tokens[i] if i >= 0 else None
-        if token is None or token.kind not in ("number", "paren") or token.what == "(":
+    depth = 0
+    while True:
+        _drop_unit(tokens)
+        if not tokens or tokens[-1].kind not in ("number", "paren") or tokens[-1].what == "(":
             return None  # an operator or `=` with nothing readable before it
-        left.append(token)
-        i -= 1
-        if token.what == ")":
+        left.append(tokens.pop())
+        if left[-1].what == ")":
             depth += 1
             continue
-        while i >= 0 and (tokens[i].kind == "currency" or depth and tokens[i].what == "("):
-            if tokens[i].what == "(":
-                left.append(tokens[i])
+        while tokens and (tokens[-1].kind == "currency" or depth and tokens[-1].what == "("):
+            if (token := tokens.pop()).kind == "paren":
+                left.append(token)
                 depth -= 1
-            i -= 1
-        complete = depth == 0
-        if i < 0 or tokens[i].kind != "op":
-            break
-        left.append(_plain(tokens[i]))
-        i -= 1
-    return left[::-1] if complete and any(t.kind == "op" for t in left) else None
+        if not tokens or tokens[-1].kind != "op":
+            return tuple(left[::-1]) if depth == 0 and any(t.kind == "op" for t in left) else None
+        left.append(tokens.pop())
 
 
-def _plain(token: Token) -> Token:
-    return token._replace(what=OPERATORS.get(token.what, token.what))
+def _drop_unit(tokens: list[Token]) -> None:
+    """Takes up to three unit words and a percent sign off the end."""
+    for kind in ["word"] * MAX_UNIT_WORDS + ["percent"]:
+        if tokens and tokens[-1].kind == kind:
+            tokens.pop()
 
 
-def _skip_units(tokens: list[Token], i: int) -> int:
-    """Index of the token before up to three unit words and a percent sign."""
-    for _ in range(MAX_UNIT_WORDS):
-        if i >= 0 and tokens[i].kind == "word":
-            i -= 1
-    return i - 1 if i >= 0 and tokens[i].kind == "percent" else i
-
-
-def evaluate(
-    left: list[Token] | tuple[Token, ...], values: dict[int, Fraction], numbers: list[Number]
-) -> Fraction | None:
-    """The value of an expression; None if it is malformed or divides by zero."""
-    parts = [
-        (values[t.what] / 100 if numbers[t.what].percent else values[t.what]) if t.kind == "number" else t.what
-        for t in left
-    ]
-    try:
-        value, rest = _sum(parts)
-    except (ZeroDivisionError, IndexError, TypeError):
+def evaluate(left: Sequence[Token], numbers: Sequence[Number], values: Mapping[int, Fraction] = {}) -> Fraction | None:
+    """The value of an expression, its numbers taken from `values` where they are there; None if it has none."""
+    amounts = {}
+    for place, token in enumerate(left):
+        if token.kind == "number":
+            number = numbers[token.what]
+            value = values.get(token.what, number.value)
+            amounts[f"n{place}"] = value / 100 if number.percent else value
+    try:  # n0*(n3+n5): the reader lets nothing but numbers, operators and brackets through
+        formula = _formula("".join(f"n{i}" if t.kind == "number" else t.what for i, t in enumerate(left)))
+        return eval(formula, {"__builtins__": {}}, amounts)
+    except (ZeroDivisionError, SyntaxError, RecursionError):  # the latter two: hundreds of brackets, thousands of terms
         return None
-    return value if not rest and isinstance(value, Fraction) else None
 
 
-def _sum(parts: list) -> tuple[Fraction, list]:
-    value, parts = _product(parts)
-    while parts and parts[0] in ("+", "-"):
-        term, rest = _product(parts[1:])
-        value, parts = (value + term if parts[0] == "+" else value - term), rest
-    return value, parts
-
-
-def _product(parts: list) -> tuple[Fraction, list]:
-    value, parts = _factor(parts)
-    while parts and parts[0] in ("*", "/"):
-        factor, rest = _factor(parts[1:])
-        value, parts = (value * factor if parts[0] == "*" else value / factor), rest
-    return value, parts
-
-
-def _factor(parts: list) -> tuple[Fraction, list]:
-    if parts[0] == "(":
-        value, rest = _sum(parts[1:])
-        if rest[0] != ")":
-            raise TypeError("unbalanced")
-        return value, rest[1:]
-    return parts[0], parts[1:]
+@functools.lru_cache(maxsize=1024)  # most calculations have one of a few forms
+def _formula(expression: str) -> CodeType:
+    return compile(expression, "calculation", "eval")
 
 
 def _quotes(numbers: list[Number], calculations: list[Calculation]) -> dict[int, list[int]]:
@@ -292,11 +216,10 @@ def _quotes(numbers: list[Number], calculations: list[Calculation]) -> dict[int,
     results = {c.result for c in calculations}
     quotes = {}
     for i, number in enumerate(numbers):
-        if i in results:
-            continue
-        same = [k for k, c in enumerate(calculations) if numbers[c.result].value == number.value]
-        before = [k for k in same if calculations[k].result < i]
-        announced = [k for k in same if calculations[k].line == number.line and i not in calculations[k].operands]
-        if before or announced:
-            quotes[i] = before or announced[:1]
+        if i not in results:
+            same = [k for k, c in enumerate(calculations) if numbers[c.result].value == number.value]
+            before = [k for k in same if calculations[k].result < i]
+            announced = [k for k in same if calculations[k].line == number.line and i not in calculations[k].operands]
+            if before or announced:
+                quotes[i] = before or announced[:1]
     return quotes

@@ -1,159 +1,108 @@
 """Exact makers of the seven code kinds, for plans that `plans.py` reads off a program.
 
 A flaw is put into the program's syntax tree and the plan is written anew, so trace and flaw agree to the word and
-the flawed program is at hand: `behaviour.py` runs it to make sure that the flaw shows. Definitions: kinds.py.
-Source: ours.
+the flawed program is at hand: groups/group_maker.py runs it to make sure that the flaw shows. Definitions:
+groups/kinds.py. Source: ours.
 """
 
 from __future__ import annotations
 
 import ast
-import copy
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 from tracelift_lib.groups.flaws.plan_words import Unsupported, in_words, say
-from tracelift_lib.groups.flaws.plans import parse_program, reference_plan, write_plan
-from tracelift_lib.groups.kinds import Flaw
+from tracelift_lib.groups.flaws.plans import blocks, parse_program, reference_plan, write_plan
+from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
 
-Change = Callable[[ast.AST], None]  # in place, on the node of a fresh copy
-OTHER_FUNCTION = {
-    "max": "min",
-    "min": "max",
-    "any": "all",
-    "all": "any",
-    "sum": "max",
-    "sorted": "list",
-    "set": "list",
-    "combinations": "permutations",
-    "permutations": "combinations",
-    "floor": "ceil",
-    "ceil": "floor",
-    "len": "sum",
-    "nlargest": "nsmallest",
-    "nsmallest": "nlargest",
-    "findall": "split",
-    "match": "search",
-    "search": "match",
-    "union": "intersection",
-    "intersection": "union",
-    "difference": "union",
-    "sort": "reverse",
-    "lower": "upper",
-    "upper": "lower",
-    "swapcase": "upper",
-    "capitalize": "upper",
-    "count": "index",
-    "filter": "map",
-    "append": "remove",
-    "zip_longest": "zip",
-    "sin": "cos",
-    "cos": "sin",
-    "sqrt": "exp",
-    "reversed": "sorted",
-    "bin": "oct",
-}
-OTHER_METHOD_ONLY = {"index": "count", "lstrip": "rstrip", "rstrip": "lstrip"}
-OTHER_TEST = {
-    "isupper": "islower",
-    "islower": "isupper",
-    "isdigit": "isalpha",
-    "isalpha": "isdigit",
-    "startswith": "endswith",
-    "endswith": "startswith",
-    "keys": "values",
-    "values": "keys",
-}
-OTHER_OPERATOR = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Add,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mod,
-    ast.Mod: ast.FloorDiv,
-    ast.Pow: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.BitXor: ast.BitOr,
-    ast.LShift: ast.RShift,
-    ast.RShift: ast.LShift,
-}
-OTHER_COMPARISONS = {
-    ast.Lt: (ast.LtE, ast.Gt),
-    ast.LtE: (ast.Lt, ast.GtE),
-    ast.Gt: (ast.GtE, ast.Lt),
-    ast.GtE: (ast.Gt, ast.LtE),
-    ast.Eq: (ast.NotEq,),
-    ast.NotEq: (ast.Eq,),
-    ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,),
-    ast.Is: (),
-    ast.IsNot: (),
-}
+# A node, one of its fields, and what the field is to hold. A maker yields all changes at one node of a tree.
+Change = tuple[ast.AST, str, Any]
+MOVABLE = (ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.While, ast.If)
+
+
+def _replacements(both_ways: str, one_way: str = "") -> dict[str, str]:
+    """{word: its replacement} from pairs a/b; both words of a pair replace each other, or b replaces a."""
+    pairs = [pair.split("/") for pair in both_ways.split()]
+    return dict([*pairs, *([b, a] for a, b in pairs), *(pair.split("/") for pair in one_way.split())])
+
+
+OTHER_FUNCTION = _replacements(
+    "max/min any/all combinations/permutations floor/ceil nlargest/nsmallest match/search union/intersection "
+    "lower/upper sin/cos",
+    "sum/max sorted/list set/list len/sum findall/split difference/union sort/reverse swapcase/upper capitalize/upper "
+    "count/index filter/map append/remove zip_longest/zip sqrt/exp reversed/sorted bin/oct",
+)
+OTHER_METHOD = OTHER_FUNCTION | _replacements("lstrip/rstrip", "index/count")
+OTHER_TEST = _replacements("isupper/islower isdigit/isalpha startswith/endswith keys/values")
+# Of syntax nodes, by class name.
+OTHER_OPERATOR = _replacements(
+    "Add/Sub FloorDiv/Mod BitAnd/BitOr LShift/RShift", "Mult/Add Div/Mult Pow/Mult BitXor/BitOr"
+)
+OTHER_COMPARISONS = (_replacements("Lt/LtE Gt/GtE Eq/NotEq In/NotIn"), _replacements("Lt/Gt LtE/GtE"))
 
 
 def wrong_algorithm_choice(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A function, a method or an arithmetic operator is another one."""
     if isinstance(node, ast.Call):
-        yield from _rename(node, OTHER_FUNCTION | (OTHER_METHOD_ONLY if isinstance(node.func, ast.Attribute) else {}))
-    elif isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in OTHER_OPERATOR and _is_arithmetic(node):
-        yield lambda copied: setattr(copied, "op", OTHER_OPERATOR[type(copied.op)]())
+        yield from _renamed(node, OTHER_METHOD if isinstance(node.func, ast.Attribute) else OTHER_FUNCTION)
+    elif isinstance(node, (ast.BinOp, ast.AugAssign)) and _is_arithmetic(node):
+        yield from ((node, "op", other) for other in _others(node.op, OTHER_OPERATOR))
 
 
 def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A comparison or a test is another one, or one input is taken for another of the same sort."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        for other in OTHER_COMPARISONS[type(node.ops[0])]:
-            yield lambda copied, other=other: setattr(copied, "ops", [other()])
+        yield from ((node, "ops", [other]) for other in _others(node.ops[0], *OTHER_COMPARISONS))
     elif isinstance(node, ast.Call):
-        yield from _rename(node, OTHER_TEST)
+        yield from _renamed(node, OTHER_TEST)
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         inputs = _inputs_around(tree, node)
         if node.id in inputs:
             alike = {name for name in inputs if _is_container(tree, name) == _is_container(tree, node.id)}
-            for other in sorted(alike - {node.id}):
-                yield lambda copied, other=other: setattr(copied, "id", other)
+            yield from ((node, "id", other) for other in sorted(alike - {node.id}))
 
 
 def wrong_constant(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
+    """A number is larger or smaller by one."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        yield node, "value", node.value + 1
         # 1 does not become 0 in arithmetic: "n plus 0" would be no plan that anybody writes
-        steps = (1, -1) if node.value > 1 or node.value == 1 and not _is_operand(tree, node) else (1,)
-        for step in steps:
-            yield lambda copied, step=step: setattr(copied, "value", copied.value + step)
+        if node.value > 1 or node.value == 1 and not _is_operand(tree, node):
+            yield node, "value", node.value - 1
 
 
 def missing_step(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
-    for name, block in _blocks(node):
+    """One statement of a block is left out."""
+    for name, block in blocks(node):
         for i, statement in enumerate(block):
-            if len(block) > 1 and _movable(statement):
-                yield lambda copied, name=name, i=i: getattr(copied, name).pop(i)
+            if len(block) > 1 and isinstance(statement, MOVABLE):
+                yield node, name, [*block[:i], *block[i + 1 :]]
 
 
 def wrong_order(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
-    for name, block in _blocks(node):
+    """Two neighbouring statements of which one depends on the other change places."""
+    for name, block in blocks(node):
         for i, (first, second) in enumerate(zip(block, block[1:])):
-            if _movable(first) and _movable(second) and _depend(first, second):
-                yield lambda copied, name=name, i=i: _exchange(getattr(copied, name), i)
+            if isinstance(first, MOVABLE) and isinstance(second, MOVABLE) and _depend(first, second):
+                yield node, name, [*block[:i], second, first, *block[i + 2 :]]
 
 
 def unsupported_leap(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
-    for name, block in _blocks(node):
-        for i, statement in enumerate(block):
-            claim = _claim(statement)
-            if claim:
-                yield lambda copied, name=name, i=i, claim=claim: setattr(getattr(copied, name)[i], "claim", claim)
+    """A claim stands in for one statement and all that belongs to it."""
+    for _, block in blocks(node):
+        for statement in block:
+            if claim := _claim(statement):
+                yield statement, "claim", claim
 
 
-TREE_MAKERS: dict[str, Callable[[ast.AST, ast.Module], Iterator[Change]]] = {
-    maker.__name__: maker
-    for maker in (
-        wrong_algorithm_choice,
-        misread_specification,
-        wrong_constant,
-        missing_step,
-        wrong_order,
-        unsupported_leap,
-    )
-}
+def leaked_code(problem: Problem, reference: str) -> Flaw:
+    """The one flaw that needs no tree: the finished program below the whole plan."""
+    return Flaw(f"{reference}\nSo the finished program is:\n{problem.reference_solution}", 1.0)
+
+
+MAKERS = makers_in(__name__, "code")
 
 
 def flawed_plans(problem: Problem, kind: str) -> list[Flaw]:
@@ -169,56 +118,41 @@ def flawed_plans(problem: Problem, kind: str) -> list[Flaw]:
     except Unsupported:
         return []
     if kind == "leaked_code":
-        return [Flaw(f"{reference}\nSo the finished program is:\n{problem.reference_solution}", 1.0)]
+        return [leaked_code(problem, reference)]
     flaws = {}
-    for copied in _changed(tree, TREE_MAKERS[kind]):
-        text = _written(problem, copied)
-        if text is not None and text != reference:
-            program = None if kind == "unsupported_leap" else ast.unparse(copied)
-            flaws[text] = Flaw(text, _severity(reference, text), program)
+    changes = [change for node in ast.walk(tree) for change in MAKERS[kind](node, tree)]
+    for node, field, value in changes:  # made one at a time, and taken back
+        before = getattr(node, field, None)
+        setattr(node, field, value)
+        with contextlib.suppress(Unsupported):
+            text = write_plan(problem, tree)
+            if text != reference:
+                program = None if kinds_of("code")[kind].keeps_answer else ast.unparse(tree)
+                flaws[text] = Flaw(text, changed_share(reference, text, heading=1), program)
+        setattr(node, field, before)
     return list(flaws.values())
 
 
-def _changed(tree: ast.Module, maker: Callable[[ast.AST, ast.Module], Iterator[Change]]) -> Iterator[ast.Module]:
-    """A changed copy of the tree for every change that the maker proposes at any node."""
-    for position, node in enumerate(ast.walk(tree)):
-        for change in maker(node, tree):
-            copied = copy.deepcopy(tree)
-            change(next(n for i, n in enumerate(ast.walk(copied)) if i == position))
-            yield copied
+def _renamed(call: ast.Call, others: dict[str, str]) -> Iterator[Change]:
+    for field in ("id", "attr"):  # of a function's name, of a method's
+        if (name := getattr(call.func, field, None)) in others:
+            yield call.func, field, others[name]
 
 
-def _written(problem: Problem, tree: ast.Module) -> str | None:
-    try:
-        return write_plan(problem, tree)
-    except Unsupported:
-        return None
-
-
-def _severity(reference: str, text: str) -> float:
-    before, after = reference.split("\n"), text.split("\n")
-    same = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), len(after))
-    return max(1, len(before) - same) / (len(before) - 1)  # the goal line is no step
-
-
-def _rename(node: ast.Call, others: dict[str, str]) -> Iterator[Change]:
-    field = "id" if isinstance(node.func, ast.Name) else "attr" if isinstance(node.func, ast.Attribute) else None
-    if field and getattr(node.func, field) in others:
-        yield lambda copied: setattr(copied.func, field, others[getattr(copied.func, field)])
+def _others(op: ast.AST, *tables: dict[str, str]) -> Iterator[ast.AST]:
+    """New operators in place of `op`, one from each table that holds it."""
+    name = type(op).__name__
+    return (getattr(ast, table[name])() for table in tables if name in table)
 
 
 def _is_arithmetic(node: ast.BinOp | ast.AugAssign) -> bool:
     """No text, list or tuple among the operands, as far as the syntax shows."""
-    kinds = (
-        ast.List,
-        ast.ListComp,
-        ast.Tuple,
-        ast.JoinedStr,
-        ast.Dict,
-        ast.Subscript if isinstance(node.op, ast.Add) else ast.List,
-    )
+    collections = [ast.List, ast.ListComp, ast.Tuple, ast.JoinedStr, ast.Dict]
+    if isinstance(node.op, ast.Add):  # what is added up may be elements that are texts
+        collections.append(ast.Subscript)
     return not any(
-        isinstance(n, kinds) or isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node)
+        isinstance(n, tuple(collections)) or isinstance(n, ast.Constant) and isinstance(n.value, str)
+        for n in ast.walk(node)
     )
 
 
@@ -234,68 +168,52 @@ def _is_operand(tree: ast.Module, node: ast.AST) -> bool:
 
 def _is_container(tree: ast.Module, name: str) -> bool:
     """Whether the program indexes the input, goes through it, or calls something on it."""
+    used: list[ast.AST] = []
     for node in ast.walk(tree):
-        inside = [getattr(node, field, None) for field in ("value", "iter")]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id != "range":
-            inside += node.args
-        if isinstance(node, (ast.Subscript, ast.For, ast.comprehension, ast.Attribute, ast.Call)):
-            if any(isinstance(part, ast.Name) and part.id == name for part in inside):
-                return True
-    return False
-
-
-def _blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
-    for name in ("body", "orelse"):
-        block = getattr(node, name, None)
-        if isinstance(block, list):
-            yield name, block
-
-
-def _movable(statement: ast.stmt) -> bool:
-    return isinstance(statement, (ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.While, ast.If))
+        if isinstance(node, (ast.Subscript, ast.Attribute)):
+            used.append(node.value)
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            used.append(node.iter)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id != "range":
+            used += node.args
+    return any(isinstance(part, ast.Name) and part.id == name for part in used)
 
 
 def _depend(first: ast.stmt, second: ast.stmt) -> bool:
     """Whether one writes what the other reads or writes."""
     w1, w2 = _writes(first), _writes(second)
-    return bool(w1 & (_reads(second) | w2) or w2 & _reads(first))
+    return bool(w1 & (_names(second, ast.Load) | w2) or w2 & _names(first, ast.Load))
 
 
-def _reads(statement: ast.stmt) -> set[str]:
-    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+def _names(node: ast.AST, context: type[ast.expr_context] = ast.expr_context) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
 
 
 def _writes(statement: ast.stmt) -> set[str]:
     """Names set, and receivers of methods that stand alone, such as `x.append(1)`, or of `x[i] = 1`."""
-    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    names = _names(statement, ast.Store)
     for node in ast.walk(statement):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
-            names.add(node.value.id)
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Call)
-            and isinstance(node.value.func, ast.Attribute)
-        ):
-            names |= {n.id for n in ast.walk(node.value.func.value) if isinstance(n, ast.Name)}
+        match node:
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                names.add(name)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=receiver))):
+                names |= _names(receiver)
     return names
-
-
-def _exchange(block: list[ast.stmt], i: int) -> None:
-    block[i], block[i + 1] = block[i + 1], block[i]
 
 
 def _claim(statement: ast.stmt) -> str | None:
     """What remains of a step whose how is left out; None for steps with nothing to leave out."""
-    if isinstance(statement, ast.Return):
-        trivial = statement.value is None or isinstance(statement.value, (ast.Name, ast.Constant, ast.UnaryOp))
-        return None if trivial else "Give back what the task asks for."
-    if isinstance(statement, ast.Assign) and not isinstance(statement.value, (ast.Name, ast.Constant, ast.List)):
-        return f"Set {in_words([say(t) for t in statement.targets])} to the right value."
-    if isinstance(statement, (ast.For, ast.While)):
-        target = getattr(statement, "target", ast.Pass())
-        names = sorted(_writes(statement) - {n.id for n in ast.walk(target) if isinstance(n, ast.Name)})
-        hold = "hold" if len(names) > 1 else "holds"
-        return f"After this, {in_words(names)} {hold} what is needed." if names else None
+    match statement:
+        case ast.Return(value=None | ast.Name() | ast.Constant() | ast.UnaryOp()):
+            return None
+        case ast.Return():
+            return "Give back what the task asks for."
+        case ast.Assign(value=ast.Name() | ast.Constant() | ast.List()):
+            return None
+        case ast.Assign():
+            return f"Set {in_words([say(t) for t in statement.targets])} to the right value."
+        case ast.For() | ast.While():
+            names = sorted(_writes(statement) - _names(getattr(statement, "target", ast.Pass())))
+            hold = "hold" if len(names) > 1 else "holds"
+            return f"After this, {in_words(names)} {hold} what is needed." if names else None
     return None

@@ -1,17 +1,17 @@
 """Exact makers of the seven math kinds for natural-language traces, such as GSM8K's solutions.
 
-Each maker proposes edits of one place; `calculations.recompute` carries the consequences through the trace and
-refuses where they are uncertain. Definitions: kinds.py. Source: ours.
+Each maker proposes edits of one place; `recompute.recompute` carries the consequences through the trace and
+refuses where they are uncertain. Definitions: groups/kinds.py. Source: ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
 from tracelift_lib.groups.flaws.calculations import Trace, evaluate, read_trace
 from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite
-from tracelift_lib.groups.kinds import Flaw, kinds_of
+from tracelift_lib.groups.kinds import Flaw, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
 
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
@@ -20,18 +20,19 @@ MISREADINGS = (-10, -5, -2, -1, 1, 2, 5, 10)
 
 
 def wrong_operation(trace: Trace) -> Iterator[Edit]:
+    """The operation of one calculation of two whole numbers is another one, in the text too."""
     for k, c in enumerate(trace.calculations):
         whole = all(trace.value(i).denominator == 1 and not trace.numbers[i].percent for i in c.operands)
-        if not c.binary or not whole:
-            continue
-        token = c.ops[0]
-        if token.what == "/" and 1 in map(trace.value, c.operands):
-            continue
-        changed = token._replace(what=WRONG[token.what])
-        yield Edit(k, left={k: (c.left[0], changed, c.left[2])}, replace=[(token.start, token.end, changed.what)])
+        if c.binary and whole:
+            first, op, second = c.left
+            if op.what == "/" and 1 in map(trace.value, c.operands):
+                continue
+            changed = op._replace(what=WRONG[op.what])
+            yield Edit(k, left={k: (first, changed, second)}, replace=[(op.start, op.end, changed.what)])
 
 
 def arithmetic_slip(trace: Trace) -> Iterator[Edit]:
+    """One result is off by one, two, ten or a hundred, and by a third of it at most."""
     for k, c in enumerate(trace.calculations):
         result = trace.value(c.result)
         for slip in SLIPS:
@@ -41,15 +42,13 @@ def arithmetic_slip(trace: Trace) -> Iterator[Edit]:
 
 def misread_quantity(trace: Trace) -> Iterator[Edit]:
     """Quantities that the problem names once and the trace never takes from a calculation or writes as a word."""
-    results = {c.result for c in trace.calculations}
     for value in sorted({v for v in trace.given if trace.given.count(v) == 1 and v.denominator == 1 and v > 1}):
-        uses = [i for i, n in enumerate(trace.numbers) if n.value == value and i not in results]
+        uses = [i for i, n in enumerate(trace.numbers) if n.value == value and i not in trace.results]
         place = next((k for k, c in enumerate(trace.calculations) if set(uses) & set(c.operands)), None)
-        if place is None or any(trace.quotes.get(i) for i in uses):
-            continue
-        for other in _misreadings(value):
-            if other not in trace.given:
-                yield Edit(place, values=dict.fromkeys(uses, other))
+        if place is not None and not any(i in trace.quotes for i in uses):
+            for other in _misreadings(value):
+                if other not in trace.given:
+                    yield Edit(place, values=dict.fromkeys(uses, other))
 
 
 def _misreadings(value: Fraction) -> list[Fraction]:
@@ -66,7 +65,7 @@ def lost_event(trace: Trace) -> Iterator[Edit]:
         before = _before(trace, k)
         if before is not None and _stands_alone(trace, k) and _used_later(trace, k):
             yield Edit(k, downstream={k: trace.value(before)}, drop={c.line})
-        if len(c.ops) >= 2 and {t.what for t in c.left if t.kind != "number"} <= {"+", "-"}:
+        if not c.binary and {t.what for t in c.left if t.kind != "number"} <= {"+", "-"}:
             for position in range(2, len(c.left), 2):
                 yield from _lost_term(trace, k, position)
 
@@ -84,103 +83,73 @@ def _lost_term(trace: Trace, k: int, position: int) -> Iterator[Edit]:
 def swapped_events(trace: Trace) -> Iterator[Edit]:
     """(a op b) op' c becomes (a op' c) op b; the two lines change places."""
     for k, (c, d) in enumerate(zip(trace.calculations, trace.calculations[1:])):
-        if not (
-            c.binary and d.binary and d.line == c.line + 1 and _stands_alone(trace, k) and _stands_alone(trace, k + 1)
-        ):
+        neighbours = d.line == c.line + 1 and _stands_alone(trace, k) and _stands_alone(trace, k + 1)
+        if not (c.binary and d.binary and neighbours):
             continue
         (a, b), (r, e) = c.operands, d.operands
-        quoting = [i for i, of in trace.quotes.items() if k in of]
-        if quoting != [r] or trace.source(r) != k or trace.source(e) is not None or trace.numbers[b].percent:
+        linked = [i for i, of in trace.quotes.items() if k in of] == [r] and trace.source(r) == k
+        unclear = trace.source(e) is not None or trace.numbers[b].percent
+        if not linked or unclear or [trace.value(i) for i in trace.on_line(c.line)].count(trace.value(a)) != 1:
             continue
-        if sum(trace.value(i) == trace.value(a) for i in trace.on_line(c.line)) != 1:
-            continue
-        yield from _swap(trace, k, (a, b, r, e))
-
-
-def _swap(trace: Trace, k: int, operands: tuple[int, int, int, int]) -> Iterator[Edit]:
-    c, d = trace.calculations[k : k + 2]
-    a, b, r, e = operands
-    start = trace.value(a)
-    first = evaluate(d.left, {r: start, e: trace.value(e)}, trace.numbers)
-    second = None if first is None else evaluate(c.left, {a: first, b: trace.value(b)}, trace.numbers)
-    if second is not None:
-        values = {r: start, d.result: first, a: first, c.result: second}
-        yield Edit(k, values=values, downstream={k + 1: second}, swap=(c.line, d.line))
+        start = trace.value(a)
+        first = evaluate(d.left, trace.numbers, {r: start})
+        second = None if first is None else evaluate(c.left, trace.numbers, {a: first})
+        if second is not None:
+            values = {r: start, d.result: first, a: first, c.result: second}
+            yield Edit(k, values=values, downstream={k + 1: second}, swap=(c.line, d.line))
 
 
 def stale_value(trace: Trace) -> Iterator[Edit]:
+    """One calculation takes, for an earlier result, the value from which that result was computed."""
     for k, c in enumerate(trace.calculations):
         for i in c.operands:
             source = trace.source(i)
             before = None if source is None else _before(trace, source)
-            if before is None:
-                continue
-            same = [j for j in trace.on_line(c.line) if j not in _results(trace) and trace.source(j) == source]
-            others = {trace.value(j) for j in c.operands if j != i}
-            if len(same) and trace.value(before) not in others:
+            if before is not None and trace.value(before) not in {trace.value(j) for j in c.operands if j != i}:
+                same = [j for j in trace.on_line(c.line) if j not in trace.results and trace.source(j) == source]
                 yield Edit(k, values=dict.fromkeys(same, trace.value(before)))
 
 
 def unsupported_leap(trace: Trace) -> Iterator[Edit]:
+    """The line of one calculation whose result is used later is left out."""
     for k, c in enumerate(trace.calculations):
         if _stands_alone(trace, k) and _used_later(trace, k):
             yield Edit(k, drop={c.line})
 
 
-MAKERS: dict[str, Callable[[Trace], Iterator[Edit]]] = {
-    maker.__name__: maker
-    for maker in (
-        wrong_operation,
-        arithmetic_slip,
-        misread_quantity,
-        lost_event,
-        swapped_events,
-        stale_value,
-        unsupported_leap,
-    )
-}
+MAKERS = makers_in(__name__, "math")
 
 
 def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:
     """Every flawed version of the reference trace with this kind of flaw.
 
     Severity is the share of the trace's calculations that are wrong, lost or unsupported after the damage, in (0, 1].
-    A trace of which no calculation gives the problem's answer has no version.
+    A trace whose last calculation does not give the problem's answer has no version.
     """
     trace = read_trace(problem.reference_solution, problem.problem)
-    answer = _answer_place(trace, problem.answer)
-    if answer is None:
+    if not _reaches(trace, problem.answer):
         return []
+    answer, last = len(trace.calculations) - 1, trace.calculations[-1]
     versions = {}
     for edit in MAKERS[kind](trace):
         values = recompute(trace, edit)
-        if values is None or trace.calculations[answer].line in edit.drop:
+        if values is None or last.line in edit.drop:
             continue
-        final = edit.downstream.get(answer, values[trace.calculations[answer].result])
-        kept = final == trace.value(trace.calculations[answer].result)
+        kept = edit.downstream.get(answer, values[last.result]) == trace.value(last.result)
         if kept == kinds_of("math")[kind].keeps_answer:
+            hurt = {k for k, c in enumerate(trace.calculations) if values[c.result] != trace.value(c.result)}
             text = rewrite(trace, edit, values)
-            versions[text] = Flaw(text, _severity(trace, edit, values))
+            versions[text] = Flaw(text, len(hurt | {edit.place}) / len(trace.calculations))
     return list(versions.values())
 
 
-def _severity(trace: Trace, edit: Edit, values: dict[int, Fraction]) -> float:
-    hurt = {k for k, c in enumerate(trace.calculations) if values[c.result] != trace.value(c.result)}
-    return len(hurt | {edit.place}) / len(trace.calculations)
-
-
-def _answer_place(trace: Trace, answer: str) -> int | None:
-    """The last calculation whose result is the answer, if no later calculation follows."""
+def _reaches(trace: Trace, answer: str) -> bool:
+    """Whether the last calculation's result is the answer."""
     try:
         wanted = Fraction(answer.replace(",", "").lstrip("$").rstrip("%"))
     except (ValueError, ZeroDivisionError):
-        return None
-    last = len(trace.calculations) - 1
-    return last if last >= 0 and trace.value(trace.calculations[last].result) == wanted else None
-
-
-def _results(trace: Trace) -> set[int]:
-    return {c.result for c in trace.calculations}
+        return False
+    return bool(trace.calculations) and trace.value(trace.calculations[-1].result) == wanted
 
 
 def _before(trace: Trace, k: int) -> int | None:
@@ -191,7 +160,7 @@ def _before(trace: Trace, k: int) -> int | None:
     linked = [i for i in c.operands if trace.source(i) is not None]
     if len(linked) == 1:
         return linked[0]
-    return c.operands[0] if not linked and c.ops[0].what in "+-" else None
+    return c.operands[0] if not linked and c.left[1].what in "+-" else None
 
 
 def _stands_alone(trace: Trace, k: int) -> bool:

@@ -1,9 +1,8 @@
-"""Python expressions in plain words, for `plans.py`: "the remainder of n divided by 2", "the length of words"."""
+"""Python in plain words, for `plans.py`: "the remainder of n divided by 2", "Increase total by the length of words"."""
 
 from __future__ import annotations
 
 import ast
-import re
 
 BINARY = {
     ast.Add: "plus",
@@ -19,6 +18,14 @@ BINARY = {
     ast.RShift: "shifted right by",
     ast.MatMult: "matrix-times",
 }
+UPDATE = {op: f"Set {{0}} to {{0}} {words} {{1}}" for op, words in BINARY.items()} | {
+    ast.Add: "Increase {0} by {1}",
+    ast.Sub: "Decrease {0} by {1}",
+    ast.Mult: "Multiply {0} by {1}",
+    ast.Div: "Divide {0} by {1}",
+    ast.FloorDiv: "Divide {0}, without remainder, by {1}",
+    ast.Mod: "Replace {0} by its remainder when divided by {1}",
+}
 UNARY = {ast.USub: "minus", ast.UAdd: "plus", ast.Not: "not", ast.Invert: "the bit complement of"}
 COMPARE = {
     ast.Eq: "equals",
@@ -32,7 +39,8 @@ COMPARE = {
     ast.Is: "is",
     ast.IsNot: "is not",
 }
-FUNCTIONS = {  # of one argument
+CONSTANTS = {"None": "nothing", "True": "true", "False": "false", "''": "the empty text"}
+FUNCTIONS = {  # of one argument, or of as many as the name says
     "len": "the length of {}",
     "sum": "the sum of {}",
     "max": "the largest of {}",
@@ -64,28 +72,25 @@ FUNCTIONS = {  # of one argument
     "type": "the type of {}",
     "bool": "whether {} is true",
     "input": "the next line of the input, asked for by {}",
-}
-FUNCTIONS_2 = {  # of two
-    "range": "the numbers from {} up to but not {}",
-    "map": "{} applied to each of {}",
-    "filter": "those for which {} holds among {}",
-    "zip": "{} and {} side by side",
-    "isinstance": "whether {} is of type {}",
-    "pow": "{} to the power of {}",
-    "max": "the larger of {} and {}",
-    "min": "the smaller of {} and {}",
-    "round": "{} rounded to {} decimals",
-    "re.findall": "all matches of {} in {}",
-    "re.search": "the first match of {} anywhere in {}",
-    "re.match": "the match of {} at the start of {}",
-    "re.split": "the parts between matches of {} in {}",
-    "divmod": "quotient and remainder of {} by {}",
-}
-FUNCTIONS_3 = {  # of three
-    "range": "the numbers from {} up to but not {} in steps of {}",
-    "re.sub": "{2} with all matches of {0} replaced by {1}",
-    "max": "the largest of {}, {} and {}",
-    "min": "the smallest of {}, {} and {}",
+    "input/0": "the next line of the input",
+    "range/2": "the numbers from {} up to but not {}",
+    "map/2": "{} applied to each of {}",
+    "filter/2": "those for which {} holds among {}",
+    "zip/2": "{} and {} side by side",
+    "isinstance/2": "whether {} is of type {}",
+    "pow/2": "{} to the power of {}",
+    "max/2": "the larger of {} and {}",
+    "min/2": "the smaller of {} and {}",
+    "round/2": "{} rounded to {} decimals",
+    "re.findall/2": "all matches of {} in {}",
+    "re.search/2": "the first match of {} anywhere in {}",
+    "re.match/2": "the match of {} at the start of {}",
+    "re.split/2": "the parts between matches of {} in {}",
+    "divmod/2": "quotient and remainder of {} by {}",
+    "range/3": "the numbers from {} up to but not {} in steps of {}",
+    "re.sub/3": "{2} with all matches of {0} replaced by {1}",
+    "max/3": "the largest of {}, {} and {}",
+    "min/3": "the smallest of {}, {} and {}",
 }
 METHODS = {  # receiver first
     "append": "Append {1} to {0}",
@@ -117,18 +122,22 @@ METHODS = {  # receiver first
     "intersection": "what {0} and {1} have in common",
     "difference": "what is in {0} but not in {1}",
 }
+METHODS_WITH = {  # receiver, and all arguments in a row
+    "sort": "Sort {0} with {1}",
+    "pop": "what is taken off {0} at {1}",
+    "split": "the parts of {0} between {1}",
+}
 
 
 class Unsupported(ValueError):
     """The program uses something that this module cannot put in words; the message says what."""
 
 
-def say(node: ast.expr) -> str:
-    """An expression in words; raises Unsupported for what has none."""
-    speak = SPEECH.get(type(node))
-    if speak is None:
+def say(node: ast.expr | ast.stmt) -> str:
+    """An expression, or a statement that no others belong to, in words; raises Unsupported for what has none."""
+    if type(node) not in SPEECH:
         raise Unsupported(f"holds a {type(node).__name__}")
-    return speak(node)
+    return SPEECH[type(node)](node)
 
 
 def _inner(node: ast.expr) -> str:
@@ -142,10 +151,10 @@ def in_words(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
-def _constant(node: ast.Constant) -> str:
-    if node.value is None or isinstance(node.value, bool):
-        return {None: "nothing", True: "true", False: "false"}[node.value]
-    return repr(node.value) if node.value != "" else "the empty text"
+def _alone(node: ast.Expr) -> str:
+    """What is called for its effect; the words of some calls are an order already, such as "Append x to y"."""
+    text = say(node.value)
+    return text if text[:1].isupper() else f"Carry out {text}"
 
 
 def _binary(node: ast.BinOp) -> str:
@@ -157,10 +166,8 @@ def _binary(node: ast.BinOp) -> str:
 
 
 def _compare(node: ast.Compare) -> str:
-    parts = [_inner(node.left)]
-    for op, right in zip(node.ops, node.comparators):
-        parts.append(f"{'and ' if len(parts) > 1 else ''}{COMPARE[type(op)]} {_inner(right)}")
-    return " ".join(parts)
+    parts = [f"{COMPARE[type(op)]} {_inner(right)}" for op, right in zip(node.ops, node.comparators)]
+    return f"{_inner(node.left)} {' and '.join(parts)}"
 
 
 def _subscript(node: ast.Subscript) -> str:
@@ -176,39 +183,32 @@ def _subscript(node: ast.Subscript) -> str:
 
 
 def _call(node: ast.Call) -> str:
-    arguments = [_inner(a) for a in node.args] + [f"{k.arg} {say(k.value)}" for k in node.keywords]
-    name = ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else ""
-    if re.fullmatch(r"[\w.]+", name):
-        if not arguments and name in ("list", "dict", "set", "tuple", "str"):
-            return f"an empty {name}"
-        if name == "input" and not arguments:
-            return "the next line of the input"
-        if name == "print":
-            return f"Print {in_words(arguments) or 'an empty line'}"
-        table = {1: FUNCTIONS, 2: FUNCTIONS_2, 3: FUNCTIONS_3}.get(len(arguments), {})
-        if name in table and not node.keywords:
-            return table[name].format(*arguments)
-    if isinstance(node.func, ast.Attribute):
-        return _method(node.func, arguments)
-    known = FUNCTIONS.get(name)
-    if known and node.keywords and len(node.args) == 1:  # such as sorted(x, key=...)
-        return f"{known.format(arguments[0])} (with {in_words(arguments[1:])})"
-    return f"the result of {say(node.func)}" + (f" for {in_words(arguments)}" if arguments else "")
+    given = [_inner(a) for a in node.args]
+    named = [f"{k.arg} {say(k.value)}" for k in node.keywords]
+    is_method = isinstance(node.func, ast.Attribute)
+    name = ast.unparse(node.func) if is_method or isinstance(node.func, ast.Name) else ""
+    if name == "print":
+        return f"Print {in_words(given + named) or 'an empty line'}"
+    if not given + named and name in ("list", "dict", "set", "tuple", "str"):
+        return f"an empty {name}"
+    template = FUNCTIONS.get(name if len(given) == 1 else f"{name}/{len(given)}")
+    if template and not named:
+        return template.format(*given)
+    if is_method:
+        return _method(node.func, given + named)
+    if template and len(given) == 1:  # such as sorted(x, key=...)
+        return f"{template.format(*given)} (with {in_words(named)})"
+    return f"the result of {say(node.func)}" + (f" for {in_words(given + named)}" if given + named else "")
 
 
 def _method(function: ast.Attribute, arguments: list[str]) -> str:
-    receiver = _inner(function.value)
-    template = METHODS.get(function.attr)
-    if template and template.count("{") == len(arguments) + 1:
+    receiver, name = _inner(function.value), function.attr
+    template = METHODS.get(name, "")
+    if template.count("{") == len(arguments) + 1:
         return template.format(receiver, *arguments)
-    if function.attr in ("sort", "pop", "split") and arguments:
-        words = {
-            "sort": "Sort {0} with {1}",
-            "pop": "what is taken off {0} at {1}",
-            "split": "the parts of {0} between {1}",
-        }
-        return words[function.attr].format(receiver, in_words(arguments))
-    return f"the result of {function.attr} on {receiver}{f' with {in_words(arguments)}' if arguments else ''}"
+    if name in METHODS_WITH and arguments:
+        return METHODS_WITH[name].format(receiver, in_words(arguments))
+    return f"the result of {name} on {receiver}{f' with {in_words(arguments)}' if arguments else ''}"
 
 
 def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str:
@@ -220,13 +220,23 @@ def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorEx
     return f"{what} {item} {', and '.join(loops)}"
 
 
-def _sequence(what: str, empty: str, parts: list[ast.expr]) -> str:
-    return f"{what} {in_words([_inner(p) for p in parts])}" if parts else empty
+def _sequence(node: ast.List | ast.Tuple | ast.Set) -> str:
+    name = type(node).__name__.lower()
+    if not node.elts:
+        return f"an empty {name}"
+    elements = in_words([_inner(e) for e in node.elts])
+    is_target = isinstance(node, ast.Tuple) and not isinstance(node.ctx, ast.Load)
+    return elements if is_target else f"the {name} of {elements}"
+
+
+def _dictionary(node: ast.Dict) -> str:
+    pairs = [f"{say(k)} to {say(v)}" for k, v in zip(node.keys, node.values) if k]
+    return f"a dictionary of {in_words(pairs)}" if node.keys else "an empty dictionary"
 
 
 SPEECH = {
     ast.Name: lambda n: n.id,
-    ast.Constant: _constant,
+    ast.Constant: lambda n: CONSTANTS.get(repr(n.value), repr(n.value)),
     ast.BinOp: _binary,
     ast.Compare: _compare,
     ast.Subscript: _subscript,
@@ -234,16 +244,10 @@ SPEECH = {
     ast.UnaryOp: lambda n: f"{UNARY[type(n.op)]} {_inner(n.operand)}",
     ast.BoolOp: lambda n: (" and " if isinstance(n.op, ast.And) else " or ").join(_inner(v) for v in n.values),
     ast.Attribute: lambda n: f"{n.attr} of {say(n.value)}",
-    ast.List: lambda n: _sequence("the list of", "an empty list", n.elts),
-    ast.Tuple: lambda n: _sequence(
-        "the tuple of" if isinstance(n.ctx, ast.Load) else "", "an empty tuple", n.elts
-    ).strip(),
-    ast.Set: lambda n: _sequence("the set of", "an empty set", n.elts),
-    ast.Dict: lambda n: (
-        "a dictionary of " + in_words([f"{say(k)} to {say(v)}" for k, v in zip(n.keys, n.values) if k])
-        if n.keys
-        else "an empty dictionary"
-    ),
+    ast.List: _sequence,
+    ast.Tuple: _sequence,
+    ast.Set: _sequence,
+    ast.Dict: _dictionary,
     ast.ListComp: lambda n: _comprehension("the list of", n),
     ast.SetComp: lambda n: _comprehension("the distinct", n),
     ast.GeneratorExp: lambda n: _comprehension("", n).strip(),
@@ -251,4 +255,10 @@ SPEECH = {
     ast.IfExp: lambda n: f"{_inner(n.body)} if {say(n.test)}, otherwise {_inner(n.orelse)}",
     ast.Lambda: lambda n: f"the rule that takes {in_words([a.arg for a in n.args.args])} to {_inner(n.body)}",
     ast.Starred: lambda n: f"the elements of {say(n.value)}",
+    ast.Assign: lambda n: f"Set {' and '.join(map(say, n.targets))} to {say(n.value)}",
+    ast.AugAssign: lambda n: UPDATE[type(n.op)].format(say(n.target), say(n.value)),
+    ast.Return: lambda n: f"Give back {say(n.value)}" if n.value else "Stop here",
+    ast.Break: lambda n: "Stop the loop",
+    ast.Continue: lambda n: "Go on with the next one",
+    ast.Expr: _alone,
 }

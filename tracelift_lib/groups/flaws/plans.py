@@ -1,7 +1,7 @@
 """A reference trace for a program: what it does, step by step in plain words, read off its syntax tree.
 
 MBPP and contest problems come with programs but no reasoning. The plan that a program follows can be stated exactly:
-one line a statement, nested lines for what is repeated or done on a condition, and no code. Source: ours; the
+one line for each statement, nested lines for what is repeated or done on a condition, and no code. Source: ours; the
 paper has an LLM write its code traces.
 """
 
@@ -11,24 +11,26 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tracelift_lib.groups.flaws.plan_words import BINARY, Unsupported, in_words, say
+from tracelift_lib.groups.flaws.plan_words import Unsupported, in_words, say
 from tracelift_lib.problems.code_sets import CALL_LINE
 from tracelift_lib.problems.problem import Problem
 
-FEW_STATEMENTS = 6  # programs shorter than this have their nested expressions taken apart into steps
-UPDATE = {
-    ast.Add: "Increase {0} by {1}",
-    ast.Sub: "Decrease {0} by {1}",
-    ast.Mult: "Multiply {0} by {1}",
-    ast.Div: "Divide {0} by {1}",
-    ast.FloorDiv: "Divide {0}, without remainder, by {1}",
-    ast.Mod: "Replace {0} by its remainder when divided by {1}",
-}
+FEW_STATEMENTS = 6  # programs of at most so many have their nested expressions taken apart into steps
+WORDLESS = (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)
+# What is evaluated only sometimes, or several times, or later: it is not taken apart.
+LAZY = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.IfExp, ast.BoolOp)
 
 
 def statement(problem: Problem) -> str:
     """The task's own words, without the line that shows a call."""
     return problem.problem.partition(CALL_LINE)[0]
+
+
+def blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
+    """(field, statements) of each list of statements that is a part of `node`."""
+    for name in ("body", "orelse"):
+        if isinstance(block := getattr(node, name, None), list):
+            yield name, block
 
 
 def parse_program(program: str) -> ast.Module:
@@ -42,23 +44,15 @@ def parse_program(program: str) -> ast.Module:
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Unsupported(f"does not parse ({error})") from None
     for node in ast.walk(tree):
-        if isinstance(
-            node, (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)
-        ):
+        if isinstance(node, WORDLESS):
             raise Unsupported(f"holds a {type(node).__name__}")
-        for name in ("body", "orelse"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                kept = [s for s in block if not _is_silent(s)]
-                setattr(node, name, kept or ([ast.Pass()] if block and name == "body" else []))
+        for name, block in blocks(node):
+            # Docstrings do nothing. (Imports stay, so that the tree still runs; the plan does not mention them.)
+            kept = [s for s in block if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+            setattr(node, name, kept or ([ast.Pass()] if block and name == "body" else []))
     if sum(isinstance(n, ast.stmt) for n in ast.walk(tree)) <= FEW_STATEMENTS:
         _take_apart(tree)
     return ast.fix_missing_locations(tree)
-
-
-def _is_silent(statement: ast.stmt) -> bool:
-    """Docstrings: they do nothing. (Imports stay, so that the tree still runs; the plan does not mention them.)"""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _take_apart(tree: ast.Module) -> None:
@@ -84,25 +78,16 @@ class _Lift(ast.NodeTransformer):
         self.top, self.names, self.steps = top, names, []
 
     def visit(self, node: ast.AST) -> ast.AST:
-        lazy = isinstance(
-            node, (ast.Lambda, ast.IfExp, ast.BoolOp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-        )
-        if not lazy:
+        if not isinstance(node, LAZY):
             self.generic_visit(node)
-        heavy = isinstance(node, (ast.Call, ast.ListComp, ast.SetComp, ast.DictComp)) and not _is_plain_call(node)
-        if node is self.top or not heavy:
-            return node
-        name = next(self.names)
-        self.steps.append(ast.Assign([ast.Name(name, ast.Store())], node))
-        return ast.Name(name, ast.Load())
-
-
-def _is_plain_call(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("len", "range", "int", "str")
-    )
+        match node:
+            case ast.Call(func=ast.Name(id="len" | "range" | "int" | "str")):
+                return node  # short in words as it is
+            case ast.Call() | ast.ListComp() | ast.SetComp() | ast.DictComp() if node is not self.top:
+                name = next(self.names)
+                self.steps.append(ast.Assign([ast.Name(name, ast.Store())], node))
+                return ast.Name(name, ast.Load())
+        return node
 
 
 def reference_plan(problem: Problem) -> str:
@@ -115,8 +100,8 @@ def reference_plan(problem: Problem) -> str:
 
 
 def write_plan(problem: Problem, tree: ast.Module) -> str:
-    """The plan in words that a program follows: a goal, then "- " lines, two more spaces a level."""
-    return "\n".join([goal(problem), *_block(tree.body, 0)])
+    """The plan in words that a program follows: a goal, then "- " lines, two more spaces for each level."""
+    return "\n".join([goal(problem), *_lines(tree.body)])
 
 
 def goal(problem: Problem) -> str:
@@ -130,64 +115,35 @@ def goal(problem: Problem) -> str:
     return f"The task: {words}"
 
 
-def _block(body: list[ast.stmt], depth: int) -> list[str]:
-    return [line for statement in body for line in _statement(statement, depth)]
+def _lines(block: list[ast.stmt]) -> list[str]:
+    return [line for statement in block for line in _statement(statement)]
 
 
-def _statement(node: ast.stmt, depth: int) -> list[str]:
+def _step(head: str, block: list[ast.stmt]) -> list[str]:
+    """A line, and below it those of the statements that belong to it."""
+    return [f"- {head}", *(f"  {line}" for line in _lines(block))]
+
+
+def _statement(node: ast.stmt, if_word: str = "If") -> list[str]:
     """The lines of one statement; a `claim` (set by a maker) stands in for the whole of it."""
-    claim = getattr(node, "claim", None)
-    pad = "  " * depth + "- "
-    if claim:
-        return [pad + claim]
-    if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)):
-        return []
-    if isinstance(node, ast.FunctionDef):
-        inputs = [a.arg for a in node.args.args]
-        return [f"{pad}For {node.name} we are given {in_words(inputs) or 'nothing'}.", *_block(node.body, depth + 1)]
-    if isinstance(node, (ast.For, ast.While)):
-        head = (
-            f"For each {say(node.target)} in {say(node.iter)}"
-            if isinstance(node, ast.For)
-            else f"As long as {say(node.test)}"
-        )
-        after = [f"{pad}If the loop was not stopped:", *_block(node.orelse, depth + 1)] if node.orelse else []
-        return [f"{pad}{head}, repeat:", *_block(node.body, depth + 1), *after]
-    if isinstance(node, ast.If):
-        if _is_main_guard(node):
-            return _block(node.body, depth)
-        return _condition(node, depth, "If")
-    return [f"{pad}{_simple(node)}."]
-
-
-def _is_main_guard(node: ast.If) -> bool:
-    return (
-        isinstance(node.test, ast.Compare) and isinstance(node.test.left, ast.Name) and node.test.left.id == "__name__"
-    )
-
-
-def _condition(node: ast.If, depth: int, word: str) -> list[str]:
-    pad = "  " * depth + "- "
-    lines = [f"{pad}{word} {say(node.test)}:", *_block(node.body, depth + 1)]
-    if len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If) and not getattr(node.orelse[0], "claim", None):
-        return lines + _condition(node.orelse[0], depth, "Otherwise, if")
-    return [*lines, f"{pad}Otherwise:", *_block(node.orelse, depth + 1)] if node.orelse else lines
-
-
-def _simple(node: ast.stmt) -> str:
-    if isinstance(node, ast.Assign):
-        return f"Set {' and '.join(say(t) for t in node.targets)} to {say(node.value)}"
-    if isinstance(node, ast.AugAssign):
-        return UPDATE.get(type(node.op), "Set {0} to {0} " + BINARY.get(type(node.op), "") + " {1}").format(
-            say(node.target), say(node.value)
-        )
-    if isinstance(node, ast.Return):
-        return f"Give back {say(node.value)}" if node.value else "Stop here"
-    if isinstance(node, ast.Break):
-        return "Stop the loop"
-    if isinstance(node, ast.Continue):
-        return "Go on with the next one"
-    if isinstance(node, ast.Expr):
-        text = say(node.value)
-        return text if text[:1].isupper() else f"Carry out {text}"
-    raise Unsupported(f"holds a {type(node).__name__}")
+    if claim := getattr(node, "claim", None):
+        return [f"- {claim}"]
+    match node:
+        case ast.Import() | ast.ImportFrom() | ast.Pass():
+            return []
+        case ast.FunctionDef():
+            inputs = in_words([a.arg for a in node.args.args]) or "nothing"
+            return _step(f"For {node.name} we are given {inputs}.", node.body)
+        case ast.For() | ast.While():
+            each = isinstance(node, ast.For)
+            head = f"For each {say(node.target)} in {say(node.iter)}" if each else f"As long as {say(node.test)}"
+            after = _step("If the loop was not stopped:", node.orelse) if node.orelse else []
+            return _step(f"{head}, repeat:", node.body) + after
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))) if if_word == "If":
+            return _lines(node.body)
+        case ast.If(orelse=orelse):
+            lines = _step(f"{if_word} {say(node.test)}:", node.body)
+            if len(orelse) == 1 and isinstance(orelse[0], ast.If) and not getattr(orelse[0], "claim", None):
+                return lines + _statement(orelse[0], "Otherwise, if")
+            return lines + (_step("Otherwise:", orelse) if orelse else [])
+    return [f"- {say(node)}."]

@@ -6,6 +6,7 @@ of guessing. Source: ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -38,41 +39,38 @@ class Edit:
 
 def recompute(trace: Trace, edit: Edit) -> dict[int, Fraction] | None:
     """The value of every number after `edit`; None if a link is uncertain or a result is not plausible."""
-    values = {i: n.value for i, n in enumerate(trace.numbers)}
+    values = {i: edit.values.get(i, n.value) for i, n in enumerate(trace.numbers)}
     news: dict[int, Fraction] = {}  # what each calculation's result is quoted as from here on
     for k, c in enumerate(trace.calculations):
-        for i in c.operands:
-            quoted = _quoted(trace, i, edit, news)
-            if quoted is None:
-                return None
-            values[i] = quoted
+        quoted = _quoted(trace, c.operands, edit, news)
+        if quoted is None:
+            return None
+        values |= quoted
         result = edit.values.get(c.result)
         if result is None:
-            result = evaluate(edit.left.get(k, c.left), values, trace.numbers)
+            result = evaluate(edit.left.get(k, c.left), trace.numbers, values)
             if result is not None and trace.numbers[c.result].percent:
                 result *= 100
         if result is None or not _plausible(trace, c, result):
             return None
         values[c.result] = result
         news[k] = edit.downstream.get(k, result)
-    results = {c.result for c in trace.calculations}
-    for i in values.keys() - results:
-        quoted = _quoted(trace, i, edit, news)
-        if quoted is None:
+    quoted = _quoted(trace, values.keys() - trace.results, edit, news)
+    return values | quoted if quoted is not None and _certain(trace, edit, news) else None
+
+
+def _quoted(trace: Trace, numbers: Iterable[int], edit: Edit, news: dict[int, Fraction]) -> dict[int, Fraction] | None:
+    """The new values of numbers that are neither results nor set; None if one could be two things that now differ."""
+    quoted = {}
+    for i in set(numbers) - edit.values.keys():
+        old = trace.value(i)
+        options = {news.get(k, old) for k in trace.quotes.get(i, [])}
+        if not options or old in trace.given or old in UNITS:
+            options.add(old)
+        if len(options) > 1:
             return None
-        values[i] = quoted
-    return values if _certain(trace, edit, news) else None
-
-
-def _quoted(trace: Trace, i: int, edit: Edit, news: dict[int, Fraction]) -> Fraction | None:
-    """The new value of a number that is no result; None if it could be several things that now differ."""
-    if i in edit.values:
-        return edit.values[i]
-    old = trace.value(i)
-    options = {news.get(k, old) for k in trace.quotes.get(i, [])}
-    if old in trace.given or old in UNITS:
-        options.add(old)
-    return old if not options else options.pop() if len(options) == 1 else None
+        quoted[i] = options.pop()
+    return quoted
 
 
 def _plausible(trace: Trace, c: Calculation, result: Fraction) -> bool:
@@ -83,15 +81,12 @@ def _plausible(trace: Trace, c: Calculation, result: Fraction) -> bool:
 
 def _certain(trace: Trace, edit: Edit, news: dict[int, Fraction]) -> bool:
     """Whether nothing after the first change could depend on it without our knowing."""
-    starts = [trace.numbers[i].start for i in edit.values] + [trace.calculations[edit.place].equals]
-    start = min(starts)
+    start = min([trace.numbers[i].start for i in edit.values] + [trace.calculations[edit.place].equals])
     first = trace.text.count("\n", 0, start)
     changed = {trace.value(c.result) for k, c in enumerate(trace.calculations) if news[k] != trace.value(c.result)}
     if not changed:
         return True
-    if any(line >= first for line in trace.unread):
-        return False
-    if changed & set(word_values(trace.text[start:])):
+    if any(line >= first for line in trace.unread) or changed & set(word_values(trace.text[start:])):
         return False
     return all(_explained(trace, i) for i, n in enumerate(trace.numbers) if n.start > start)
 
@@ -99,7 +94,7 @@ def _certain(trace: Trace, edit: Edit, news: dict[int, Fraction]) -> bool:
 def _explained(trace: Trace, i: int) -> bool:
     """A result, a quotation of one, a quantity of the problem (also as a percentage), or common knowledge."""
     value = trace.value(i)
-    if any(c.result == i for c in trace.calculations) or trace.quotes.get(i) or value in COMMON:
+    if i in trace.results or trace.quotes.get(i) or value in COMMON:
         return True
     return any(v in trace.given for v in (value, value * 100, value / 100, 100 - value))
 

@@ -1,0 +1,84 @@
+"""The one registry of flaw kinds, and how modules of makers are held against it."""
+
+import sys
+import types
+
+import pytest
+from common import CODE, MATH
+
+from tracelift_lib.groups.flaws import code_makers, math_makers, tiny_code, tiny_math
+from tracelift_lib.groups.kinds import KINDS, changed_share, kinds_of, makers_in
+
+NAMES = {  # in this order: the draws of a group follow it
+    "math": [
+        "wrong_operation",
+        "arithmetic_slip",
+        "misread_quantity",
+        "lost_event",
+        "swapped_events",
+        "stale_value",
+        "unsupported_leap",
+    ],
+    "code": [
+        "wrong_algorithm_choice",
+        "misread_specification",
+        "wrong_constant",
+        "missing_step",
+        "wrong_order",
+        "unsupported_leap",
+        "leaked_code",
+    ],
+}
+
+
+@pytest.mark.parametrize(("domain", "dimensions"), [("math", MATH), ("code", CODE)])
+def test_each_domain_has_its_seven_kinds_in_order(domain, dimensions):
+    assert list(kinds_of(domain)) == NAMES[domain]
+    for name, kind in kinds_of(domain).items():
+        assert (kind.name, kind.domain) == (name, domain) and KINDS[domain, name] == kind
+        assert kind.definition and kind.example and kind.hurts and set(kind.hurts) <= set(dimensions)
+    assert len(KINDS) == 14
+
+
+def test_the_kinds_that_keep_the_answer():
+    kept = {key for key, kind in KINDS.items() if kind.keeps_answer}
+    assert kept == {("math", "unsupported_leap"), ("code", "unsupported_leap"), ("code", "leaked_code")}
+
+
+@pytest.mark.parametrize(
+    ("module", "domain"),
+    [(tiny_math, "math"), (math_makers, "math"), (tiny_code, "code"), (code_makers, "code")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_every_module_of_makers_has_one_for_each_kind_in_the_same_order(module, domain):
+    assert list(module.MAKERS) == NAMES[domain]
+    assert all(maker is getattr(module, kind) for kind, maker in module.MAKERS.items())
+
+
+@pytest.mark.parametrize(
+    ("left_out", "extra"), [("stale_value", ""), ("", "stale_values"), ("lost_event", "lost_evnt")]
+)
+def test_a_missing_or_unknown_maker_stops_the_import(monkeypatch, left_out, extra):
+    module = types.ModuleType("makers_for_a_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in {*NAMES["math"], extra} - {left_out, ""}:
+        exec(f"def {name}(steps): ...", vars(module))
+    with pytest.raises(ImportError) as caught:
+        makers_in(module.__name__, "math")
+    message = str(caught.value)
+    assert module.__name__ in message and "groups/kinds.py" in message
+    assert all(name in message for name in (left_out, extra)) and "wrong_operation" not in message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "heading", "share"),
+    [
+        ("a\nb\nc\nd", "a\nX\nc\nd", 0, 3 / 4),
+        ("a\nb\nc\nd", "a\nb\nc\nd\ne", 0, 1 / 4),  # something below the end spoils the last step
+        ("a\nb\nc\nd", "a\nb\nc", 0, 1 / 4),
+        ("goal\nb\nc", "goal\nX\nc", 1, 1),
+        ("a", "b", 0, 1),
+    ],
+)
+def test_severity_is_the_share_of_lines_from_the_first_changed_one(before, after, heading, share):
+    assert changed_share(before, after, heading) == share

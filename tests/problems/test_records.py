@@ -1,0 +1,90 @@
+"""Records of files and of the hub: each comes with its place, and what is missing or damaged is named."""
+
+import gzip
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tracelift_lib.problems.files import DATA_VARIABLE, InputError
+from tracelift_lib.problems.records import DataSet, MissingSet, file_records, find_files, hub_records
+
+ROWS = [{"x": 1}, {"x": 2}]
+
+
+def write(path, rows=ROWS):
+    """`rows` in the form that the file's name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    lines = json.dumps(rows) if ".json" in path.suffixes else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_lines_come_with_their_numbers(tmp_path, name):
+    path = write(tmp_path / name)
+    assert list(file_records(path)) == [(f"{path}:1", {"x": 1}), (f"{path}:2", {"x": 2})]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.parquet"])
+def test_rows_come_with_their_numbers(tmp_path, name):
+    path = write(tmp_path / name)
+    assert list(file_records(path)) == [(f"{path}: row 0", {"x": 1}), (f"{path}: row 1", {"x": 2})]
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("a.json", b'[{"x": 1},\n{"x"', "a.json:2: not valid JSON.*cut off"),
+        ("a.json", b'{"x": 1}', "a.json: a JSON dict"),
+        ("a.json", b'[{"x": 1}, 2]', "a.json: row 1: a JSON int"),
+        ("a.json.gz", b"plain", "a.json.gz: damaged"),
+        ("a.jsonl.gz", gzip.compress(b'{"x": "abc"}\n' * 99)[:15] + b"\xff" * 20, "a.jsonl.gz: damaged"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet: damaged or not a parquet file"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        list(file_records(tmp_path / name))
+
+
+def test_a_file_that_is_there_twice_counts_once(tmp_path):
+    for name in ("b.jsonl.gz", "a.jsonl", "a.jsonl.gz", "c.json"):
+        write(tmp_path / name)
+    assert [path.name for path in find_files(tmp_path, "*.jsonl")] == ["a.jsonl", "b.jsonl.gz"]
+    assert find_files(tmp_path / "none", "*.jsonl") == []
+
+
+def test_all_files_of_a_set_are_read_and_a_missing_one_says_what_to_do(tmp_path):
+    write(tmp_path / "s" / "a.jsonl")
+    write(tmp_path / "s" / "b.jsonl.gz", [{"x": 3}])
+    assert [row["x"] for _, row in DataSet("s/*.jsonl", "owner/name").records(tmp_path)] == [1, 2, 3]
+    with pytest.raises(MissingSet, match=rf"{tmp_path}: no t\.jsonl .*owner/name.*{DATA_VARIABLE}"):
+        list(DataSet("t.jsonl", "owner/name").records(tmp_path))
+    for folder in (tmp_path, None):  # a set that is not on the hub
+        with pytest.raises(MissingSet, match=rf"t\.jsonl.*https://example\.com.*{DATA_VARIABLE}"):
+            list(DataSet("t.jsonl", home="https://example.com").records(folder))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_the_hub_come_with_name_split_and_number(tmp_path, monkeypatch, streaming):
+    """datasets takes a folder for a name of the hub."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    name = str(tmp_path / "set")
+    write(tmp_path / "set" / "train.jsonl")
+    write(tmp_path / "set" / "test.jsonl", [{"x": 3}])
+    found = list(hub_records(name, ["test", "train"], None, "do without", streaming=streaming))
+    assert found == [(f"{name} test row 0", {"x": 3}), *((f"{name} train row {i}", row) for i, row in enumerate(ROWS))]
+    with pytest.raises(MissingSet, match=f"{re.escape(name)}.*dev.*do without"):
+        list(hub_records(name, ["dev"], None, "do without", streaming=streaming))
+
+
+def test_a_name_that_no_data_set_can_have_is_named():
+    with pytest.raises(MissingSet, match="no/such/name.*do without"):
+        list(hub_records("no/such/name", ["train"], None, "do without"))
