@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -139,27 +140,30 @@ def test_other_paths_and_methods(url):
 
 
 def test_requests_that_wait_together_are_scored_together(url, scorer, monkeypatch):
-    """Twelve clients while the first request is being scored: two passes, and to each client its own scores."""
+    """Twelve clients while the first request is being scored: two passes, and to each client its own scores.
+
+    Each pass keeps to the smallest batch size that one of its clients asked for.
+    """
     passes, hold, original = [], threading.Event(), scorer.score_tokens
 
     def score_tokens(encoded, batch_size=None, progress=None):
-        passes.append(len(encoded))
+        passes.append((len(encoded), batch_size))
         if len(passes) == 1:
             hold.wait(30)
         return original(encoded, batch_size, progress)
 
     monkeypatch.setattr(scorer, "score_tokens", score_tokens)
     problems, traces = cases(13)
-    remote = RemoteScorer(url, max_length=512)
+    remotes = [RemoteScorer(url, max_length=512, batch_size=20 - i) for i in range(13)]
     with ThreadPoolExecutor(13) as pool:
-        first = pool.submit(remote.score, problems[:1], traces[:1])
+        first = pool.submit(remotes[0].score, problems[:1], traces[:1])
         while not passes:
             time.sleep(0.01)
-        rest = [pool.submit(remote.score, [p], [z]) for p, z in zip(problems[1:], traces[1:])]
+        rest = [pool.submit(r.score, [p], [z]) for r, p, z in zip(remotes[1:], problems[1:], traces[1:])]
         time.sleep(1.0)  # for all twelve to have arrived
         hold.set()
         found = [f.result()[0][0] for f in [first, *rest]]
-    assert passes == [1, 12]
+    assert passes == [(1, 20), (12, 8)]
     np.testing.assert_allclose(
         found, original(scorer.encode([reward_model_text(p, z) for p, z in zip(problems, traces)], 512))[0], atol=1e-6
     )
@@ -183,17 +187,8 @@ def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, fa
 
 
 def test_the_command_serves_a_folder(folder, scorer, unused_port):
-    command = [
-        sys.executable,
-        "-m",
-        "tracelift_lib.reward_model.server",
-        "--model",
-        str(folder),
-        "--port",
-        str(unused_port),
-        "--max-length",
-        "512",
-    ]
+    options = f"--model {folder} --port {unused_port} --max-length 512"
+    command = [sys.executable, "-m", "tracelift_lib.reward_model.server", *options.split()]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -214,8 +209,15 @@ def test_the_command_serves_a_folder(folder, scorer, unused_port):
 
 @pytest.fixture
 def unused_port():
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as probe:
-        return probe.server_port
+    """Below the ports that the system gives to whoever asks for any, so that nobody takes it before its use."""
+    while True:
+        try:
+            with HTTPServer(
+                ("127.0.0.1", random.SystemRandom().randrange(20_000, 30_000)), BaseHTTPRequestHandler
+            ) as probe:
+                return probe.server_port
+        except OSError:
+            continue
 
 
 # --- the client -------------------------------------------------------------------------------
