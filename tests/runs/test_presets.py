@@ -370,7 +370,9 @@ def test_what_only_left_out_notebooks_need_may_be_missing():
     out = {"leaves_out": dict.fromkeys(("00", "02", "06", "12"), "a service scores")}
     service = {"reward_model": None, "execution.scorer": {"url": "http://localhost:1", "model": "m"}}
     assert load_preset("smol", overrides=out | service).reward_model is None
-    with pytest.raises(InputError, match=r"reward_model: is null; add this section \(for notebooks 05, 07\)"):
+    with pytest.raises(
+        InputError, match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07\)"
+    ):
         load_preset("smol", overrides=out | {"reward_model": None})
 
 

@@ -140,6 +140,8 @@ def test_a_notebook_without_parameters_takes_none(tmp_path, executed):
         ("is_result=true", "is_result", True),
         ("problems.sizes={train: 5, test: 6}", "problems.sizes", {"train": 5, "test": 6}),
         ("description=a=b", "description", "a=b"),
+        ("planner.revision='12345'", "planner.revision", "12345"),
+        ('planner.revision="1e5"', "planner.revision", "1e5"),
     ],
 )
 def test_overrides_are_read_as_yaml(text, key, value):

@@ -144,9 +144,9 @@ CODE, OTHER = {"room/a.py": "1", "room/b.py": "2"}, {"room/a.py": "1", "room/b.p
 
 def test_a_result_of_other_code_is_kept_unless_asked_otherwise(tmp_path, monkeypatch):
     first, build = made(tmp_path / "s", Build("old"), code=CODE), Build("new")
-    assert store.changed_code(first.manifest, CODE) == []
-    assert store.changed_code(first.manifest, OTHER) == ["room/b.py", "room/c.py"]
-    assert store.changed_code(first.manifest, {"room/a.py": "1"}) == ["room/b.py"]  # a file that is gone
+    assert store.changed_code(first, CODE) == []
+    assert store.changed_code(first, OTHER) == ["room/b.py", "room/c.py"]
+    assert store.changed_code(first, {"room/a.py": "1"}) == ["room/b.py"]  # a file that is gone
     assert made(tmp_path / "s", build, code=OTHER) == first and build.runs == 0
     monkeypatch.setenv("STALE", "rebuild")
     assert made(tmp_path / "s", build, code=CODE) == first and build.runs == 0  # its own code: nothing to build
@@ -159,7 +159,7 @@ def test_of_a_result_without_a_record_of_its_code_nothing_is_known(tmp_path, mon
     """Results of earlier versions of this project are kept, whatever is asked."""
     first, build = made(tmp_path / "s"), Build()
     monkeypatch.setenv("STALE", "rebuild")
-    assert store.changed_code(first.manifest, CODE) == []
+    assert store.changed_code(first, CODE) == []
     assert made(tmp_path / "s", build, code=CODE) == first and build.runs == 0
 
 

@@ -72,9 +72,9 @@ class Run:
             raise InputError(f"preset {self.preset.name} cannot make stage {stage!r}: {line}")
         folder, upstream, found = self._find(stage, instance)
         code = STAGES[stage].source()
-        if found and (files := store.changed_code(found.manifest, code)):
+        if found and (files := store.changed_code(found, code)):
             _say_once(stale_line(label_of(stage, instance), files))
-        if found and not store.must_rebuild(found.manifest, code):
+        if found and not store.must_rebuild(found, code):
             return found
         description = {
             "stage": stage,
@@ -127,7 +127,7 @@ class Run:
             found = self.need(stage, **instance)
         except store.MissingArtifact:
             return False
-        return not store.must_rebuild(found.manifest, STAGES[stage].source())
+        return not store.must_rebuild(found, STAGES[stage].source())
 
     def folder_of(self, stage: str, **instance: Any) -> Path:
         """Where a stage's result is or will be."""
@@ -199,7 +199,8 @@ def stale_lines(preset: Preset) -> list[str]:
     for label, planned in stage_graph(preset).items():
         folder = store.home() / "runs" / preset.name / planned.name / planned.key
         with contextlib.suppress(store.CorruptArtifact, FileNotFoundError):
-            if files := store.changed_code(store.read_manifest(folder), STAGES[planned.name].source()):
+            artifact = store.Artifact(folder, store.read_manifest(folder))
+            if files := store.changed_code(artifact, STAGES[planned.name].source()):
                 lines.append(stale_line(label, files))
     return lines
 

@@ -7,6 +7,7 @@ for must be there, so that a run does not fail after hours.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -88,10 +89,10 @@ def read_override(text: str) -> tuple[str, Any]:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
-    try:  # YAML reads 1e-3 as text, people mean a number
-        return key, float(parsed) if isinstance(parsed, str) else parsed
-    except ValueError:
-        return key, parsed
+    if parsed == value.strip():  # YAML reads 1e-3 as text, people mean a number, unless they put it in quotes
+        with contextlib.suppress(ValueError):
+            return key, float(value)
+    return key, parsed
 
 
 def _read_yaml(name: str, extended_by: tuple[str, ...] = ()) -> dict:
@@ -222,8 +223,8 @@ def _unmet(preset: Preset) -> Iterator[str]:
             wanted[line].add(number)
     for number in set(LESSONS) - set(preset.leaves_out):
         lesson = LESSONS[number]
-        for line in [f"{name}: is null; add this section" for name in lesson.sections if not getattr(preset, name)]:
-            wanted[line].add(number)
+        for name in [name for name in lesson.sections if getattr(preset, name) is None]:
+            wanted[f"{name}: is null; add this section"].add(number)
         for key, names in lesson.holds.items():
             held = _value(preset, key)
             for name in [n for n in names if held is not None and n not in held]:

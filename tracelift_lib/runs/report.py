@@ -138,7 +138,7 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 def write_summary(
     run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str, sources: Sources
 ) -> str:
-    """The run's results in Markdown, for the README: written to summary.md and returned."""
+    """The run's results in Markdown, for the README: written beside its figures, and returned."""
     facts = provenance(run, sources, "", run.preset.planner_training.seeds)
     head = (
         f"`make reproduce PRESET={run.preset.name} SEED={run.preset.seed}`: preset {facts['preset']}, "

@@ -359,7 +359,7 @@ class NaturalErrors(Stage):
         return [{}] if preset.natural_errors else []
 
     def build(self, run: Run, out: Path) -> None:
-        """scores.parquet: every prefix of the sampled natural traces under each score (natural_measures.py)."""
+        """scores.parquet: every prefix of the sampled natural traces under each score."""
         settings, seed, style = run.preset.natural_errors, run.preset.seed, run.preset.prompt_style
         traces = []
         for name, problems in settings.sets.items():
@@ -619,7 +619,9 @@ def lacking(preset: Preset, name: str, instance: Instance) -> Iterator[str]:
     """What the preset lacks for a result and for all that it is made from: key, what is wrong, what to do."""
     stage, have = STAGES[name], preset.problems.sizes
     null = [section for section in stage.required if getattr(preset, section) is None]
-    yield from (f"{section}: is null; add this section" for section in null)
+    service = " (or name a service in execution.scorer, for planner training and evaluation)"
+    for section in null:
+        yield f"{section}: is null; add this section" + (service if section == "reward_model" else "")
     needs = [] if null else stage.needs(preset, instance)  # without its sections they are not known
     for split in stage.splits if ("problems", {}) in needs else ():
         if split not in have:

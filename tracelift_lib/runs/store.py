@@ -96,8 +96,7 @@ def find(folder: Path, upstream: dict[str, Artifact]) -> Artifact | None:
     if not (folder / MANIFEST).exists():
         return None
     artifact = Artifact(folder, read_manifest(folder))
-    made_from = artifact.manifest["upstream"]
-    if made_from != {name: a.digest for name, a in upstream.items()}:
+    if artifact.manifest["upstream"] != {name: a.digest for name, a in upstream.items()}:
         return None
     _check_files(artifact)
     return artifact
@@ -123,7 +122,7 @@ def make(
     code = description.get("code", {})
     with FileLock(folder.with_suffix(".lock")):
         found = find(folder, upstream)  # another process may have made it while we waited
-        if found and not must_rebuild(found.manifest, code):
+        if found and not must_rebuild(found, code):
             return found
         _check_space(folder, min_free_gb)
         made_from = {name: a.digest for name, a in upstream.items()}
@@ -146,7 +145,9 @@ def _facts(folder: Path, seconds: float) -> dict[str, Any]:
     """What a manifest says of the finished folder, and of the run and the machine that made it."""
     return {
         "files": {
-            str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in _files(folder)
+            str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)}
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
         },
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(_peak_memory_gb(), 2),
@@ -171,9 +172,9 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-def changed_code(manifest: dict[str, Any], code: dict[str, str]) -> list[str]:
+def changed_code(artifact: Artifact, code: dict[str, str]) -> list[str]:
     """Files of `code` (path -> hash) that are not as they were when the result was made; of older results none."""
-    before = manifest.get("code", code)
+    before = artifact.manifest.get("code", code)
     return sorted(name for name in before.keys() | code.keys() if before.get(name) != code.get(name))
 
 
@@ -185,9 +186,9 @@ def rebuilds_stale() -> bool:
     return choice == "rebuild"
 
 
-def must_rebuild(manifest: dict[str, Any], code: dict[str, str]) -> bool:
+def must_rebuild(artifact: Artifact, code: dict[str, str]) -> bool:
     """Whether a finished result is to be built again, because other code has made it and STALE=rebuild is set."""
-    return rebuilds_stale() and bool(changed_code(manifest, code))
+    return rebuilds_stale() and bool(changed_code(artifact, code))
 
 
 def read_manifest(folder: Path) -> dict:
@@ -197,13 +198,15 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text())
         missing = {"stage", "upstream", "files", "seconds", "revision"} - set(manifest)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise CorruptArtifact(
-            f"{path}: not valid JSON ({error}). Delete the folder {folder} and run again: "
-            "only this stage and what depends on it will be remade."
-        ) from None
+        raise _corrupt(folder, f"{path}: not valid JSON ({error})") from None
     if missing:
-        raise CorruptArtifact(f"{path}: no {sorted(missing)}. Delete the folder {folder} and run again.")
+        raise _corrupt(folder, f"{path}: no {sorted(missing)}")
     return manifest
+
+
+def _corrupt(folder: Path, what: str) -> CorruptArtifact:
+    advice = f"Delete the folder {folder} and run again: only this stage and what depends on it will be remade."
+    return CorruptArtifact(f"{what}. {advice}")
 
 
 _VERIFIED: set[tuple] = set()  # files as this process has read them through: large models are hashed once
@@ -218,11 +221,7 @@ def _check_files(artifact: Artifact) -> None:
                 _VERIFIED.add(state)
             if state in _VERIFIED:
                 continue
-        problem = "differs from its manifest" if path.exists() else "is missing"
-        raise CorruptArtifact(
-            f"{path} {problem}. Delete the folder {artifact.path} and run again: "
-            "only this stage and what depends on it will be remade."
-        )
+        raise _corrupt(artifact.path, f"{path} {'differs from its manifest' if path.exists() else 'is missing'}")
 
 
 def _drop_foreign_work(folder: Path, state: dict[str, Any]) -> None:
@@ -233,10 +232,6 @@ def _drop_foreign_work(folder: Path, state: dict[str, Any]) -> None:
     shutil.rmtree(folder)
     (folder / WORK).mkdir(parents=True)
     write_json(marker, state)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
 def _check_space(folder: Path, min_free_gb: float) -> None:
