@@ -40,8 +40,13 @@ def keep(self, args, state, control, model, **_):
         save_file(gradients, Path(sys.argv[1], f"{state.global_step}.safetensors"))
 
 
+def put_in(put=setattr):
+    """In place of what trainer and reward engine do; a test has it in its own process with monkeypatch.setattr."""
+    put(GRPOTrainer, "_generate_single_turn", completions)
+    put(RewardEngine, "score", rewards)
+    put(training.StepTimer, "on_pre_optimizer_step", keep)
+
+
 if __name__ == "__main__":
-    GRPOTrainer._generate_single_turn = completions
-    RewardEngine.score = rewards
-    training.StepTimer.on_pre_optimizer_step = keep
+    put_in()
     sys.exit(launch.main(sys.argv[2:]))

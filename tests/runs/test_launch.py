@@ -1,15 +1,18 @@
 """Planner training in two real processes under `accelerate launch`, and the configurations for more of them."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import same_completions
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -42,12 +45,13 @@ def upstream(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(upstream):
-    """Two runs of one launch."""
+    """Two runs of one launch, and the first once more, which it finds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACELIFT_HOME", str(upstream))
         run = Run("check", overrides={**UPSTREAM, **TWO, "planner_training.steps": 4})
-        runs = launch.train_in_processes(run, [{"arm": "no_uplift", "seed": s} for s in (0, 1)])
-        return run, runs, load_model(run.need("planner").path).state_dict()
+        runs = launch.train_in_processes(run, [{"arm": "no_uplift", "seed": s} for s in (0, 1, 0)])
+        assert runs[2].digest == runs[0].digest
+        return run, runs[:2], load_model(run.need("planner").path).state_dict()
 
 
 def test_two_processes_make_one_artifact_with_the_completions_of_both(trained):
@@ -74,6 +78,18 @@ def test_the_processes_draw_different_completions(trained):
     assert len({tuple(lengths) for lengths in halves}) == len(halves)
 
 
+def in_processes(patch, run, instance, script):
+    """The launch of `train_in_processes` with `script` in place of the launcher's module."""
+    start = launch._run
+
+    def replaced(command):
+        at = command.index("tracelift_lib.runs.launch")
+        start([*command[: at - 1], *script, *command[at + 1 :]])
+
+    patch.setattr(launch, "_run", replaced)
+    launch.train_in_processes(run, [instance])
+
+
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
 def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstream, monkeypatch, tmp_path, loss):
     """Three steps, ranks with unequally many tokens: gradients before each step of the optimizer, and weights after."""
@@ -92,17 +108,14 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
             "planner_training.problems_per_step": 4,
             "planner_training.collapse": None,
         }
-        run, commands, instance = Run("check", overrides=overrides), [], {"arm": "exec_only", "seed": 0}
+        run, instance = Run("check", overrides=overrides), {"arm": "exec_only", "seed": 0}
         with monkeypatch.context() as patch:
-            patch.setattr(launch, "_run", commands.append)
-            with pytest.raises(store.MissingArtifact):
-                launch.train_in_processes(run, [instance])
-        script, at = (
-            [str(PROJECT / "tests" / "same_completions.py"), str(out)],
-            commands[0].index("tracelift_lib.runs.launch"),
-        )
-        before = commands[0][: at - 1] if n == 2 else commands[0][:1]
-        launch._run([*before, *script, *commands[0][at + 1 :]])
+            if n == 1:
+                patch.setattr(sys, "argv", ["", str(out)])
+                same_completions.put_in(functools.partial(patch.setattr, raising=False))
+                run.make(launch.STAGE, **instance)
+            else:
+                in_processes(patch, run, instance, [str(PROJECT / "tests" / "same_completions.py"), str(out)])
         folder = run.need(launch.STAGE, **instance).path
         gradients[n] = [load_file(out / f"{step}.safetensors") for step in range(3)]
         weights[n] = load_file(folder / "model" / "model.safetensors")
@@ -125,14 +138,6 @@ def test_found_runs_are_not_made_again(trained, upstream, monkeypatch):
     run, runs, _ = trained
     monkeypatch.setattr(launch, "_run", lambda command: pytest.fail("launched"))
     assert launch.train_in_processes(run, [{"arm": "no_uplift", "seed": 1}]) == runs[1:]
-
-
-def test_a_launch_that_finds_its_run_ends(trained, upstream, monkeypatch):
-    """The other process is told so, instead of waiting for a folder."""
-    monkeypatch.setenv("TRACELIFT_HOME", str(upstream))
-    monkeypatch.setattr(Run, "has", lambda self, stage, **instance: False)
-    run, runs, _ = trained
-    assert launch.train_in_processes(run, [{"arm": "no_uplift", "seed": 0}])[0].digest == runs[0].digest
 
 
 def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
