@@ -205,40 +205,33 @@ class PlannerModel(Stage):
 
 
 class Groups(Stage):
-    notebook, code, required, splits = "01_build_groups", ("groups",), ("groups",), ("train", "test")
+    notebook, code, sections = "01_build_groups", ("groups",), ("groups",)
+    required, splits = ("groups",), ("train", "test")
 
     def config(self, preset: Preset) -> dict[str, Any]:
-        return _groups_config(preset)
+        """The section `groups`; without `seeds` where groups come from the preset's own problems."""
+        section = super().config(preset)
+        if _own_groups(preset):
+            del section["groups"]["seeds"]
+        return section
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("problems") if _own_groups(preset) else []
 
     def build(self, run: Run, out: Path) -> None:
-        _build_groups(run, out)
-
-
-def _groups_config(preset: Preset) -> dict[str, Any]:
-    """The section `groups`; without `seeds` where groups come from the preset's own problems."""
-    section = _section("groups")(preset)
-    if _own_groups(preset):
-        del section["groups"]["seeds"]
-    return section
+        """{train,dev,test}.jsonl; of public seeds the same as parquet, the builder's report.json and its data card."""
+        match run.preset.groups.seeds:
+            case None:
+                _groups_of_problems(run, out)
+            case PublicSeeds():
+                _groups_of_seeds(run, out)
+            case ReleasedGroups():
+                _released_groups(run, out)
 
 
 def _own_groups(preset: Preset) -> bool:
     """Whether groups are made of the preset's own problems, whose test split the executor answers too."""
     return preset.groups is not None and preset.groups.seeds is None
-
-
-def _build_groups(run: Run, out: Path) -> None:
-    """{train,dev,test}.jsonl; of public seeds also the same as parquet, the builder's report.json and its data card."""
-    match run.preset.groups.seeds:
-        case None:
-            _groups_of_problems(run, out)
-        case PublicSeeds():
-            _groups_of_seeds(run, out)
-        case ReleasedGroups():
-            _released_groups(run, out)
 
 
 def _groups_of_seeds(run: Run, out: Path) -> None:
