@@ -38,7 +38,7 @@ def test_no_or_an_unknown_command_names_those_there_are(arguments, capsys):
     assert caught.value.code == 2 and "usage: tracelift" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "convert", "course", "launch", "readme"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_its_own_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
