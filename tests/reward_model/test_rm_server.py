@@ -188,7 +188,7 @@ def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, fa
 
 def test_the_command_serves_a_folder(folder, scorer, unused_port):
     options = f"--model {folder} --port {unused_port} --max-length 512"
-    command = [sys.executable, "-m", "tracelift_lib.reward_model.server", *options.split()]
+    command = [sys.executable, "-m", "tracelift_lib.runs.cli", "serve-rm", *options.split()]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
