@@ -6,7 +6,7 @@ Read first:
     training.py     one training loop, over whole groups
 
 Then:
-    scorer.py       scores of traces by a model in this process, in batches
+    scorer.py       scores of traces by a model in this process; what texts have in common at their start is read once
     metrics.py      ranking, errors and calibration on held-out groups
     remote.py       scores of traces from a scoring service
     server.py       the scoring service
