@@ -72,7 +72,6 @@ def make_trainer(tmp_path):
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
             logging_steps=1,
-            save_strategy="no",
             report_to=[],
             seed=1,
             generation_kwargs={"suppress_tokens": sorted(set(range(len(tokenizer))) - few)},
