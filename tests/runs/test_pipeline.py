@@ -353,6 +353,10 @@ def test_a_trained_executor_loads_and_answers(real):
     log = real.need("executor").json("log.json")
     assert any("loss" in row for row in log)
     assert executor.backend.sampler.sampling.temperature == real.preset.execution.temperature
+    assert (executor.verifier.rule, executor.verifier.style) == (
+        real.preset.execution.answer,
+        real.preset.execution.style,
+    )
     assert executor.limits == real.preset.limits and executor.verdict(problems[0], f"Answer: {problems[0].answer}") == 1
 
 
