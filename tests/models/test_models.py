@@ -12,6 +12,7 @@ from common import story
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.models import base
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
@@ -19,7 +20,7 @@ from tracelift_lib.models.settings import HubModel, Qwen2Shape, TrainedModel
 from tracelift_lib.planner.settings import WarmStart
 from tracelift_lib.planner.warm_start import habitual_trace, warm_start
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.tinyworld import generate_splits, is_faithful, read_calculations
+from tracelift_lib.problems.tinyworld import generate_splits, read_calculations
 
 SHAPE = Qwen2Shape(
     hidden_size=16,

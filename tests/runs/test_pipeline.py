@@ -17,8 +17,8 @@ from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import make_group
 from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.problems.files import PROJECT, InputError
-from tracelift_lib.problems.tinyworld import is_faithful
 from tracelift_lib.runs import code_hash, pipeline, stages, store
 from tracelift_lib.runs.pipeline import STAGES, WARM_START, Run
 from tracelift_lib.runs.store import MissingArtifact

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tracelift_lib.problems import tinyworld
 from tracelift_lib.problems.problem import Frozen, Problem
-from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations
+from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply
 
 Op = Literal["+", "-", "*", "sum"]
 Move = tuple[str, int | None]  # an action as a plan states it, such as ("*", 3); ("sum", None) has no number
@@ -71,11 +70,6 @@ class Branch(Frozen):
     actions: list[Action]
     example: tuple[int, int]
     following: int | None = None
-
-    def facts(self) -> list[int]:
-        """All numbers that the problem tells of this branch, a limit apart."""
-        told = [a.number for a in self.actions if a.number is not None and not a.hidden]
-        return [*self.example, *told, *([self.following] if self.following is not None else [])]
 
 
 @dataclass
@@ -221,59 +215,9 @@ def has_code(trace: str) -> bool:
     return CODE.search(trace) is not None
 
 
-def is_faithful(problem: Problem, trace: str) -> bool:
-    """True if `trace` makes exactly the true calculations, in order, states the true plan and holds no code."""
-    truth = derive_reasoning(true_branches(problem))
-    calculations = [(s.before, s.op, s.operand, s.after) for part in truth for s in part.steps]
-    return read_calculations(trace) == calculations and read_plan(trace) == plan_of(truth) and not has_code(trace)
-
-
 def bare_plan(problem: Problem) -> str:
     """The true plan without the calculations that lead to it."""
     return write_trace([replace(part, steps=[]) for part in derive_reasoning(true_branches(problem))])
-
-
-def rubric_shares(problem: Problem, trace: str) -> tuple[float, ...]:
-    """(task understanding, plan quality, step coherence, action support, non-leakage) of `trace`, each in [0, 1]."""
-    branches, given, plan = true_branches(problem), read_calculations(trace), read_plan(trace)
-    truth = derive_reasoning(branches)
-    true_plan, true_results = plan_of(truth), [s.after for part in truth for s in part.steps]
-    facts = Counter(number for b in branches for number in b.facts())
-    conditions = Counter(b.when for b in branches)
-    used = Counter(number for c in given for number in (c.before, c.operand))
-    missing = (facts - used).total() + (conditions - Counter(when for when, _ in plan)).total()
-    results = [c.after for c in given]
-    support = longest_common(results, true_results) / max(len(results), len(true_results))
-    moves, true_moves = _operations(plan), _operations(true_plan)
-    return (
-        max(0.0, 1 - missing / len(true_results)),
-        longest_common(moves, true_moves) / max(len(moves), len(true_moves)),
-        _coherence(branches, given, plan),
-        support if plan == true_plan else support / 2,
-        0.0 if has_code(trace) else 1.0,
-    )
-
-
-def _operations(plan: Plan) -> list[tuple[int, str]]:
-    return [(i, op) for i, (_, moves) in enumerate(plan) for op, _ in moves]
-
-
-def _coherence(branches: list[Branch], given: list[tinyworld.Calculation], plan: Plan) -> float:
-    """Share of lines that take up only what is known there: told by the problem, or an earlier result.
-
-    The plan counts as one line. Its numbers are counted with multiplicity: a factor of three that is told does not
-    support a sum of three that is not.
-    """
-    known = {number for b in branches for number in b.facts()}
-    known |= {i for b in branches if b.actions[0].op == "sum" for i in range(1, b.example[0] + 1)}
-    sources = Counter(a.number for b in branches for a in b.actions if not a.hidden)
-    linked = 0
-    for c in given:
-        linked += {c.before, c.operand} <= known
-        known.add(c.after)
-        sources[c.after] += 1
-    stated = Counter(number for _, moves in plan for _, number in moves if number is not None)
-    return (linked + (stated <= sources)) / (len(given) + 1)
 
 
 # --- the generator ----------------------------------------------------------------------------
