@@ -10,7 +10,7 @@ Then:
 
     tinycode.py    generated small programs, with the truth about every step
     code_tests.py  tests of a program
-    code_sets.py   HumanEval, MBPP, QuixBugs, APPS
+    code_sets.py   HumanEval, MBPP, code_contests
     records.py     records of data sets, from local files or the Hugging Face hub
     hub.py         the hub's errors in plain words
     files.py       the project's folders, JSON Lines, wheels, hashes; the error for bad input
