@@ -10,9 +10,9 @@ from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
-from tracelift_lib.sandbox.running import Outcome
+from tracelift_lib.sandbox.host import SandboxError
 from tracelift_lib.verifier.verdicts import Verdict, Verifier
-from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, extract_program
+from tracelift_lib.verifier.verify_code import CodeVerifier, extract_program
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
@@ -121,9 +121,12 @@ def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     assert [v.success for v in first] == [1, 1, 0] and len(ran) == 2
     assert verifier.verify([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
     assert [v.success for v in verifier.verify([DOUBLE], [HALF])] == [0] and len(ran) == 3
-    broken = CodeResult((Outcome.INFRA,), True, "bubblewrap")
-    monkeypatch.setattr(CodeVerifier, "verify", lambda self, jobs: [broken for _ in jobs])
-    with pytest.raises(RuntimeError, match="problem double"):
+
+    def broken(self, jobs):
+        raise SandboxError("no room for a process")
+
+    monkeypatch.setattr(CodeVerifier, "verify", broken)
+    with pytest.raises(RuntimeError, match="no room"):
         verifier.verify([DOUBLE], [CRASH])
     monkeypatch.setattr(CodeVerifier, "verify", verify)
     assert verifier.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4

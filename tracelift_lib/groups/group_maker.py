@@ -92,9 +92,10 @@ def outcomes(problem: Problem, programs: Sequence[str]) -> list[tuple[Outcome, .
         SandboxError: this machine offers no safe place to run programs, or it broke.
     """
     tests = read_tests(problem.metadata, problem.problem_id)
-    results = _verifier().verify([(program, tests) for program in programs])
-    if any(result.failed_to_run for result in results):
-        raise SandboxError(f"problem {problem.problem_id}: the sandbox failed; run again to go on from here")
+    try:
+        results = _verifier().verify([(program, tests) for program in programs])
+    except SandboxError as error:
+        raise SandboxError(f"problem {problem.problem_id}: {error}; run again to go on from here") from None
     return [result.outcomes for result in results]
 
 

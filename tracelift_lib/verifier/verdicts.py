@@ -56,25 +56,21 @@ class Verifier:
 
         Raises:
             ValueError: the expected answer of a problem cannot be read, or its tests (InputError): a fault of the data.
-            RuntimeError: there is no verdict: the sandbox, or the process that compares expressions, does not work.
+            RuntimeError: the sandbox (SandboxError), or the process that compares expressions, does not work.
         """
         pairs = list(zip(problems, answers, strict=True))
         results = iter(self._run([(p, y) for p, y in pairs if p.domain == "code"]))
         return [
-            self._program_verdict(p, next(results)) if p.domain == "code" else self._math_verdict(p, y)
-            for p, y in pairs
+            self._program_verdict(next(results)) if p.domain == "code" else self._math_verdict(p, y) for p, y in pairs
         ]
 
     def _math_verdict(self, problem: Problem, answer: str) -> Verdict:
         success = verify_math(answer, problem.answer, self.rule)
         return Verdict(success, float(success), "right" if success else "wrong")
 
-    def _program_verdict(self, problem: Problem, result: CodeResult) -> Verdict:
-        s = execution_reward(result, self.style)
-        if s is None:
-            raise RuntimeError(f"problem {problem.problem_id}: the sandbox failed, so there is no verdict")
+    def _program_verdict(self, result: CodeResult) -> Verdict:
         outcome = next((str(o) for o in result.outcomes if o != Outcome.PASS), "pass")
-        return Verdict(int(result.passed), s, outcome)
+        return Verdict(int(result.passed), execution_reward(result, self.style), outcome)
 
     def _run(self, pairs: list[tuple[Problem, str]]) -> list[CodeResult]:
         """How the program in each answer ends, from what is known or else from the sandbox."""
@@ -84,10 +80,8 @@ class Verifier:
             self._known = {}
         known = self._known  # another thread may begin a new one meanwhile
         new = {key: job for key, job in zip(keys, jobs) if key not in known}
-        if not new:
-            return [known[key] for key in keys]
-        with self._lock:
-            sandbox = self._sandbox
-        results = dict(zip(new, sandbox.verify(list(new.values()))))
-        known |= {key: result for key, result in results.items() if not result.failed_to_run}
-        return [results.get(key) or known[key] for key in keys]
+        if new:
+            with self._lock:
+                sandbox = self._sandbox
+            known |= zip(new, sandbox.verify(list(new.values())))
+        return [known[key] for key in keys]
