@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class DataSet:
         instead = f"set the environment variable {DATA_VARIABLE} to a local folder that holds {self.files} (or .gz)"
         if self.hub is None:
             raise MissingSet(f"{self.files} is not on the hub: get it from {self.home} and {instead}")
-        yield from hub_records(self.hub, self.splits, self.revision, instead, self.config, streaming)
+        yield from hub_records(self, instead, streaming)
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
@@ -111,24 +111,18 @@ def _table_rows(path: Path) -> Iterator[dict]:
         raise InputError(f"{path}: damaged or not a parquet file ({error}); get the file again") from None
 
 
-def hub_records(
-    name: str,
-    splits: Iterable[str],
-    revision: str | None,
-    instead: str,
-    config: str | None = None,
-    streaming: bool = False,
-) -> Iterator[tuple[str, dict]]:
-    """(place, record) of these splits of a data set on the hub; `place` is `name split row n` (from 0).
+def hub_records(data_set: DataSet, instead: str, streaming: bool = False) -> Iterator[tuple[str, dict]]:
+    """(place, record) of a data set's rows on the hub; `place` is `name split row n` (from 0).
 
     Raises:
         MissingSet: it is unavailable; says why, and that one can do what `instead` says.
     """
     from datasets import load_dataset  # takes a second, and most runs use local files
 
-    for split in splits:
+    name, revision = data_set.hub, data_set.revision
+    for split in data_set.splits:
         try:
-            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+            rows = load_dataset(name, data_set.config, split=split, revision=revision, streaming=streaming)
             yield from ((f"{name} {split} row {number}", row) for number, row in enumerate(rows))
         except HUB_ERRORS as error:
             raise MissingSet(explain(error, name, revision, "data set", instead)) from None
