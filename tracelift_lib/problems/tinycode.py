@@ -16,6 +16,8 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from itertools import accumulate
 from typing import Literal
 
 from tracelift_lib.problems import tinyworld
@@ -165,10 +167,14 @@ def run_plan(plan: Plan, n: int) -> int:
     """What a program that follows `plan` prints for the input n; a number that no branch names stays as it is."""
     for when, moves in plan:
         if branch_applies(when, n):
-            for op, number in moves:
-                n = sum(range(n + 1)) if op == "sum" else apply(op, n, number)
-            break
+            return reduce(act, moves, n)
     return n
+
+
+def act(n: int, move: Move) -> int:
+    """What an action makes of the number n."""
+    op, number = move
+    return sum(range(n + 1)) if op == "sum" else apply(op, n, number)
 
 
 def branch_applies(when: str, n: int) -> bool:
@@ -291,14 +297,13 @@ def _draw_branch(
     actions = [a.model_copy(update={"hidden": i in hidden}) for i, a in enumerate(actions)]
     if shape == "sum":
         actions = [Action(op="sum"), *actions]
-    outputs = []
-    for value in (x, x + 1)[: 1 + (shape == "slope")]:
-        for a in actions:
-            value = run_plan([("", [(a.op, a.number)])], value)
-            if not 0 < value <= max_value:
-                return None
-        outputs.append(value)
-    return Branch(when=when, actions=actions, example=(x, outputs[0]), following=outputs[1] if outputs[1:] else None)
+    moves = [(a.op, a.number) for a in actions]
+    inputs = [x, x + 1] if shape == "slope" else [x]
+    values = {n: list(accumulate(moves, act, initial=n)) for n in inputs}
+    if not all(0 < value <= max_value for n in inputs for value in values[n][1:]):
+        return None
+    following = values[x + 1][-1] if shape == "slope" else None
+    return Branch(when=when, actions=actions, example=(x, values[x][-1]), following=following)
 
 
 def _draw_actions(rng: random.Random, n: int, max_number: int) -> list[Action]:
@@ -328,16 +333,14 @@ def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
 
 def _tell(rng: random.Random, branches: list[Branch], max_number: int) -> str:
     """The task in one of several surface forms, each branch with its example, with or without a distractor."""
-    opening = rng.choice(OPENINGS)
-    told = []
+    sentences = [rng.choice(OPENINGS)]
     for branch in branches:
         word, _, limit = branch.when.partition(" ")
         condition = f"If n is {word}{f' {NUMBER_WORDS[int(limit)]}' if limit else ''}, it "
         start = {"": "It ", "else": "Otherwise it "}.get(word, condition)
-        told.append(start + ", then ".join(_tell_action(rng, a) for a in branch.actions) + ".")
+        sentences.append(start + ", then ".join(_tell_action(rng, a) for a in branch.actions) + ".")
         form = rng.choice(EXAMPLES)
-        told += [form.format(x=NUMBER_WORDS[x], y=NUMBER_WORDS[y]) for x, y in _examples(branch)]
-    sentences = [opening, *told]
+        sentences += [form.format(x=NUMBER_WORDS[x], y=NUMBER_WORDS[y]) for x, y in _examples(branch)]
     if rng.random() < 0.25:
         extra = rng.choice(DISTRACTORS).format(n=NUMBER_WORDS[rng.randint(2, max_number)])
         sentences.insert(rng.choice([1, len(sentences)]), extra)
@@ -362,8 +365,5 @@ def signature(problem: Problem) -> str:
     return str(problem.metadata["branches"])
 
 
-def generate_splits(
-    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int
-) -> dict[str, list[Problem]]:
-    """`tinyworld.generate_splits` for this family."""
-    return tinyworld.generate_splits(sizes, steps, max_number, max_value, seed, generate_problem, signature)
+# `tinyworld.generate_splits` for this family.
+generate_splits = partial(tinyworld.generate_splits, generate=generate_problem, sign=signature)
