@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, InputError, json_object, open_text, read_jsonl
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 BATCH = 1000  # rows of a parquet file in memory
+Schema = TypeVar("Schema")
 
 
 class MissingSet(InputError):
@@ -141,3 +144,13 @@ def reading(place: str, needs: str) -> Iterator[None]:
         raise InputError(f"{place}: field {field}: {first['msg']}; needs {needs}") from None
     except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
         raise InputError(f"{place}: not laid out as expected ({error!r}); needs {needs}") from None
+
+
+def data_file(path: Path, schema: type[Schema]) -> Schema:
+    """The content of a YAML file that lies beside its module, in the form of the type `schema`.
+
+    Raises:
+        InputError: a field is missing, unknown or of another type; names the file and the field.
+    """
+    with path.open(encoding="utf-8") as file, reading(str(path), "the fields that the module which reads it declares"):
+        return TypeAdapter(schema).validate_python(yaml.safe_load(file))
