@@ -4,7 +4,7 @@ Read first:
 
     problem.py     a problem, whatever its source; GSM8K
     tinyworld.py   generated arithmetic stories, with the truth about every step
-    prompts.py     what planner, executor and reward model read; how a trace is taken out of a completion
+    prompts.py     what planner, executor and reward model read (prompts.yaml); how a trace is taken out of a completion
 
 Then:
 
