@@ -102,11 +102,14 @@ def test_quixbugs(verifier):
     """Of 31 programs with one-line bugs none passes; the right ones do, all but three."""
     rows = [row for _, row in read_jsonl(DATA / "quixbugs/quixbugs_python.jsonl")]
     tests = [read_tests({"tests": quixbugs_tests(row)}, row["name"]) for row in rows]
-    correct = verifier.verify([(row["correct"], t) for row, t in zip(rows, tests)])
-    with CodeVerifier(2, Limits(cpu_s=0.3), max_tests=100) as impatient:  # many of the buggy ones never end
-        buggy = impatient.verify([(row["buggy"], t) for row, t in zip(rows, tests)])
-    assert [r.passed for r in buggy] == [False] * 31
-    assert {row["name"] for row, r in zip(rows, correct) if not r.passed} <= {"knapsack", "levenshtein", "sqrt"}
+
+    def passed(which, cpu_s):
+        with CodeVerifier(2, Limits(cpu_s=cpu_s), max_tests=100, tier=verifier.tier) as limited:
+            return [result.passed for result in limited.verify([(row[which], t) for row, t in zip(rows, tests)])]
+
+    assert passed("buggy", 0.3) == [False] * 31  # many of them never end
+    failed = {row["name"] for row, right in zip(rows, passed("correct", 1)) if not right}
+    assert failed <= {"knapsack", "levenshtein", "sqrt"}
 
 
 @needs_data
