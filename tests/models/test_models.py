@@ -1,26 +1,21 @@
-"""Base models: the tokenizer, the training pairs, the habits, and model folders from elsewhere."""
+"""Base models: the tokenizer, the training pairs, and model folders from elsewhere."""
 
 import itertools
-import random
 import unicodedata
 from types import SimpleNamespace
 
 import pytest
 import torch
 import trl
-from common import story
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.models import base
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, Qwen2Shape, TrainedModel
-from tracelift_lib.planner.settings import WarmStart
-from tracelift_lib.planner.warm_start import habitual_trace, warm_start
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.tinyworld import generate_splits, read_calculations
+from tracelift_lib.problems.tinyworld import generate_splits
 
 SHAPE = Qwen2Shape(
     hidden_size=16,
@@ -168,53 +163,6 @@ def test_the_mix_decides_how_often_each_kind_occurs(examples):
     rows = examples({"plan": 0.75, "solve_without_trace": 0.25})
     plans = sum("Plan." in context for context, _, _ in rows)
     assert 26 <= plans <= 46 and plans < len(rows)  # 36 of 48 expected, three standard deviations are 9
-
-
-def test_a_warm_start_mixes_its_habits(monkeypatch, problems, tmp_path, tokenizer):
-    monkeypatch.setattr(trl, "SFTTrainer", FakeTrainer)
-    new_qwen2(tokenizer, SHAPE, seed=1).save_pretrained(tmp_path / "start")
-    tokenizer.save_pretrained(tmp_path / "start")
-    habits = {"full": 0.5, "bare_answer": 0.5}
-    source = WarmStart(source="executor", steps=10, batch_size=8, learning_rate=0.1, habits=habits)
-    warm_start(source, tmp_path / "start", problems, "short", 0, tmp_path / "out")
-    known = {asked(f"Plan.\n{p.problem}"): p for p in problems}
-    full = 0
-    for context, (learned,), _ in decoded(load_tokenizer(tmp_path / "out")):
-        p = known[context]
-        trace = learned.removeprefix("<reasoning>\n").removesuffix("\n</reasoning><|im_end|>")
-        assert trace == p.reference_solution or (read_calculations(trace) == [] and p.answer in trace)
-        full += trace == p.reference_solution
-    assert 27 <= full <= 53  # 40 of 80 expected
-
-
-# --- habits -----------------------------------------------------------------------------------
-
-
-def test_full_habit_is_the_reference(problems):
-    assert all(habitual_trace(p, "full", random.Random(0)) == p.reference_solution for p in problems)
-
-
-def test_bare_answer_states_the_answer_and_no_calculation(problems):
-    for p in problems:
-        trace = habitual_trace(p, "bare_answer", random.Random(0))
-        assert p.answer in trace and read_calculations(trace) == []
-
-
-def test_skipped_step_leaves_out_one_line_and_keeps_the_value(problems):
-    for p in problems:
-        rows = p.reference_solution.split("\n")
-        trace = habitual_trace(p, "skipped_step", random.Random(0))
-        assert trace in ["\n".join(rows[:i] + rows[i + 1 :]) for i in range(len(rows) - 1)]
-        assert str(read_calculations(trace)[-1].after) == p.answer
-
-
-def test_wrong_operation_leads_elsewhere_or_has_no_place(problems):
-    traces = [(p, habitual_trace(p, "wrong_operation", random.Random(0))) for p in problems]
-    changed = [(p, z) for p, z in traces if z != p.reference_solution]
-    assert len(changed) > len(problems) / 2
-    assert all(not is_faithful(p, z) and str(read_calculations(z)[-1].after) != p.answer for p, z in changed)
-    without_place = story(2, ("+", 5))  # 2 - 5 is below zero
-    assert habitual_trace(without_place, "wrong_operation", random.Random(0)) == without_place.reference_solution
 
 
 # --- models from elsewhere --------------------------------------------------------------------

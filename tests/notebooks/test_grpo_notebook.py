@@ -13,7 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.loading import load_model
 from tracelift_lib.models.settings import Qwen2Shape
-from tracelift_lib.models.supervised import device_arguments
+from tracelift_lib.models.supervised import trainer_arguments
 from tracelift_lib.runs.run_notebooks import NOTEBOOKS
 
 PROMPT, LENGTH, TOLERANCE = 3, 8, 1e-5
@@ -72,11 +72,10 @@ def make_trainer(tmp_path):
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
             logging_steps=1,
-            save_strategy="no",
             report_to=[],
             seed=1,
             generation_kwargs={"suppress_tokens": sorted(set(range(len(tokenizer))) - few)},
-            **{"per_device_train_batch_size": 16, "max_steps": 1, **settings, **device_arguments()},
+            **{"per_device_train_batch_size": 16, "max_steps": 1, **settings, **trainer_arguments()},
         )
         return Recording(
             model=load_model(tmp_path / "start"),

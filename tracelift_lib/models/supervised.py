@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import trl
@@ -52,8 +53,7 @@ def supervised_training(
             logging_steps=max(1, settings.steps // 50),
             seed=seed,
             max_length=None,
-            **checkpoint_arguments(),
-            **device_arguments(),
+            **trainer_arguments(),
         ),
     )
     log = train_resumably(trainer)
@@ -121,13 +121,13 @@ class CheckpointCallback(TrainerCallback):
         self.saved_at = time.monotonic()
 
 
-def checkpoint_arguments() -> dict:
-    """TrainingArguments that leave the saving to `train_resumably` and keep the newest checkpoint only."""
-    return {"save_strategy": "no", "save_total_limit": 1}
+def trainer_arguments(precision: Literal["bf16", "fp16", "fp32"] | None = None) -> dict:
+    """TrainingArguments for the hardware at hand, which leave the saving of checkpoints to `train_resumably`.
 
-
-def device_arguments() -> dict:
-    """TrainingArguments for the hardware at hand: bf16 where the GPU has it, fp32 on a CPU."""
-    gpu, bf16 = torch.cuda.is_available(), bf16_in_hardware()
-    precision = {"bf16": bf16, "fp16": gpu and not bf16}
-    return {"use_cpu": not gpu, "gradient_checkpointing": gpu, "dataloader_pin_memory": gpu} | precision
+    Without a `precision`: bf16 where the GPU has it, fp16 on another GPU, fp32 on a CPU.
+    """
+    gpu = torch.cuda.is_available()
+    precision = precision or ("bf16" if bf16_in_hardware() else "fp16" if gpu else "fp32")
+    hardware = {"use_cpu": not gpu, "gradient_checkpointing": gpu, "dataloader_pin_memory": gpu}
+    saving = {"save_strategy": "no", "save_total_limit": 1}
+    return {**hardware, **saving, "bf16": precision == "bf16", "fp16": precision == "fp16"}

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer
 
 from tracelift_lib.models.loading import load_model
-from tracelift_lib.models.supervised import checkpoint_arguments, device_arguments, train_resumably
+from tracelift_lib.models.supervised import train_resumably, trainer_arguments
 from tracelift_lib.planner.collapse import CollapseWatch, explain_collapse
 from tracelift_lib.planner.reward_engine import BASELINE, FORMAT_ERRORS, PARTS, STEPS, RewardEngine
 from tracelift_lib.planner.settings import PlannerTraining
@@ -116,9 +116,6 @@ def lora_config(settings: PlannerTraining) -> LoraConfig | None:
 
 def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
     """TRL's settings of one run: a step sees `problems_per_step` groups of G completions each."""
-    hardware, precision = device_arguments(), settings.precision
-    if precision:
-        hardware |= {"bf16": precision == "bf16", "fp16": precision == "fp16"}
     return trl.GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
@@ -136,8 +133,7 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
         seed=seed,
         report_to=[],
         **settings.model_dump(include={"temperature", "top_p", "learning_rate", "weight_decay", "loss_type", "beta"}),
-        **checkpoint_arguments(),
-        **hardware,
+        **trainer_arguments(settings.precision),
     )
 
 

@@ -6,11 +6,9 @@ Read first:
     training.py     one training loop, over whole groups
 
 Then:
-    scorer.py       scores of traces by a model in this process, in batches
+    scorer.py       scores of traces by a model in this process; what texts have in common at their start is read once
     metrics.py      ranking, errors and calibration on held-out groups
     remote.py       scores of traces from a scoring service
     server.py       the scoring service
-    token_tree.py   what texts have in common at their start is read once
-    config.py       checks of a checkpoint's settings, 4-bit loading
     settings.py     sections of a preset
 """

@@ -25,9 +25,8 @@ def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | N
     traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
     names = list(dimensions(groups[0].domain))
     q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
-    known = [(g.problem_id, c.negative_kind or "reference", c.rubric.total) for g, c in traces]
-    table = pd.DataFrame(known, columns=["problem_id", "kind", "gold_total"])
-    table.insert(2, "q", q)
+    known = [(g.problem_id, c.negative_kind or "reference", x, c.rubric.total) for (g, c), x in zip(traces, q)]
+    table = pd.DataFrame(known, columns=["problem_id", "kind", "q", "gold_total"])
     gold = pd.DataFrame([c.rubric.labels for _, c in traces])[names].add_prefix("gold_")
     return pd.concat([table, gold, pd.DataFrame(labels, columns=names).add_prefix("expected_")], axis=1)
 
@@ -79,14 +78,9 @@ def reward_model_metrics(rows: pd.DataFrame) -> dict[str, float]:
 def metrics_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each kind of trace: kind, traces, pair_accuracy (NaN for references), mae, rmse, bias (mean error)."""
     error = (rows["q"] - rows["gold_total"]).groupby(rows["kind"])
-    table = {
-        "traces": error.size(),
-        "pair_accuracy": pair_wins(rows).groupby("kind")["win"].mean(),
-        "mae": error.apply(mae),
-        "rmse": error.apply(rmse),
-        "bias": error.mean(),
-    }
-    return pd.DataFrame(table).rename_axis("kind").reset_index()
+    table = error.agg(traces="size", mae=mae, rmse=rmse, bias="mean")
+    table.insert(1, "pair_accuracy", pair_wins(rows).groupby("kind")["win"].mean())
+    return table.reset_index()
 
 
 def metrics_by_dimension(rows: pd.DataFrame) -> pd.DataFrame:

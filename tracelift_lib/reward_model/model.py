@@ -6,6 +6,7 @@ with the `rm_*` ones beside them, as in the released checkpoints, so those load 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,10 @@ import torch.nn.functional as F
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.utils import is_bitsandbytes_available
 
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.reward_model.config import check_settings, four_bit_settings
 from tracelift_lib.reward_model.losses import Scores, expected_labels
 
 HEAD = re.compile(r"(dimension_heads\.\d+|total_head)\.(?:modules_to_save\.\w+\.)?(weight|bias)$")
@@ -42,9 +43,9 @@ class ReasoningRewardModel(PreTrainedModel):
         """Random weights; with `body`, a loaded backbone, only the heads are random.
 
         Raises:
-            InputError: see `check_settings`.
+            InputError: an `rm_*` setting is missing or does not fit the others; names it.
         """
-        check_settings(config)
+        _check_settings(config)
         super().__init__(config)
         self.model = AutoModel.from_config(config) if body is None else body
         for module in body.modules() if body else ():
@@ -105,7 +106,7 @@ class ReasoningRewardModel(PreTrainedModel):
         A local folder may hold a LoRA adapter instead; see `from_adapter`.
 
         Raises:
-            InputError: a weight is missing, or see `check_settings`.
+            InputError: a weight is missing, or an `rm_*` setting is missing or does not fit the others; names it.
         """
         if (Path(folder) / "adapter_config.json").exists():
             return cls.from_adapter(folder, **kwargs)
@@ -158,7 +159,7 @@ class ReasoningRewardModel(PreTrainedModel):
         if new_layers:
             settings |= {"num_hidden_layers": settings["num_hidden_layers"] + new_layers, "layer_types": None}
         config = AutoConfig.for_model(**settings)
-        quantization = {"quantization_config": four_bit_settings()} if four_bit else {}
+        quantization = {"quantization_config": _four_bit_settings()} if four_bit else {}
         body = AutoModel.from_pretrained(folder, dtype=dtype, **quantization)
         set_seed(seed)
         model = cls(config, None if new_layers else body)
@@ -166,6 +167,38 @@ class ReasoningRewardModel(PreTrainedModel):
             model.model.load_state_dict(body.state_dict(), strict=False)
         model.is_loaded_in_4bit = four_bit  # PEFT asks for it
         return model
+
+
+def _check_settings(config: PreTrainedConfig) -> None:
+    """Check the `rm_*` settings that stand beside a backbone's own in its config.json.
+
+    Raises:
+        InputError: an `rm_*` setting is missing or does not fit the others; names it.
+    """
+    for name in ("rm_dimension_names", "rm_dimension_weights", "rm_num_labels", "rm_use_total_head"):
+        if getattr(config, name, None) is None:
+            raise InputError(f"config.json has no {name}: not a Reasoning RM, or one of another layout")
+    names, weights, labels = config.rm_dimension_names, config.rm_dimension_weights, config.rm_num_labels
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"rm_dimension_names must be different names, at least one; got {names!r}")
+    if len(weights) != len(names) or min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-3):
+        raise InputError(f"rm_dimension_weights must be {len(names)} numbers from 0 that add up to 1; got {weights!r}")
+    if labels < 2:
+        raise InputError(f"rm_num_labels must be at least 2; got {labels!r}")
+    if config.rm_use_total_head is not True:
+        raise InputError("rm_use_total_head must be true: how a score is made without that head is not known")
+
+
+def _four_bit_settings() -> BitsAndBytesConfig:
+    """How a backbone is loaded in 4 bits: NF4, double quantization."""
+    if not (torch.cuda.is_available() and is_bitsandbytes_available()):
+        raise InputError(
+            "4-bit loading (reward_model.four_bit) needs a CUDA GPU and bitsandbytes (pip install bitsandbytes); "
+            "without one of them set it to false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
+    )
 
 
 def _head_weights(folder: Path) -> dict[str, Tensor]:

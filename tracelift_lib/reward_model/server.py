@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -56,29 +55,28 @@ class ScoreRequest(BaseModel):
 class Batcher:
     """Scores all requests that came in while it was busy as one batch, in a thread."""
 
+    batch: asyncio.Task[list[TraceScores]]  # scores those in `waiting` next
+
     def __init__(self, scorer: Scorer):
         self.scorer, self.busy = scorer, asyncio.Lock()
-        self.waiting: dict[asyncio.Future[TraceScores], ScoreRequest] = {}
+        self.waiting: list[ScoreRequest] = []
 
     async def score(self, request: ScoreRequest) -> TraceScores:
-        """(q, labels) of the request's items. Whoever gets the lock first scores for all that wait with it.
+        """(q, labels) of the request's items. The first that waits for the model starts a batch, others join it.
 
         Raises:
             Exception: whatever the model raised, or ValueError if it gave a score that is not a number.
         """
-        done = asyncio.get_running_loop().create_future()
-        self.waiting[done] = request
+        if not self.waiting:
+            self.batch = asyncio.create_task(self._score_waiting())
+        self.waiting.append(request)
+        batch, place = self.batch, len(self.waiting) - 1
+        return (await asyncio.shield(batch))[place]  # a client that goes away must not cancel the others' scores
+
+    async def _score_waiting(self) -> list[TraceScores]:
         async with self.busy:
-            if not done.done():
-                together, self.waiting = self.waiting, {}
-                try:
-                    parts = await asyncio.to_thread(self._run_model, list(together.values()))
-                    for waiter, part in zip(together, parts):
-                        waiter.set_result(part)
-                except Exception as error:  # whatever it was, the clients have to hear of it and the server goes on
-                    for waiter in together:
-                        waiter.set_exception(error)
-        return done.result()
+            together, self.waiting = self.waiting, []
+            return await asyncio.to_thread(self._run_model, together)
 
     def _run_model(self, requests: list[ScoreRequest]) -> list[TraceScores]:
         """(q, labels) of each request, in forward passes no larger than any of them allows."""
@@ -148,7 +146,3 @@ def main(arguments: list[str]) -> int:
     scorer = Scorer.from_folder(args.model, args.batch_tokens, args.max_length)
     web.run_app(make_app(scorer), host=args.host, port=args.port)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

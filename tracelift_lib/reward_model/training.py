@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.models.generation import seeded
-from tracelift_lib.models.supervised import checkpoint_arguments, device_arguments, train_resumably
+from tracelift_lib.models.supervised import train_resumably, trainer_arguments
 from tracelift_lib.problems.prompts import OPEN, reward_model_text
 from tracelift_lib.reward_model.losses import departure_loss, reward_model_loss
 from tracelift_lib.reward_model.metrics import pair_wins, reward_model_metrics, score_groups
@@ -107,9 +107,6 @@ class DevMetrics(TrainerCallback):
 
 
 def _training_arguments(settings: RewardModelTraining, samples: int, seed: int, work: Path) -> TrainingArguments:
-    hardware = device_arguments() | {"gradient_checkpointing": settings.gradient_checkpointing}
-    if settings.precision:
-        hardware |= {"bf16": settings.precision == "bf16", "fp16": False}
     return TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,  # the schedule already holds every epoch
@@ -126,8 +123,7 @@ def _training_arguments(settings: RewardModelTraining, samples: int, seed: int, 
         logging_steps=max(1, samples // settings.groups_per_step // settings.accumulation // 50),
         remove_unused_columns=False,
         seed=seed,
-        **checkpoint_arguments(),
-        **hardware,
+        **trainer_arguments(settings.precision) | {"gradient_checkpointing": settings.gradient_checkpointing},
     )
 
 
