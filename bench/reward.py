@@ -38,7 +38,7 @@ from tracelift_lib.problems.prompts import PromptLimits, executor_prompt, wrap_t
 from tracelift_lib.problems.tinyworld import generate_splits
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer
-from tracelift_lib.verifier.verdicts import MathVerifier
+from tracelift_lib.verifier.verdicts import Verifier
 
 PROBLEMS, GENERATIONS, K = 8, 4, 3
 SEEDS = 3  # training runs that share one baseline, as in the paper and in preset `tiny`
@@ -76,17 +76,14 @@ def models(folder: Path) -> Scorer:
 def executor(url: str) -> Executor:
     settings = ServerBackendSettings(kind="server", base_urls=[url], model="m")
     return Executor(
-        ServerBackend(settings, Sampling(TEMPERATURE, 1.0, MAX_TOKENS, 1)),
-        "short",
-        PromptLimits(),
-        MathVerifier("strict"),
+        ServerBackend(settings, Sampling(TEMPERATURE, 1.0, MAX_TOKENS, 1)), "short", PromptLimits(), Verifier()
     )
 
 
 def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: list[str]) -> list[float]:
     """One call after another, as the public implementation makes them."""
     client = openai.OpenAI(base_url=url, api_key="none")
-    verifier = MathVerifier("strict")
+    verifier = Verifier()
 
     def run(problem: Problem, trace: str | None) -> int:
         reply = client.chat.completions.create(
@@ -165,7 +162,7 @@ def saturated(url: str, problems: list[Problem], completions: list[str]) -> tupl
 
 def verifier_seconds(problems: list[Problem]) -> float:
     """CPU seconds that the verdicts of one step take, on answers of the usual form."""
-    verifier, start = MathVerifier("strict"), cpu()
+    verifier, start = Verifier(), cpu()
     verifier.verify(problems * (K + 1), [f"Answer: {i}" for i in range(len(problems) * (K + 1))])
     return cpu() - start
 

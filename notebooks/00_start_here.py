@@ -43,7 +43,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib.groups.tiny_groups import perturb
+from tracelift_lib.groups.group_maker import perturb
 from tracelift_lib.groups.truth import is_faithful, true_rubric
 from tracelift_lib.planner.rewards import ARMS, uplift
 from tracelift_lib.problems.prompts import as_chat, executor_prompt, extract_trace, planner_prompt

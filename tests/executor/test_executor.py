@@ -17,7 +17,7 @@ from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.problems.prompts import PromptLimits
-from tracelift_lib.verifier.verdicts import MathVerifier, Verdict, VerifierByDomain
+from tracelift_lib.verifier.verdicts import Verdict, Verifier
 
 
 class FakeBackend:
@@ -41,7 +41,7 @@ class FakeBackend:
 
 
 def executor(answer, rule="strict", limits=None, verifier=None):
-    return Executor(FakeBackend(answer), "short", limits or PromptLimits(), verifier or MathVerifier(rule))
+    return Executor(FakeBackend(answer), "short", limits or PromptLimits(), verifier or Verifier(rule))
 
 
 A, B = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")  # answers 5 and 8
@@ -132,18 +132,18 @@ def test_judgements_and_failures_stand_in_order():
 
 
 class BrokenVerifier:
-    """No verdict for problem a, an exception for problem b."""
+    """Two ways to fail."""
 
     def verify(self, problems, answers):
         if problems[0].problem_id == "b":
             raise OSError("no room for a process")
-        return [Verdict(1, 1.0, "right"), Verdict(None, None, "infra")]
+        raise RuntimeError("problem a: the sandbox failed")
 
 
 def test_a_verifier_that_fails_gives_failures():
     failures = judged(executor(lambda p, i: "", verifier=BrokenVerifier()), [A, B], [None, None], 2)
     assert [f.kind for f in failures] == ["verifier"] * 2
-    assert "infra" in str(failures[0]) and "no room" in str(failures[1]) and "problem b" in str(failures[1])
+    assert "sandbox failed" in str(failures[0]) and "no room" in str(failures[1]) and "problem b" in str(failures[1])
     with pytest.raises(RuntimeError, match="problem a"):
         executor(lambda p, i: "", verifier=BrokenVerifier()).verdicts([A], [None], 2, seed=0)
 
@@ -163,36 +163,20 @@ def test_answers_are_verified_while_others_are_awaited():
             threading.Thread(target=finish).start()
             return [early, late]
 
-    class Telling(MathVerifier):
+    class Telling(Verifier):
         def verify(self, problems, answers):
             first_verified.set()
             return super().verify(problems, answers)
 
     seconds = Counter()
-    e = Executor(Waiting(None), "short", PromptLimits(), Telling("strict"))
+    e = Executor(Waiting(None), "short", PromptLimits(), Telling())
     one, two = judged(e, [A, B], [None, None], 1, seconds)
     assert one[0].success == two[0].success == 1 and seconds["executor"] > 0 and seconds["verifier"] > 0
 
 
-def test_each_domain_has_its_verifier():
-    class Constant:
-        made = 0
-
-        def __init__(self):
-            Constant.made += 1
-
-        def verify(self, problems, answers):
-            return [Verdict(0, 0.25, p.problem_id) for p in problems]
-
-    code = B.model_copy(update={"domain": "code"})
-    verifier = VerifierByDomain({"math": lambda: MathVerifier("strict"), "code": Constant})
-    assert [j.s for j in verifier.verify([A], ["Answer: 5"])] == [1.0] and Constant.made == 0
-    judgements = verifier.verify([code, A, code], ["", "Answer: 5", ""])
-    assert [(j.s, j.outcome) for j in judgements] == [(0.25, "b"), (1.0, "right"), (0.25, "b")] and Constant.made == 1
-    with pytest.raises(ValueError, match="code"):
-        VerifierByDomain({"math": lambda: MathVerifier("strict")}).verify([code], [""])
+def test_answers_must_pair_with_problems():
     with pytest.raises(ValueError):
-        MathVerifier("strict").verify([A, A], ["Answer: 5"])
+        Verifier().verify([A, A], ["Answer: 5"])
 
 
 # --- the model in this process ----------------------------------------------------------------
@@ -223,7 +207,7 @@ def test_the_local_backend_is_the_sampler(sampler):
     assert [f.result() for f in backend.submit(prompts, 3, seed=5)] == expected
     assert all(f.done() for f in busy) and torch.equal(torch.get_rng_state(), before)
     assert [f.result() for f in backend.submit(prompts, 3, seed=6)] != expected
-    Executor(backend, "short", PromptLimits(), MathVerifier("strict")).self_test([A])
+    Executor(backend, "short", PromptLimits(), Verifier()).self_test([A])
 
 
 def test_texts_are_delivered_batch_by_batch(sampler):

@@ -17,7 +17,7 @@ from tracelift_lib.models.generation import Sampling
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
-from tracelift_lib.verifier.verdicts import MathVerifier
+from tracelift_lib.verifier.verdicts import Verifier
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=17, batch_tokens=1)
 A, B = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")  # answers 5 and 8
@@ -51,7 +51,7 @@ def ask(backend, prompts, n=3, seed=0):
 
 
 def executor(backend):
-    return Executor(backend, "short", PromptLimits(), MathVerifier("strict"))
+    return Executor(backend, "short", PromptLimits(), Verifier())
 
 
 # --- what is sent and what comes back ---------------------------------------------------------

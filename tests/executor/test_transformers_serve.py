@@ -18,7 +18,7 @@ from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import Sampling
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.problems.prompts import PromptLimits
-from tracelift_lib.verifier.verdicts import MathVerifier
+from tracelift_lib.verifier.verdicts import Verifier
 
 for module in ("fastapi", "uvicorn"):
     pytest.importorskip(module, reason="transformers serve needs the extra transformers[serving]")
@@ -94,7 +94,7 @@ def executor(request, served):
     url, model = served
     settings = ServerBackendSettings(kind="server", base_urls=[url], model=model, concurrency=2, retries=0)
     backend = ServerBackend(settings, Sampling(request.param, 1.0, 6, 1))
-    yield Executor(backend, "short", PromptLimits(), MathVerifier("strict"))
+    yield Executor(backend, "short", PromptLimits(), Verifier())
     backend.close()
 
 

@@ -8,8 +8,7 @@ from common import DATA
 
 from tracelift_lib.groups import group_maker
 from tracelift_lib.groups.flaws.code_makers import flawed_plans
-from tracelift_lib.groups.flaws.plan_words import Unsupported, say
-from tracelift_lib.groups.flaws.plans import parse_program, reference_plan
+from tracelift_lib.groups.flaws.plans import Unsupported, parse_program, reference_plan, say
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.seeds import SeedSettings, load_seeds
 from tracelift_lib.problems.problem import Problem

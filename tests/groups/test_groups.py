@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from tracelift_lib.groups import group_maker
 from tracelift_lib.groups.group_files import load_groups
-from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.group_maker import build_group, perturb
 from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubric_label, split_train_dev
-from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps

@@ -1,13 +1,17 @@
 """The one registry of flaw kinds, and how modules of makers are held against it."""
 
+import re
 import sys
 import types
+from typing import NamedTuple
 
 import pytest
 from common import CODE, MATH
 
 from tracelift_lib.groups.flaws import code_makers, math_makers, tiny_code, tiny_math
 from tracelift_lib.groups.kinds import KINDS, changed_share, kinds_of, makers_in
+from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.records import data_file
 
 NAMES = {  # in this order: the draws of a group follow it
     "math": [
@@ -82,3 +86,25 @@ def test_a_missing_or_unknown_maker_stops_the_import(monkeypatch, left_out, extr
 )
 def test_severity_is_the_share_of_lines_from_the_first_changed_one(before, after, heading, share):
     assert changed_share(before, after, heading) == share
+
+
+class Words(NamedTuple):
+    binary: dict[str, str]
+    unary: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("binary: {Add: plus, Sub: 1}", "binary.Sub"),
+        ("binary: {7: plus}", "binary.7.[key]"),
+        ("unary: {}", "binary"),
+        ("binary: {}\nternary: {}", "ternary"),
+        ("- binary", "0"),
+    ],
+)
+def test_a_data_file_of_another_layout_is_refused_by_file_and_field(tmp_path, text, field):
+    path = tmp_path / "words.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: field {re.escape(field)}: "):
+        data_file(path, Words)

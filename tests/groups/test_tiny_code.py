@@ -20,9 +20,8 @@ from tiny_programs import (
 )
 
 from tracelift_lib.groups.flaws.tiny_code import flawed_traces
-from tracelift_lib.groups.group_maker import build_group
+from tracelift_lib.groups.group_maker import build_group, perturb
 from tracelift_lib.groups.kinds import kinds_of
-from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import is_faithful, true_rubric
 from tracelift_lib.planner.warm_start import habitual_trace
 from tracelift_lib.problems import tinycode

@@ -19,7 +19,7 @@ from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures, t
 from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.planner.training import collect_log
 from tracelift_lib.problems.prompts import PromptLimits, extract_trace, wrap_trace
-from tracelift_lib.verifier.verdicts import MathVerifier
+from tracelift_lib.verifier.verdicts import Verifier
 
 A, B = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")  # answers 5 and 8
 
@@ -64,7 +64,7 @@ BASELINE = {"a": [0, 0, 0, 1], "b": [1, 0]}
 
 
 def engine(tmp_path, arm="tracelift", quality=QUALITY, runs=RUNS, no_trace=None, verifier=None, **change):
-    executor = Executor(FakeBackend(runs, no_trace), "short", PromptLimits(), verifier or MathVerifier("strict"))
+    executor = Executor(FakeBackend(runs, no_trace), "short", PromptLimits(), verifier or Verifier())
     arguments = dict(
         arm=arm,
         k=3,
@@ -261,7 +261,7 @@ def test_a_broken_quality_does_not_touch_an_arm_that_has_none(tmp_path):
     assert scored["reward"] == 1
 
 
-class FailingVerifier(MathVerifier):
+class FailingVerifier(Verifier):
     def verify(self, problems, answers):
         raise RuntimeError("no sandbox")
 
@@ -280,7 +280,7 @@ def broken_judge(problem, trace):
     [
         ("executor_timeout", {"runs": RUNS | {"good": CallFailed("executor_timeout", "late")}}),
         ("executor_http_500", {"baseline": None, "no_trace": {"a": [CallFailed("executor_http_500", "no")]}}),
-        ("verifier", {"verifier": FailingVerifier("strict")}),
+        ("verifier", {"verifier": FailingVerifier()}),
         ("reward_model", {"scorer": FailingScorer()}),
         ("judge", {"arm": "llm_judge", "judge": broken_judge}),
     ],

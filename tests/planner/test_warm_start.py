@@ -5,12 +5,13 @@ import random
 import pytest
 from common import story
 
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.planner import warm_start as module
 from tracelift_lib.planner.settings import WarmStart
 from tracelift_lib.planner.warm_start import habitual_trace, warm_start
-from tracelift_lib.problems.tinyworld import generate_splits, is_faithful, read_calculations
+from tracelift_lib.problems.tinyworld import generate_splits, read_calculations
 
 SHAPE = Qwen2Shape(
     hidden_size=16,

@@ -7,9 +7,9 @@ import pytest
 from common import DATA, has_path
 
 from tracelift_lib.problems import code_sets as code_problems
-from tracelift_lib.problems.code_sets import load_apps, load_humaneval, load_mbpp, load_quixbugs
+from tracelift_lib.problems.code_sets import load_humaneval, load_mbpp
 from tracelift_lib.problems.code_tests import read_tests
-from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.files import InputError, read_jsonl
 from tracelift_lib.sandbox.host import Limits, SandboxError
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verify_code import CodeVerifier
@@ -80,28 +80,46 @@ def test_mbpp_splits_and_texts():
     assert first.problem_id == "mbpp-0011" and "remove_Occ(" in first.problem and "assert" not in first.problem
 
 
+# QuixBugs gives values as JSON: tuples and generators count as lists.
+PLAIN = """
+def plain(value):
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return [plain(item) for item in value]
+"""
+
+
+def quixbugs_tests(row):
+    code = [
+        f"assert plain({row['name']}({', '.join(map(repr, arguments))})) == {expected!r}"
+        for arguments, expected in row["tests"]
+    ]
+    return {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": row["name"]}
+
+
 @needs_data
 def test_quixbugs(verifier):
-    problems = load_quixbugs(DATA)
-    correct = verify(verifier, problems)
-    with CodeVerifier(2, Limits(cpu_s=0.3), max_tests=100) as impatient:  # many of the buggy ones never end
-        buggy = verify(impatient, problems, [p.metadata["buggy"] for p in problems])
-    assert [r.passed for r in buggy] == [False] * 31
-    assert {p.problem_id for p, r in zip(problems, correct) if not r.passed} <= {
-        "quixbugs-knapsack",
-        "quixbugs-levenshtein",
-        "quixbugs-sqrt",
-    }
+    """Of 31 programs with one-line bugs none passes; the right ones do, all but three."""
+    rows = [row for _, row in read_jsonl(DATA / "quixbugs/quixbugs_python.jsonl")]
+    tests = [read_tests({"tests": quixbugs_tests(row)}, row["name"]) for row in rows]
+
+    def passed(which, cpu_s):
+        with CodeVerifier(2, Limits(cpu_s=cpu_s), max_tests=100, tier=verifier.tier) as limited:
+            return [result.passed for result in limited.verify([(row[which], t) for row, t in zip(rows, tests)])]
+
+    assert passed("buggy", 0.3) == [False] * 31  # many of them never end
+    failed = {row["name"] for row, right in zip(rows, passed("correct", 1)) if not right}
+    assert failed <= {"knapsack", "levenshtein", "sqrt"}
 
 
 @needs_data
-def test_apps_are_stdio(verifier):
-    problems = load_apps(DATA)
-    assert len(problems) == 49  # 52 rows, three of them twice
-    tests = read_tests(problems[0].metadata, "p")
-    assert tests.style == "stdio" and tests.cases[1].output == "0\n"
+def test_apps_problems_run_from_input_to_output(verifier):
+    row = next(row for _, row in read_jsonl(DATA / "apps/selected150.jsonl") if not row.get("starter_code"))
+    cases = [{"input": case["input"], "output": "\n".join(case["output"])} for case in row["test_list"]]
+    tests = read_tests({"tests": {"style": "stdio", "cases": cases}}, "apps")
     echo = "\n".join(f"if text == {c.input!r}: print({c.output!r})" for c in tests.cases)
-    assert verify(verifier, problems[:1], [f"import sys\ntext = sys.stdin.read()\n{echo}"])[0].passed
+    assert tests.cases[1].output == "0\n"
+    assert verifier.verify([(f"import sys\ntext = sys.stdin.read()\n{echo}", tests)])[0].passed
 
 
 HUMANEVAL = {
@@ -140,17 +158,16 @@ def test_a_bad_record_is_named(tmp_path, damage):
     assert has_path(str(caught.value), path, 2)
 
 
-@pytest.mark.parametrize("load", [load_humaneval, load_mbpp, load_quixbugs, load_apps])
+@pytest.mark.parametrize("load", [load_humaneval, load_mbpp])
 def test_a_missing_file_is_named(tmp_path, load):
     with pytest.raises(InputError, match=str(tmp_path)):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("load", [load_mbpp, load_quixbugs, load_apps])
-def test_without_a_source_the_message_says_what_to_give(load, monkeypatch):
+def test_without_a_source_the_message_says_what_to_give(monkeypatch):
     monkeypatch.delenv("TRACELIFT_DATA", raising=False)
     with pytest.raises(InputError, match="TRACELIFT_DATA"):
-        load()
+        load_mbpp()
 
 
 def test_an_unavailable_wheel_is_named(monkeypatch):

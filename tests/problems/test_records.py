@@ -79,12 +79,12 @@ def test_rows_of_the_hub_come_with_name_split_and_number(tmp_path, monkeypatch, 
     name = str(tmp_path / "set")
     write(tmp_path / "set" / "train.jsonl")
     write(tmp_path / "set" / "test.jsonl", [{"x": 3}])
-    found = list(hub_records(name, ["test", "train"], None, "do without", streaming=streaming))
+    found = list(hub_records(DataSet("", name, splits=("test", "train")), "do without", streaming))
     assert found == [(f"{name} test row 0", {"x": 3}), *((f"{name} train row {i}", row) for i, row in enumerate(ROWS))]
     with pytest.raises(MissingSet, match=f"{re.escape(name)}.*dev.*do without"):
-        list(hub_records(name, ["dev"], None, "do without", streaming=streaming))
+        list(hub_records(DataSet("", name, splits=("dev",)), "do without", streaming))
 
 
 def test_a_name_that_no_data_set_can_have_is_named():
     with pytest.raises(MissingSet, match="no/such/name.*do without"):
-        list(hub_records("no/such/name", ["train"], None, "do without"))
+        list(hub_records(DataSet("", "no/such/name"), "do without"))

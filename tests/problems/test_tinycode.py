@@ -22,6 +22,7 @@ from tiny_programs import (
     understand,
 )
 
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.models.base import answer_text
 from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.files import InputError
@@ -31,7 +32,6 @@ from tracelift_lib.problems.tinycode import (
     generate_problem,
     generate_splits,
     has_code,
-    is_faithful,
     read_plan,
     run_plan,
     signature,

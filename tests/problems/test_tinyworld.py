@@ -10,12 +10,12 @@ from common import lines, quantities, story
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinyworld import (
     Step,
     generate_problem,
     generate_splits,
-    is_faithful,
     read_calculations,
     signature,
     true_steps,

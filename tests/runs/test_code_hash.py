@@ -94,3 +94,15 @@ def test_the_hash_of_all_takes_every_file(library):
     code_hash.library_sha256.cache_clear()
     assert len(before) == 64 and code_hash.library_sha256() != before
     code_hash.library_sha256.cache_clear()
+
+
+def test_a_change_of_a_data_file_changes_its_hash_and_one_of_comments_does_not(library):
+    words = library / "two" / "words.yaml"
+    words.write_text("Add: plus\nSub: minus\n")
+    before = fresh("two")
+    assert set(before) == {"two/settings.py", "two/words.yaml"}
+    words.write_text("# of operators\nAdd:  plus\nSub: minus\n")
+    assert fresh("two") == before
+    for text in ("Add: and\nSub: minus\n", "Sub: minus\nAdd: plus\n"):  # their order may decide what is drawn
+        words.write_text(text)
+        assert fresh("two") != before

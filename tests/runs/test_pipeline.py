@@ -17,8 +17,8 @@ from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import make_group
 from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
+from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.problems.files import PROJECT, InputError
-from tracelift_lib.problems.tinyworld import is_faithful
 from tracelift_lib.runs import code_hash, pipeline, stages, store
 from tracelift_lib.runs.pipeline import STAGES, WARM_START, Run
 from tracelift_lib.runs.store import MissingArtifact
@@ -353,6 +353,10 @@ def test_a_trained_executor_loads_and_answers(real):
     log = real.need("executor").json("log.json")
     assert any("loss" in row for row in log)
     assert executor.backend.sampler.sampling.temperature == real.preset.execution.temperature
+    assert (executor.verifier.rule, executor.verifier.style) == (
+        real.preset.execution.answer,
+        real.preset.execution.style,
+    )
     assert executor.limits == real.preset.limits and executor.verdict(problems[0], f"Answer: {problems[0].answer}") == 1
 
 

@@ -5,15 +5,14 @@ from concurrent.futures import Future
 
 import pytest
 
-from tracelift_lib.executor.frozen import Executor, verifier_of
+from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
-from tracelift_lib.runs.presets import load_preset
-from tracelift_lib.sandbox.running import Outcome
-from tracelift_lib.verifier.verdicts import ProgramVerifier, Verdict
-from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, extract_program
+from tracelift_lib.sandbox.host import SandboxError
+from tracelift_lib.verifier.verdicts import Verdict, Verifier
+from tracelift_lib.verifier.verify_code import CodeVerifier, extract_program
 
 CASES = [{"input": str(n), "output": str(2 * n)} for n in (1, 2, 5, 10)]
 DOUBLE = Problem(
@@ -33,8 +32,7 @@ NO_CODE = "```python\nprint(2 *\n```"
 
 
 def verdicts_of(style, *answers):
-    execution = load_preset("check", overrides={"execution.style": style}).execution
-    return verifier_of(execution).verify([DOUBLE] * len(answers), list(answers))
+    return Verifier(style=style).verify([DOUBLE] * len(answers), list(answers))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +54,18 @@ def test_success_s_and_outcome_of_a_program(style, expected):
 
 def test_a_problem_without_tests_is_an_error_that_names_it():
     with pytest.raises(InputError, match="double"):
-        verifier_of(load_preset("check").execution).verify([DOUBLE.model_copy(update={"metadata": {}})], [RIGHT])
+        Verifier().verify([DOUBLE.model_copy(update={"metadata": {}})], [RIGHT])
 
 
 def test_math_and_code_in_one_batch():
+    """Each stands at its place, and math alone starts no sandbox."""
     four = Problem(
         problem_id="m", source="hand", domain="math", task_type="t", problem="2 + 2?", reference_solution="", answer="4"
     )
-    verifier = verifier_of(load_preset("check").execution)
+    verifier = Verifier()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tracelift_lib.verifier.verdicts.CodeVerifier", None)
+        assert verifier.verify([four], ["Answer: 4"]) == [Verdict(1, 1.0, "right")]
     verdicts = verifier.verify([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
     assert verdicts == [Verdict(1, 1.0, "right"), Verdict(1, 1.0, "pass"), Verdict(0, 0.0, "wrong")]
 
@@ -80,7 +82,7 @@ def test_rewards_of_plans_for_a_program(tmp_path):
             future.set_result([HALF, RIGHT, CRASH, RIGHT][:n])
             return [future]
 
-    executor = Executor(Backend(), "short", PromptLimits(3500, 2500), verifier_of(load_preset("check").execution))
+    executor = Executor(Backend(), "short", PromptLimits(3500, 2500), Verifier())
     engine = RewardEngine(
         arm="rm_uplift_only",
         k=3,
@@ -105,7 +107,7 @@ def test_rewards_of_plans_for_a_program(tmp_path):
 
 def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     """Other tests or another program run; a verdict that is missing is asked for again."""
-    verifier = ProgramVerifier("binary")
+    verifier = Verifier(style="binary")
     ran, real = [], CodeVerifier.verify
 
     def verify(self, jobs):
@@ -119,9 +121,13 @@ def test_the_same_program_runs_once_for_the_same_tests(monkeypatch):
     assert [v.success for v in first] == [1, 1, 0] and len(ran) == 2
     assert verifier.verify([triple, DOUBLE], [RIGHT, RIGHT]) == [first[2], first[0]] and len(ran) == 2
     assert [v.success for v in verifier.verify([DOUBLE], [HALF])] == [0] and len(ran) == 3
-    broken = CodeResult((Outcome.INFRA,), True, "bubblewrap")
-    monkeypatch.setattr(CodeVerifier, "verify", lambda self, jobs: [broken for _ in jobs])
-    assert verifier.verify([DOUBLE], [CRASH])[0].success is None
+
+    def broken(self, jobs):
+        raise SandboxError("no room for a process")
+
+    monkeypatch.setattr(CodeVerifier, "verify", broken)
+    with pytest.raises(RuntimeError, match="no room"):
+        verifier.verify([DOUBLE], [CRASH])
     monkeypatch.setattr(CodeVerifier, "verify", verify)
     assert verifier.verify([DOUBLE], [CRASH])[0].success == 0 and len(ran) == 4
 

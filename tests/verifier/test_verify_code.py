@@ -22,7 +22,7 @@ from tracelift_lib.sandbox.worker import read_all
 from tracelift_lib.verifier import verify_code
 from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, execution_reward, extract_program
 
-PASS, WRONG, ERROR, TIMEOUT, MEMORY, INFRA = Outcome
+PASS, WRONG, ERROR, TIMEOUT, MEMORY = Outcome
 
 
 def tier_or_skip() -> str:
@@ -66,12 +66,6 @@ def test_rewards_by_hand(outcomes, compiled, binary, rate, coderl, hybrid):
     result = CodeResult(tuple(outcomes), compiled, "bubblewrap")
     got = [execution_reward(result, style) for style in ("binary", "pass_rate", "coderl", "hybrid")]
     assert got == pytest.approx([binary, rate, coderl, hybrid])
-
-
-@pytest.mark.parametrize("style", ["binary", "pass_rate", "coderl", "hybrid"])
-def test_a_failed_harness_is_no_reward(style):
-    result = CodeResult((PASS, INFRA), True, "bubblewrap")
-    assert result.failed_to_run and execution_reward(result, style) is None
 
 
 @given(st.lists(st.sampled_from([PASS, WRONG, ERROR, TIMEOUT, MEMORY]), min_size=1, max_size=8))
@@ -322,11 +316,12 @@ def test_a_killed_worker_is_replaced():
         assert verifier.verify([job])[0].passed
 
 
-def test_a_harness_that_does_not_start_is_infra_and_recovers(monkeypatch):
+def test_a_harness_that_does_not_start_is_an_error_and_recovers(monkeypatch):
     with CodeVerifier(1, tier=tier_or_skip()) as verifier:
         job = ("print(1)", stdio(("", "1"), ("", "2")))
         monkeypatch.setattr(verify_code, "Worker", lambda *_: (_ for _ in ()).throw(SandboxError("no")))
-        assert verifier.verify([job])[0].outcomes == (INFRA, INFRA)
+        with pytest.raises(SandboxError, match="no"):
+            verifier.verify([job])
         monkeypatch.undo()
         assert verifier.verify([job])[0].outcomes == (PASS, WRONG)
 

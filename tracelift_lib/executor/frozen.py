@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 
 from tracelift_lib.executor.backends import Backend
 from tracelift_lib.executor.client import CallFailed
-from tracelift_lib.executor.settings import Execution
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, executor_prompt
-from tracelift_lib.verifier.verdicts import MathVerifier, ProgramVerifier, Verdict, Verifier, VerifierByDomain
+from tracelift_lib.verifier.verdicts import Verdict, Verifier
 
 Trace = str | None  # None: ask without a trace
 SELF_TEST_SAMPLES = 8
@@ -88,15 +87,8 @@ class Executor:
         return self.successes([problem], [answer])[0]
 
     def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
-        """V(x, y) of each answer, 1 or 0. Raises RuntimeError if one could not be judged."""
-        return [verdict.success for verdict in self._judge(problems, answers)]
-
-    def _judge(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        verdicts = self.verifier.verify(problems, answers)
-        for problem, verdict in zip(problems, verdicts):
-            if verdict.success is None:
-                raise RuntimeError(f"problem {problem.problem_id}: the verifier failed ({verdict.outcome})")
-        return verdicts
+        """V(x, y) of each answer, 1 or 0. Raises what `Verifier.verify` raises."""
+        return [verdict.success for verdict in self.verifier.verify(problems, answers)]
 
     # --- both at once, for rewards while a planner trains ---
 
@@ -116,17 +108,17 @@ class Executor:
             except CallFailed as failure:
                 return failure
             seconds["executor"] = max(seconds["executor"], time.monotonic() - start)
-            verdicts, took = await asyncio.to_thread(self._judge_timed, problem, answers)
+            verdicts, took = await asyncio.to_thread(self._verify_timed, problem, answers)
             seconds["verifier"] += took
             return verdicts
 
         return await asyncio.gather(*map(one, problems, self._submit(problems, traces, n, seed)))
 
-    def _judge_timed(self, problem: Problem, answers: list[str]) -> tuple[list[Verdict] | CallFailed, float]:
+    def _verify_timed(self, problem: Problem, answers: list[str]) -> tuple[list[Verdict] | CallFailed, float]:
         """The verdicts, or the failure if one of them is missing; and the seconds that they took."""
         start = time.monotonic()
         try:
-            result: list[Verdict] | CallFailed = self._judge([problem] * len(answers), answers)
+            result: list[Verdict] | CallFailed = self.verifier.verify([problem] * len(answers), answers)
         except Exception as error:
             result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
         return result, time.monotonic() - start
@@ -145,10 +137,3 @@ class Executor:
                 f"({self.backend.name}) decodes greedily. Raise execution.temperature; a server may also need "
                 "do_sample=true in the model's generation_config.json (transformers serve)."
             )
-
-
-def verifier_of(execution: Execution) -> Verifier:
-    """The verifiers of a preset, each made when a problem of its domain comes."""
-    return VerifierByDomain(
-        {"math": lambda: MathVerifier(execution.answer), "code": lambda: ProgramVerifier(execution.style)}
-    )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.records import file_records, find_files, hub_records, reading
+from tracelift_lib.problems.records import DataSet, file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
 BATCH = 1000  # groups in memory while parquet is written; a row group each, whose description the writer keeps
@@ -69,7 +69,8 @@ def load_groups(where: str | Path, split: str = "train", revision: str | None = 
     if path.exists() or path.suffix in (".jsonl", ".gz", ".parquet"):
         records = file_records(path)
     else:
-        records = hub_records(str(where), [split], revision, "name a file or folder that is here")
+        data_set = DataSet(f"{split}.jsonl", str(where), revision=revision, splits=(split,))
+        records = hub_records(data_set, "name a file or folder that is here")
     for place, record in records:
         with reading(place, "the schema of TraceLift-Groups (docs/method.md section 3)"):
             record = _without_gaps(record)

@@ -14,16 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.checks import reject_reason
+from tracelift_lib.groups.flaws import tiny_code, tiny_math
 from tracelift_lib.groups.flaws.by_model import ask_for_flaw
 from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
-from tracelift_lib.groups.flaws.plan_words import Unsupported
-from tracelift_lib.groups.flaws.plans import parse_program, reference_plan
+from tracelift_lib.groups.flaws.plans import Unsupported, parse_program, reference_plan
 from tracelift_lib.groups.judge import GroundTruthJudge, Judge, judge_candidate
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.groups.seeds import SeedSettings
-from tracelift_lib.groups.tiny_groups import perturb
 from tracelift_lib.groups.truth import has_truth
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.problem import Problem
@@ -56,6 +55,12 @@ class BuildSettings(BaseModel):
 
 
 # --- proposals --------------------------------------------------------------------------------
+
+
+def perturb(problem: Problem, kind: str, rng: random.Random) -> str | None:
+    """A flawed trace of a generated problem, or None if it has no place for this kind."""
+    flawed = (tiny_math if problem.domain == "math" else tiny_code).flawed_traces(problem, kind)
+    return rng.choice(flawed) if flawed else None
 
 
 def propose_exact(problem: Problem, reference: str, rng: random.Random) -> Versions:
@@ -92,9 +97,10 @@ def outcomes(problem: Problem, programs: Sequence[str]) -> list[tuple[Outcome, .
         SandboxError: this machine offers no safe place to run programs, or it broke.
     """
     tests = read_tests(problem.metadata, problem.problem_id)
-    results = _verifier().verify([(program, tests) for program in programs])
-    if any(result.failed_to_run for result in results):
-        raise SandboxError(f"problem {problem.problem_id}: the sandbox failed; run again to go on from here")
+    try:
+        results = _verifier().verify([(program, tests) for program in programs])
+    except SandboxError as error:
+        raise SandboxError(f"problem {problem.problem_id}: {error}; run again to go on from here") from None
     return [result.outcomes for result in results]
 
 

@@ -1,4 +1,4 @@
-"""The one registry of the fourteen kinds of flaw, seven for each domain: what each is, and what it hurts.
+"""The one registry of the fourteen kinds of flaw, seven for each domain, read from kinds.yaml.
 
 docs/method.md section 8: of the paper's names only `wrong_algorithm_choice` is available to us, so these fourteen and
 their definitions are ours. Every maker (exact, from text or by an LLM), the LLM's instructions, the data card and the
@@ -10,7 +10,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+from tracelift_lib.problems.records import data_file
 
 Domain = Literal["math", "code"]
 
@@ -38,88 +41,7 @@ class Flaw(NamedTuple):
     program: str | None = None
 
 
-_REGISTRY: dict[Domain, dict[str, tuple]] = {  # name: (definition, hurts, example, keeps_answer)
-    "math": {
-        "wrong_operation": (
-            "One step combines the right quantities by the wrong operation; what follows builds on it.",
-            ("solution_strategy", "answer_support"),
-            "For 3 boxes of 12 eggs: '3 + 12 = 15 eggs' where 3 * 12 = 36 is meant.",
-        ),
-        "arithmetic_slip": (
-            "One calculation is set up rightly but its result is a little off; what follows uses the wrong result.",
-            ("calculation_correctness", "answer_support"),
-            "'3 * 12 = 34 eggs, and 34 - 6 = 28 are left.'",
-        ),
-        "misread_quantity": (
-            "One quantity of the problem is taken for another number, wherever the trace uses it.",
-            ("problem_understanding", "answer_support"),
-            "The problem says 12 eggs a box, the trace counts with 21: '3 * 21 = 63 eggs'.",
-        ),
-        "lost_event": (
-            "One thing that the problem tells (an event, a part of a sum) is forgotten together with its effect.",
-            ("problem_understanding", "solution_strategy", "answer_support"),
-            "Six eggs break, but the trace goes on with all 36.",
-        ),
-        "swapped_events": (
-            "Two neighbouring steps whose order matters are taken in the wrong order.",
-            ("solution_strategy", "step_coherence", "answer_support"),
-            "First a discount of 5 dollars and then a third off, where the problem takes the third off first.",
-        ),
-        "stale_value": (
-            "One step goes on from a value before the newest one, as if the step between had not happened.",
-            ("step_coherence", "answer_support"),
-            "'36 - 6 = 30 eggs are left. Half of them: 36 / 2 = 18.'",
-        ),
-        "unsupported_leap": (
-            "One calculation is left out while its result is used: the answer is right, its support has a hole.",
-            ("answer_support", "step_coherence"),
-            "'So 30 / 2 = 15 eggs', where nothing has said how the 30 came about.",
-            True,  # keeps the answer
-        ),
-    },
-    "code": {
-        "wrong_algorithm_choice": (
-            "One step uses a method that cannot give what the task asks (smallest for largest, product for sum).",
-            ("plan_quality", "action_support"),
-            "To find the longest word: 'Give back the smallest of the words by length'.",
-        ),
-        "misread_specification": (
-            "One condition, bound or input of the task is taken for another (strict for inclusive, even for odd).",
-            ("task_understanding", "action_support"),
-            "The task asks for the even numbers, the plan keeps those whose remainder by 2 differs from 0.",
-        ),
-        "wrong_constant": (
-            "One number that the program needs (a start value, a bound, an index, a factor) is wrong.",
-            ("action_support", "plan_quality"),
-            "A product starts at 0 instead of 1.",
-        ),
-        "missing_step": (
-            "One necessary step of the plan is left out.",
-            ("plan_quality", "step_coherence", "action_support"),
-            "The loop compares with the best value so far but never says to update it.",
-        ),
-        "wrong_order": (
-            "Two steps that depend on each other are taken in the wrong order.",
-            ("step_coherence", "plan_quality", "action_support"),
-            "The counter is increased before its old value is stored.",
-        ),
-        "unsupported_leap": (
-            "One step is replaced by the claim that its result is there: the plan says what, but no longer how.",
-            ("action_support", "plan_quality"),
-            "'The total is then what the task asks for', with no word about how to add it up.",
-            True,  # keeps the answer
-        ),
-        "leaked_code": (
-            "The finished program is pasted into the trace, which is to hold reasoning only.",
-            ("non_leakage",),
-            "After the plan: 'The program is def add(a, b): return a + b'.",
-            True,  # keeps the answer
-        ),
-    },
-}
-KINDS = {
-    (domain, name): Kind(name, domain, *kind) for domain, kinds in _REGISTRY.items() for name, kind in kinds.items()
-}
+KINDS = {(kind.domain, kind.name): kind for kind in data_file(Path(__file__).with_name("kinds.yaml"), list[Kind])}
 
 
 def kinds_of(domain: str) -> dict[str, Kind]:

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.records import data_file
 
-DIMENSIONS = {  # of the rubric, in the order of the RM's heads: what full marks say
-    "math": {
-        "problem_understanding": "the trace takes the problem's quantities and question as they are",
-        "solution_strategy": "its operations and their order lead to what is asked",
-        "step_coherence": "each step follows from the ones before it",
-        "calculation_correctness": "each calculation is right in itself",
-        "answer_support": "every result that it uses is derived in the trace",
-    },
-    "code": {
-        "task_understanding": "the trace takes the task's conditions, inputs and outputs as they are",
-        "plan_quality": "its method solves the task, also in edge cases",
-        "step_coherence": "each step follows from the ones before it",
-        "action_support": "its steps are specific enough, and right, to write the program from",
-        "non_leakage": "it holds reasoning only, no finished code",
-    },
-}
+# What full marks say of each dimension, by domain. They are in the order of the RM's heads.
+DIMENSIONS = data_file(Path(__file__).with_name("rubric.yaml"), dict[Literal["math", "code"], dict[str, str]])
 SPLIT_SEED = 18
 DEV_SHARE = 0.1
 RubricLabel = Literal["bad", "weak", "acceptable", "strong"]

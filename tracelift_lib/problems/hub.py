@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors
 
 HUB_ERRORS = (OSError, httpx.HTTPError)  # a refused connection comes as httpx's own, all else is an OSError
 LOGIN = (
@@ -24,36 +20,31 @@ def explain(error: Exception, name: str, revision: str | None, kind: str, local:
     datasets and transformers wrap the hub's error in one of their own: the chain of causes is searched for it.
     """
     chain = list(_causes(error))
+    status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
     page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{name}"
-    what = f"could not get {kind} {name}{f' at revision {revision}' if revision else ''} from the Hugging Face hub"
-
-    def is_a(*types: type[Exception]) -> bool:
-        return any(isinstance(e, types) for e in chain)
-
-    if is_a(GatedRepoError):  # is a RepositoryNotFoundError too
-        return (
-            f"{what}: it is gated. Open {page} while logged in and accept its licence (some owners take a day to "
-            f"grant access); then {LOGIN}. Or {local}"
-        )
-    if is_a(RevisionNotFoundError):
-        return f"{what}: it has no such revision. {page}/commits/main lists them; correct the preset. Or {local}"
-    if is_a(RepositoryNotFoundError):
-        return (
-            f"{what}: the hub knows no such {kind}, or it is private, or your token is wrong. Check the name at "
-            f"{page}; if it is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it is valid. "
-            f"Or {local}"
-        )
-    status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)
-    if status in (401, 403):
-        return f"{what}: the hub refused your token or its rights ({status}): {LOGIN}. Or {local}"
-    if status is not None:
-        return f"{what}: the hub answered with status {status}. Try again later, or {local}"
-    if is_a(OfflineModeIsEnabled) or OfflineModeIsEnabled.__name__ in str(error):  # datasets has a class of its own
-        return f"{what}: offline mode is on (HF_HUB_OFFLINE). Unset that variable, or {local}"
-    return f"{what}: the hub cannot be reached ({error}). Try again with a network, or {local}"
+    refused = f"the hub refused your token or its rights ({status}): {LOGIN}"
+    advice: dict[type[Exception], str] = {  # in this order: a GatedRepoError is a RepositoryNotFoundError too
+        errors.GatedRepoError: (
+            f"it is gated. Open {page} while logged in and accept its licence (some owners take a day to grant "
+            f"access); then {LOGIN}"
+        ),
+        errors.RevisionNotFoundError: f"it has no such revision. {page}/commits/main lists them; correct the preset",
+        errors.RepositoryNotFoundError: (
+            f"the hub knows no such {kind}, or it is private, or your token is wrong. Check the name at {page}; if it "
+            f"is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it is valid"
+        ),
+        errors.HfHubHTTPError: refused if status in (401, 403) else f"the hub answered with status {status}. Try later",
+        errors.OfflineModeIsEnabled: "offline mode is on (HF_HUB_OFFLINE). Unset that variable",
+    }
+    found = next((cause for cause in advice if any(isinstance(e, cause) for e in chain)), None)
+    if found is None and errors.OfflineModeIsEnabled.__name__ in str(error):  # datasets has a class of its own
+        found = errors.OfflineModeIsEnabled
+    reason = advice.get(found, f"the hub cannot be reached ({error}). Try again with a network")
+    what = f"{kind} {name}{f' at revision {revision}' if revision else ''}"
+    return f"could not get {what} from the Hugging Face hub: {reason}. Or {local}"
 
 
-def _causes(error: BaseException | None):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Every text that a model reads, and how a trace is taken out of what the planner writes.
+"""Every text that a model reads (templates: prompts.yaml), and how a trace is taken out of what the planner writes.
 
 The problem always stands before the trace, so that a server's prefix cache serves all samples
 of one problem. Wordings are ours; the paper's prompts differ. Two styles: `short` for the tiny
@@ -9,26 +9,27 @@ text (`as_chat`, `as_completion`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.problem import Frozen, Problem
+from tracelift_lib.problems.records import data_file
 
 PromptStyle = Literal["short", "instruct"]
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
-# The words in which the two domains differ, for the instruct style.
-PLANNER_GOAL = {"math": "solve the problem", "code": "write the program"}
-PLANNER_STEPS = {
-    "math": "numbered steps, each with its calculation",
-    "code": "numbered steps in words, with the data that each step keeps and the special cases",
-}
-EXECUTOR_TASK = {"math": "Solve the problem.", "code": "Write a Python program for the problem."}
-# With and without trace the executor is asked to reply in the same way: directly, without reasoning, which is the
-# planner's part. The wording for math was chosen on GSM8K train problems (naming a placeholder, "The answer is N", made
-# small models write the letter).
-EXECUTOR_REPLY = {
-    "math": "Reply with one line only: 'The answer is' and then the final number.",
-    "code": "Reply with one Python code block that holds the whole program, and nothing else.",
-}
+
+
+class Templates(Frozen):
+    """The prompts of one style and domain in prompts.yaml."""
+
+    planner: str
+    executor: str
+    executor_with_trace: str
+
+
+TEMPLATES = data_file(
+    Path(__file__).with_name("prompts.yaml"), dict[PromptStyle, dict[Literal["math", "code"], Templates]]
+)
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,17 @@ class PromptLimits:
 
 def planner_prompt(problem: Problem, style: PromptStyle, limits: PromptLimits = PromptLimits()) -> str:
     """What the planner is asked."""
-    domain, text = problem.domain, problem.problem[: limits.problem]
-    if style == "short":
-        return {"math": "Plan.\n", "code": "Plan a program.\n"}[domain] + text
-    return (
-        f"Write a plan that helps somebody else to {PLANNER_GOAL[domain]} below.\n"
-        f"Put the plan between {OPEN} and {CLOSE}: {PLANNER_STEPS[domain]}. "
-        f"Do not state the final answer and do not write final code.\n\nProblem:\n{text}"
-    )
+    return TEMPLATES[style][problem.domain].planner.format(problem=problem.problem[: limits.problem])
 
 
 def executor_prompt(
     problem: Problem, trace: str | None, style: PromptStyle, limits: PromptLimits = PromptLimits()
 ) -> str:
     """What the executor is asked; `trace=None` is the baseline E(·|x, ∅)."""
-    domain, text = problem.domain, problem.problem[: limits.problem]
-    given = None if trace is None else wrap_trace(trace[: limits.trace])
-    if style == "short":
-        asked = {"math": "Solve.\n", "code": "Program.\n"}[domain] + text
-        return f"{asked}\n{given}" if given else asked
-    use, reasoning = "", ""
-    if given:
-        use, reasoning = " Use the reasoning that is given with it.", f"\n\nReasoning:\n{given}"
-    return f"{EXECUTOR_TASK[domain]}{use}\n\nProblem:\n{text}{reasoning}\n\n{EXECUTOR_REPLY[domain]}"
+    templates, shown = TEMPLATES[style][problem.domain], problem.problem[: limits.problem]
+    if trace is None:
+        return templates.executor.format(problem=shown)
+    return templates.executor_with_trace.format(problem=shown, trace=wrap_trace(trace[: limits.trace]))
 
 
 def as_chat(prompt: str, tokenizer: Any) -> str:

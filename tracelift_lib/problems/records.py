@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from tracelift_lib.problems.files import DATA_VARIABLE, InputError, json_object, open_text, read_jsonl
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 BATCH = 1000  # rows of a parquet file in memory
+Schema = TypeVar("Schema")
 
 
 class MissingSet(InputError):
@@ -61,7 +64,7 @@ class DataSet:
         instead = f"set the environment variable {DATA_VARIABLE} to a local folder that holds {self.files} (or .gz)"
         if self.hub is None:
             raise MissingSet(f"{self.files} is not on the hub: get it from {self.home} and {instead}")
-        yield from hub_records(self.hub, self.splits, self.revision, instead, self.config, streaming)
+        yield from hub_records(self, instead, streaming)
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
@@ -111,24 +114,18 @@ def _table_rows(path: Path) -> Iterator[dict]:
         raise InputError(f"{path}: damaged or not a parquet file ({error}); get the file again") from None
 
 
-def hub_records(
-    name: str,
-    splits: Iterable[str],
-    revision: str | None,
-    instead: str,
-    config: str | None = None,
-    streaming: bool = False,
-) -> Iterator[tuple[str, dict]]:
-    """(place, record) of these splits of a data set on the hub; `place` is `name split row n` (from 0).
+def hub_records(data_set: DataSet, instead: str, streaming: bool = False) -> Iterator[tuple[str, dict]]:
+    """(place, record) of a data set's rows on the hub; `place` is `name split row n` (from 0).
 
     Raises:
         MissingSet: it is unavailable; says why, and that one can do what `instead` says.
     """
     from datasets import load_dataset  # takes a second, and most runs use local files
 
-    for split in splits:
+    name, revision = data_set.hub, data_set.revision
+    for split in data_set.splits:
         try:
-            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+            rows = load_dataset(name, data_set.config, split=split, revision=revision, streaming=streaming)
             yield from ((f"{name} {split} row {number}", row) for number, row in enumerate(rows))
         except HUB_ERRORS as error:
             raise MissingSet(explain(error, name, revision, "data set", instead)) from None
@@ -147,3 +144,13 @@ def reading(place: str, needs: str) -> Iterator[None]:
         raise InputError(f"{place}: field {field}: {first['msg']}; needs {needs}") from None
     except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
         raise InputError(f"{place}: not laid out as expected ({error!r}); needs {needs}") from None
+
+
+def data_file(path: Path, schema: type[Schema]) -> Schema:
+    """The content of a YAML file that lies beside its module, in the form of the type `schema`.
+
+    Raises:
+        InputError: a field is missing, unknown or of another type; names the file and the field.
+    """
+    with path.open(encoding="utf-8") as file, reading(str(path), "the fields that the module which reads it declares"):
+        return TypeAdapter(schema).validate_python(yaml.safe_load(file))

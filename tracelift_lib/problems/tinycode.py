@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from itertools import accumulate
 from typing import Literal
 
 from tracelift_lib.problems import tinyworld
 from tracelift_lib.problems.problem import Frozen, Problem
-from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, longest_common, read_calculations
+from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply
 
 Op = Literal["+", "-", "*", "sum"]
 Move = tuple[str, int | None]  # an action as a plan states it, such as ("*", 3); ("sum", None) has no number
@@ -71,11 +72,6 @@ class Branch(Frozen):
     actions: list[Action]
     example: tuple[int, int]
     following: int | None = None
-
-    def facts(self) -> list[int]:
-        """All numbers that the problem tells of this branch, a limit apart."""
-        told = [a.number for a in self.actions if a.number is not None and not a.hidden]
-        return [*self.example, *told, *([self.following] if self.following is not None else [])]
 
 
 @dataclass
@@ -171,10 +167,14 @@ def run_plan(plan: Plan, n: int) -> int:
     """What a program that follows `plan` prints for the input n; a number that no branch names stays as it is."""
     for when, moves in plan:
         if branch_applies(when, n):
-            for op, number in moves:
-                n = sum(range(n + 1)) if op == "sum" else apply(op, n, number)
-            break
+            return reduce(act, moves, n)
     return n
+
+
+def act(n: int, move: Move) -> int:
+    """What an action makes of the number n."""
+    op, number = move
+    return sum(range(n + 1)) if op == "sum" else apply(op, n, number)
 
 
 def branch_applies(when: str, n: int) -> bool:
@@ -221,59 +221,9 @@ def has_code(trace: str) -> bool:
     return CODE.search(trace) is not None
 
 
-def is_faithful(problem: Problem, trace: str) -> bool:
-    """True if `trace` makes exactly the true calculations, in order, states the true plan and holds no code."""
-    truth = derive_reasoning(true_branches(problem))
-    calculations = [(s.before, s.op, s.operand, s.after) for part in truth for s in part.steps]
-    return read_calculations(trace) == calculations and read_plan(trace) == plan_of(truth) and not has_code(trace)
-
-
 def bare_plan(problem: Problem) -> str:
     """The true plan without the calculations that lead to it."""
     return write_trace([replace(part, steps=[]) for part in derive_reasoning(true_branches(problem))])
-
-
-def rubric_shares(problem: Problem, trace: str) -> tuple[float, ...]:
-    """(task understanding, plan quality, step coherence, action support, non-leakage) of `trace`, each in [0, 1]."""
-    branches, given, plan = true_branches(problem), read_calculations(trace), read_plan(trace)
-    truth = derive_reasoning(branches)
-    true_plan, true_results = plan_of(truth), [s.after for part in truth for s in part.steps]
-    facts = Counter(number for b in branches for number in b.facts())
-    conditions = Counter(b.when for b in branches)
-    used = Counter(number for c in given for number in (c.before, c.operand))
-    missing = (facts - used).total() + (conditions - Counter(when for when, _ in plan)).total()
-    results = [c.after for c in given]
-    support = longest_common(results, true_results) / max(len(results), len(true_results))
-    moves, true_moves = _operations(plan), _operations(true_plan)
-    return (
-        max(0.0, 1 - missing / len(true_results)),
-        longest_common(moves, true_moves) / max(len(moves), len(true_moves)),
-        _coherence(branches, given, plan),
-        support if plan == true_plan else support / 2,
-        0.0 if has_code(trace) else 1.0,
-    )
-
-
-def _operations(plan: Plan) -> list[tuple[int, str]]:
-    return [(i, op) for i, (_, moves) in enumerate(plan) for op, _ in moves]
-
-
-def _coherence(branches: list[Branch], given: list[tinyworld.Calculation], plan: Plan) -> float:
-    """Share of lines that take up only what is known there: told by the problem, or an earlier result.
-
-    The plan counts as one line. Its numbers are counted with multiplicity: a factor of three that is told does not
-    support a sum of three that is not.
-    """
-    known = {number for b in branches for number in b.facts()}
-    known |= {i for b in branches if b.actions[0].op == "sum" for i in range(1, b.example[0] + 1)}
-    sources = Counter(a.number for b in branches for a in b.actions if not a.hidden)
-    linked = 0
-    for c in given:
-        linked += {c.before, c.operand} <= known
-        known.add(c.after)
-        sources[c.after] += 1
-    stated = Counter(number for _, moves in plan for _, number in moves if number is not None)
-    return (linked + (stated <= sources)) / (len(given) + 1)
 
 
 # --- the generator ----------------------------------------------------------------------------
@@ -347,14 +297,13 @@ def _draw_branch(
     actions = [a.model_copy(update={"hidden": i in hidden}) for i, a in enumerate(actions)]
     if shape == "sum":
         actions = [Action(op="sum"), *actions]
-    outputs = []
-    for value in (x, x + 1)[: 1 + (shape == "slope")]:
-        for a in actions:
-            value = run_plan([("", [(a.op, a.number)])], value)
-            if not 0 < value <= max_value:
-                return None
-        outputs.append(value)
-    return Branch(when=when, actions=actions, example=(x, outputs[0]), following=outputs[1] if outputs[1:] else None)
+    moves = [(a.op, a.number) for a in actions]
+    inputs = [x, x + 1] if shape == "slope" else [x]
+    values = {n: list(accumulate(moves, act, initial=n)) for n in inputs}
+    if not all(0 < value <= max_value for n in inputs for value in values[n][1:]):
+        return None
+    following = values[x + 1][-1] if shape == "slope" else None
+    return Branch(when=when, actions=actions, example=(x, values[x][-1]), following=following)
 
 
 def _draw_actions(rng: random.Random, n: int, max_number: int) -> list[Action]:
@@ -384,16 +333,14 @@ def _inputs(rng: random.Random, branches: list[Branch]) -> list[int]:
 
 def _tell(rng: random.Random, branches: list[Branch], max_number: int) -> str:
     """The task in one of several surface forms, each branch with its example, with or without a distractor."""
-    opening = rng.choice(OPENINGS)
-    told = []
+    sentences = [rng.choice(OPENINGS)]
     for branch in branches:
         word, _, limit = branch.when.partition(" ")
         condition = f"If n is {word}{f' {NUMBER_WORDS[int(limit)]}' if limit else ''}, it "
         start = {"": "It ", "else": "Otherwise it "}.get(word, condition)
-        told.append(start + ", then ".join(_tell_action(rng, a) for a in branch.actions) + ".")
+        sentences.append(start + ", then ".join(_tell_action(rng, a) for a in branch.actions) + ".")
         form = rng.choice(EXAMPLES)
-        told += [form.format(x=NUMBER_WORDS[x], y=NUMBER_WORDS[y]) for x, y in _examples(branch)]
-    sentences = [opening, *told]
+        sentences += [form.format(x=NUMBER_WORDS[x], y=NUMBER_WORDS[y]) for x, y in _examples(branch)]
     if rng.random() < 0.25:
         extra = rng.choice(DISTRACTORS).format(n=NUMBER_WORDS[rng.randint(2, max_number)])
         sentences.insert(rng.choice([1, len(sentences)]), extra)
@@ -418,8 +365,5 @@ def signature(problem: Problem) -> str:
     return str(problem.metadata["branches"])
 
 
-def generate_splits(
-    sizes: dict[str, int], steps: dict[str, list[int]], max_number: int, max_value: int, seed: int
-) -> dict[str, list[Problem]]:
-    """`tinyworld.generate_splits` for this family."""
-    return tinyworld.generate_splits(sizes, steps, max_number, max_value, seed, generate_problem, signature)
+# `tinyworld.generate_splits` for this family.
+generate_splits = partial(tinyworld.generate_splits, generate=generate_problem, sign=signature)

@@ -95,12 +95,6 @@ def true_steps(problem: Problem) -> list[Step]:
     return [Step.model_validate(step) for step in problem.metadata["steps"]]
 
 
-def is_faithful(problem: Problem, trace: str) -> bool:
-    """True if `trace` makes exactly the true calculations: all of them, in order, none wrong or extra."""
-    truth = [Calculation(s.before, s.op, s.operand, s.after) for s in true_steps(problem)]
-    return read_calculations(trace) == truth
-
-
 def generate_problem(rng: random.Random, n_steps: int, max_number: int, max_value: int, problem_id: str) -> Problem:
     """One story of `n_steps` events.
 
@@ -169,17 +163,6 @@ def _tell(rng: random.Random, sentences: list[str], who: str, what: str, max_num
 def signature(problem: Problem) -> tuple:
     """What makes two stories the same problem, whatever their words: start and events in order."""
     return (problem.metadata["start"], *((s.op, s.operand) for s in true_steps(problem)))
-
-
-def longest_common(left: list, right: list) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(right) + 1)
-    for a in left:
-        previous = row
-        row = [0]
-        for j, b in enumerate(right):
-            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
-    return row[-1]
 
 
 def generate_splits(

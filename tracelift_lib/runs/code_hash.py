@@ -1,4 +1,5 @@
-"""Hashes of the library's source that a change of code changes, and one of comments, docstrings or layout does not."""
+"""Hashes of the library's source that a change of code or of its data files (YAML) changes, and one of comments,
+docstrings or layout does not."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import ast
 import functools
 import hashlib
 import json
+from pathlib import Path
+
+import yaml
 
 from tracelift_lib.problems.files import PROJECT
 
@@ -19,11 +23,9 @@ def hashes(*places: str) -> dict[str, str]:
     found = {}
     for place in places:
         name, _, wanted = place.partition(":")
-        for path in sorted((LIBRARY / name).rglob("*.py")) or [LIBRARY / name]:
-            tree = ast.parse(path.read_bytes())
-            if wanted:
-                tree = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == wanted)
-            found[path.relative_to(LIBRARY).as_posix() + place.removeprefix(name)] = _hash(tree)
+        root = LIBRARY / name
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml")) or [root]:
+            found[path.relative_to(LIBRARY).as_posix() + place.removeprefix(name)] = _hash(path, wanted)
     return found
 
 
@@ -33,7 +35,13 @@ def library_sha256() -> str:
     return hashlib.sha256(json.dumps(hashes("."), sort_keys=True).encode()).hexdigest()
 
 
-def _hash(tree: ast.AST) -> str:
+def _hash(path: Path, wanted: str) -> str:
+    """Of what the file says, or of its class `wanted`."""
+    if path.suffix == ".yaml":
+        return hashlib.sha256(json.dumps(yaml.safe_load(path.read_bytes())).encode()).hexdigest()[:16]
+    tree: ast.AST = ast.parse(path.read_bytes())
+    if wanted:
+        tree = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == wanted)
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend
-from tracelift_lib.executor.frozen import Executor, verifier_of
+from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.models.generation import Sampler, Sampling
@@ -33,6 +33,7 @@ from tracelift_lib.runs.parallel import run_in_processes
 from tracelift_lib.runs.presets import load_preset, variant
 from tracelift_lib.runs.settings import Preset
 from tracelift_lib.runs.stages import STAGES, WARM_START, config_of, key_of, label_of, lacking, policies, stage_graph
+from tracelift_lib.verifier.verdicts import Verifier
 
 __all__ = ["STAGES", "WARM_START", "Run", "stage_graph", "stale_lines"]
 SCORING_LENGTH = 3072  # tokens; docs/method.md section 5
@@ -162,7 +163,7 @@ class Run:
             backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
         else:
             backend = ServerBackend(e.backend, sampling)
-        return Executor(backend, self.preset.prompt_style, self.preset.limits, verifier_of(e))
+        return Executor(backend, self.preset.prompt_style, self.preset.limits, Verifier(e.answer, e.style))
 
     def scorer(self) -> TraceScorer:
         """What gives q in rewards and evaluations: the trained Reasoning RM, or the service that the preset names."""

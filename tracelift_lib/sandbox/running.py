@@ -21,7 +21,6 @@ class Outcome(StrEnum):
     ERROR = "error"  # it does not compile, raised, crashed, or ended before the test did
     TIMEOUT = "timeout"  # CPU or wall limit
     MEMORY = "memory"
-    INFRA = "infra"  # the harness failed; says nothing about the program
 
 
 def same_output(printed: str, expected: str) -> bool:

@@ -11,7 +11,7 @@ import queue
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,21 +42,14 @@ class CodeResult:
         """Share of tests that pass."""
         return sum(outcome is Outcome.PASS for outcome in self.outcomes) / len(self.outcomes)
 
-    @property
-    def failed_to_run(self) -> bool:
-        """Whether the harness failed on any test, so that there is no verdict."""
-        return Outcome.INFRA in self.outcomes
 
-
-def execution_reward(result: CodeResult, style: ExecStyle) -> float | None:
-    """s of docs/method.md section 4; None if the harness failed: that is never a reward.
+def execution_reward(result: CodeResult, style: ExecStyle) -> float:
+    """s of docs/method.md section 4.
 
     With several tests `coderl` takes the worst: -0.6 if any test crashed or ran out of time, else -0.3 if any is wrong.
     `hybrid` is 0.8 times the pass rate, plus 0.2 if the program ran to its end on every test (so all passed gives 1),
     0.05 if it compiles but crashed or hit a limit on any, and nothing if it does not compile.
     """
-    if result.failed_to_run:
-        return None
     ended = all(outcome in (Outcome.PASS, Outcome.WRONG) for outcome in result.outcomes)
     if style == "binary":
         return float(result.passed)
@@ -123,26 +116,23 @@ class CodeVerifier(AbstractContextManager):
                 worker.close()
 
     def verify(self, jobs: Sequence[tuple[str, StdioTests | AssertTests]]) -> list[CodeResult]:
-        """One result for each (program, tests), in order; from any thread."""
+        """One result for each (program, tests), in order; from any thread.
+
+        Raises:
+            SandboxError: the sandbox does not work. That says nothing about a program and is never a result.
+        """
         return list(self._pool.map(self._verify_one, *zip(*jobs))) if jobs else []
 
     def _verify_one(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
         """Twice if a worker breaks: a program that breaks the second too, while a harmless one runs, is at fault."""
         for _ in range(2):
-            result = self._attempt(program, tests)
-            if not result.failed_to_run:
-                return result
-        if self._attempt("print(1)", HARMLESS).passed:
-            return CodeResult((Outcome.ERROR,) * len(result.outcomes), result.compiled, self.tier)
-        return result
-
-    def _attempt(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
-        try:
-            outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
-            return CodeResult(tuple(outcomes), compiled, self.tier)
-        except SandboxError:
-            count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
-            return CodeResult((Outcome.INFRA,) * min(count, self.max_tests), True, self.tier)
+            with suppress(SandboxError):
+                outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
+                return CodeResult(tuple(outcomes), compiled, self.tier)
+        if run_tests(self._borrow, "print(1)", HARMLESS, 1)[0] != [Outcome.PASS]:
+            raise SandboxError("a program that prints 1 fails in the sandbox")
+        count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
+        return CodeResult((Outcome.ERROR,) * min(count, self.max_tests), True, self.tier)
 
     @contextmanager
     def _borrow(self) -> Iterator[Worker]:

@@ -7,8 +7,7 @@ In the modules of exact makers each public function before `MAKERS` is named aft
     calculations.py  the calculations of a solution in prose, such as GSM8K's, and which result each number quotes
     recompute.py    one change, carried through the calculations that follow
     math_makers.py  flaws in solutions in prose
-    plan_words.py   Python in plain words
-    plans.py        the reference trace of a program, a line for each statement
-    code_makers.py  flaws in a program's syntax tree, and so in its plan
+    plans.py        the reference trace of a program, a line for each statement, in the words of plan_words.yaml
+    code_makers.py  flaws in a program's syntax tree, and so in its plan; what replaces what is in replacements.yaml
     by_model.py     flaws by a language model, in any reference
 """

@@ -10,53 +10,57 @@ from __future__ import annotations
 import ast
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from tracelift_lib.groups.flaws.plan_words import Unsupported, in_words, say
-from tracelift_lib.groups.flaws.plans import blocks, parse_program, reference_plan, write_plan
+from tracelift_lib.groups.flaws.plans import (
+    Unsupported,
+    blocks,
+    in_words,
+    parse_program,
+    reference_plan,
+    say,
+    write_plan,
+)
 from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.records import data_file
 
 # A node, one of its fields, and what the field is to hold. A maker yields all changes at one node of a tree.
 Change = tuple[ast.AST, str, Any]
 MOVABLE = (ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.While, ast.If)
 
 
-def _replacements(both_ways: str, one_way: str = "") -> dict[str, str]:
-    """{word: its replacement} from pairs a/b; both words of a pair replace each other, or b replaces a."""
-    pairs = [pair.split("/") for pair in both_ways.split()]
-    return dict([*pairs, *([b, a] for a, b in pairs), *(pair.split("/") for pair in one_way.split())])
+class Replacements(NamedTuple):
+    """What replacements.yaml holds: what a flawed program has in place of a name or an operator."""
+
+    functions: dict[str, str]
+    methods: dict[str, str]
+    tests: dict[str, str]
+    operators: dict[str, str]
+    comparisons: dict[str, str]
+    other_comparisons: dict[str, str]
 
 
-OTHER_FUNCTION = _replacements(
-    "max/min any/all combinations/permutations floor/ceil nlargest/nsmallest match/search union/intersection "
-    "lower/upper sin/cos",
-    "sum/max sorted/list set/list len/sum findall/split difference/union sort/reverse swapcase/upper capitalize/upper "
-    "count/index filter/map append/remove zip_longest/zip sqrt/exp reversed/sorted bin/oct",
-)
-OTHER_METHOD = OTHER_FUNCTION | _replacements("lstrip/rstrip", "index/count")
-OTHER_TEST = _replacements("isupper/islower isdigit/isalpha startswith/endswith keys/values")
-# Of syntax nodes, by class name.
-OTHER_OPERATOR = _replacements(
-    "Add/Sub FloorDiv/Mod BitAnd/BitOr LShift/RShift", "Mult/Add Div/Mult Pow/Mult BitXor/BitOr"
-)
-OTHER_COMPARISONS = (_replacements("Lt/LtE Gt/GtE Eq/NotEq In/NotIn"), _replacements("Lt/Gt LtE/GtE"))
+OTHER = data_file(Path(__file__).with_name("replacements.yaml"), Replacements)
 
 
 def wrong_algorithm_choice(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     """A function, a method or an arithmetic operator is another one."""
     if isinstance(node, ast.Call):
-        yield from _renamed(node, OTHER_METHOD if isinstance(node.func, ast.Attribute) else OTHER_FUNCTION)
+        yield from _renamed(node, OTHER.functions | (OTHER.methods if isinstance(node.func, ast.Attribute) else {}))
     elif isinstance(node, (ast.BinOp, ast.AugAssign)) and _is_arithmetic(node):
-        yield from ((node, "op", other) for other in _others(node.op, OTHER_OPERATOR))
+        yield from ((node, "op", other) for other in _others(node.op, OTHER.operators))
 
 
 def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     """A comparison or a test is another one, or one input is taken for another of the same sort."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        yield from ((node, "ops", [other]) for other in _others(node.ops[0], *OTHER_COMPARISONS))
+        yield from (
+            (node, "ops", [other]) for other in _others(node.ops[0], OTHER.comparisons, OTHER.other_comparisons)
+        )
     elif isinstance(node, ast.Call):
-        yield from _renamed(node, OTHER_TEST)
+        yield from _renamed(node, OTHER.tests)
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         inputs = _inputs_around(tree, node)
         if node.id in inputs:

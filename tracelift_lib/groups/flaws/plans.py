@@ -10,15 +10,37 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from tracelift_lib.groups.flaws.plan_words import Unsupported, in_words, say
 from tracelift_lib.problems.code_sets import CALL_LINE
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.records import data_file
 
 FEW_STATEMENTS = 6  # programs of at most so many have their nested expressions taken apart into steps
 WORDLESS = (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, ast.Global, ast.Nonlocal)
 # What is evaluated only sometimes, or several times, or later: it is not taken apart.
 LAZY = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.IfExp, ast.BoolOp)
+
+
+class Words(NamedTuple):
+    """What plan_words.yaml holds: phrases, most with places for what they speak of."""
+
+    unary: dict[str, str]
+    binary: dict[str, str]
+    update: dict[str, str]
+    compare: dict[str, str]
+    constants: dict[str, str]
+    functions: dict[str, str]
+    methods: dict[str, str]
+    methods_with: dict[str, str]
+
+
+WORDS = data_file(Path(__file__).with_name("plan_words.yaml"), Words)
+
+
+class Unsupported(ValueError):
+    """The program uses something that this module cannot put in words; the message says what."""
 
 
 def statement(problem: Problem) -> str:
@@ -147,3 +169,135 @@ def _statement(node: ast.stmt, if_word: str = "If") -> list[str]:
                 return lines + _statement(orelse[0], "Otherwise, if")
             return lines + (_step("Otherwise:", orelse) if orelse else [])
     return [f"- {say(node)}."]
+
+
+# --- Python in plain words -----------------------------------------------------------------------
+
+
+def say(node: ast.expr | ast.stmt) -> str:
+    """An expression, or a statement that no others belong to, in words; raises Unsupported for what has none."""
+    if type(node) not in SPEECH:
+        raise Unsupported(f"holds a {type(node).__name__}")
+    return SPEECH[type(node)](node)
+
+
+def _inner(node: ast.expr) -> str:
+    """In brackets where two readings would be possible."""
+    compound = isinstance(node, (ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Lambda))
+    return f"({say(node)})" if compound else say(node)
+
+
+def in_words(parts: list[str]) -> str:
+    """a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def _alone(node: ast.Expr) -> str:
+    """What is called for its effect; the words of some calls are an order already, such as "Append x to y"."""
+    text = say(node.value)
+    return text if text[:1].isupper() else f"Carry out {text}"
+
+
+def _binary(node: ast.BinOp) -> str:
+    left, right = _inner(node.left), _inner(node.right)
+    if isinstance(node.op, ast.Mod):
+        text = isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)
+        return f"{left} filled in with {right}" if text else f"the remainder of {left} divided by {right}"
+    return f"{left} {WORDS.binary[type(node.op).__name__]} {right}"
+
+
+def _compare(node: ast.Compare) -> str:
+    parts = [f"{WORDS.compare[type(op).__name__]} {_inner(right)}" for op, right in zip(node.ops, node.comparators)]
+    return f"{_inner(node.left)} {' and '.join(parts)}"
+
+
+def _subscript(node: ast.Subscript) -> str:
+    value, index = say(node.value), node.slice
+    if isinstance(index, ast.Slice):
+        if index.step is not None and index.lower is None and index.upper is None and say(index.step) == "minus 1":
+            return f"{value} in reverse"
+        start = f" from position {say(index.lower)}" if index.lower else ""
+        end = f" up to but not position {say(index.upper)}" if index.upper else ""
+        step = f" in steps of {say(index.step)}" if index.step else ""
+        return f"the part of {value}{start or (' from the start' if end else '')}{end}{step}"
+    return f"element {_inner(index)} of {value}"
+
+
+def _call(node: ast.Call) -> str:
+    given = [_inner(a) for a in node.args]
+    named = [f"{k.arg} {say(k.value)}" for k in node.keywords]
+    is_method = isinstance(node.func, ast.Attribute)
+    name = ast.unparse(node.func) if is_method or isinstance(node.func, ast.Name) else ""
+    if name == "print":
+        return f"Print {in_words(given + named) or 'an empty line'}"
+    template = WORDS.functions.get(name if len(given) == 1 else f"{name}/{len(given)}")
+    if template and not named:
+        return template.format(*given)
+    if is_method:
+        return _method(node.func, given + named)
+    if template and len(given) == 1:  # such as sorted(x, key=...)
+        return f"{template.format(*given)} (with {in_words(named)})"
+    return f"the result of {say(node.func)}" + (f" for {in_words(given + named)}" if given + named else "")
+
+
+def _method(function: ast.Attribute, arguments: list[str]) -> str:
+    receiver, name = _inner(function.value), function.attr
+    template = WORDS.methods.get(name, "")
+    if template.count("{") == len(arguments) + 1:
+        return template.format(receiver, *arguments)
+    if name in WORDS.methods_with and arguments:
+        return WORDS.methods_with[name].format(receiver, in_words(arguments))
+    return f"the result of {name} on {receiver}{f' with {in_words(arguments)}' if arguments else ''}"
+
+
+def _comprehension(what: str, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str:
+    item = f"{say(node.key)} with {say(node.value)}" if isinstance(node, ast.DictComp) else _inner(node.elt)
+    loops = [
+        f"for each {say(g.target)} in {say(g.iter)}" + "".join(f" for which {say(c)}" for c in g.ifs)
+        for g in node.generators
+    ]
+    return f"{what} {item} {', and '.join(loops)}"
+
+
+def _sequence(node: ast.List | ast.Tuple | ast.Set) -> str:
+    name = type(node).__name__.lower()
+    if not node.elts:
+        return f"an empty {name}"
+    elements = in_words([_inner(e) for e in node.elts])
+    is_target = isinstance(node, ast.Tuple) and not isinstance(node.ctx, ast.Load)
+    return elements if is_target else f"the {name} of {elements}"
+
+
+def _dictionary(node: ast.Dict) -> str:
+    pairs = [f"{say(k)} to {say(v)}" for k, v in zip(node.keys, node.values) if k]
+    return f"a dictionary of {in_words(pairs)}" if node.keys else "an empty dictionary"
+
+
+SPEECH = {
+    ast.Name: lambda n: n.id,
+    ast.Constant: lambda n: WORDS.constants.get(repr(n.value), repr(n.value)),
+    ast.BinOp: _binary,
+    ast.Compare: _compare,
+    ast.Subscript: _subscript,
+    ast.Call: _call,
+    ast.UnaryOp: lambda n: f"{WORDS.unary[type(n.op).__name__]} {_inner(n.operand)}",
+    ast.BoolOp: lambda n: (" and " if isinstance(n.op, ast.And) else " or ").join(_inner(v) for v in n.values),
+    ast.Attribute: lambda n: f"{n.attr} of {say(n.value)}",
+    ast.List: _sequence,
+    ast.Tuple: _sequence,
+    ast.Set: _sequence,
+    ast.Dict: _dictionary,
+    ast.ListComp: lambda n: _comprehension("the list of", n),
+    ast.SetComp: lambda n: _comprehension("the distinct", n),
+    ast.GeneratorExp: lambda n: _comprehension("", n).strip(),
+    ast.DictComp: lambda n: _comprehension("a dictionary of", n),
+    ast.IfExp: lambda n: f"{_inner(n.body)} if {say(n.test)}, otherwise {_inner(n.orelse)}",
+    ast.Lambda: lambda n: f"the rule that takes {in_words([a.arg for a in n.args.args])} to {_inner(n.body)}",
+    ast.Starred: lambda n: f"the elements of {say(n.value)}",
+    ast.Assign: lambda n: f"Set {' and '.join(map(say, n.targets))} to {say(n.value)}",
+    ast.AugAssign: lambda n: WORDS.update[type(n.op).__name__].format(say(n.target), say(n.value)),
+    ast.Return: lambda n: f"Give back {say(n.value)}" if n.value else "Stop here",
+    ast.Break: lambda n: "Stop the loop",
+    ast.Continue: lambda n: "Go on with the next one",
+    ast.Expr: _alone,
+}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tracelift_lib.groups.kinds import kinds_of, makers_in
-from tracelift_lib.groups.schema import dimensions
+from tracelift_lib.groups.truth import true_shares
 from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinycode import NAMED, OPPOSITE, Action, Branch, Reasoning, derive_reasoning, plan_of
@@ -102,12 +102,11 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     inputs = [int(case["input"]) for case in problem.metadata["tests"]["cases"]]
     plan = plan_of(derive_reasoning(branches))
     code = tinycode.write_program(plan) if kind == "leaked_code" else None
-    place = dimensions("code").index(LOWERED[kind])
     found = []
     for reasoning in MAKERS[kind](branches):
         trace = tinycode.write_trace(reasoning, code)
         keeps = all(tinycode.run_plan(plan_of(reasoning), n) == tinycode.run_plan(plan, n) for n in inputs)
-        shows = keeps == kinds_of("code")[kind].keeps_answer and tinycode.rubric_shares(problem, trace)[place] < 1
+        shows = keeps == kinds_of("code")[kind].keeps_answer and true_shares(problem, trace)[LOWERED[kind]] < 1
         if shows and all(part.plausible() for part in reasoning):
             found.append(trace)
     return found
