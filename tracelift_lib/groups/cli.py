@@ -69,10 +69,9 @@ def _build(options: argparse.Namespace) -> dict:
         raise InputError(f"--limit is needed: {options.source} does not end")
     options.judge = options.judge or ("ground_truth" if options.source in SOURCES_WITH_TRUTH else "programmatic")
     given = vars(options)
-    seeds = SeedSettings.model_validate({name: given[name] for name in SeedSettings.model_fields})
-    settings = BuildSettings.model_validate(
-        {"seeds": seeds} | {name: given[name] for name in BuildSettings.model_fields if name != "seeds"}
-    )
+    seeds = SeedSettings(**{name: given[name] for name in SeedSettings.model_fields})
+    rest = BuildSettings.model_fields.keys() - {"seeds"}
+    settings = BuildSettings(seeds=seeds, **{name: given[name] for name in rest})
     asker = _asker(options)
     propose = propose_by_model(asker) if options.maker in BY_MODEL else propose_exact
     judge = ModelJudge(asker) if options.judge in BY_MODEL else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,18 +28,7 @@ from tracelift_lib.groups.schema import (
 from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
-PROMPT = """\
-Judge a piece of reasoning about a problem. For each dimension give a whole number from 0 (fails) to 10 (flawless):
-{asked}
-Then give `overall` from 0 to 10, no higher than the reasoning deserves as a guide for somebody who follows it to the
-letter, and a short `reason`. Check every step yourself; a right final result does not make up for a wrong step.
-
-Problem:
-{problem}
-
-Reasoning:
-{trace}
-"""
+PROMPT = Path(__file__).with_name("judge_prompt.md").read_text(encoding="utf-8")
 
 
 class RubricJudgement(NamedTuple):
