@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.checks import reject_reason
@@ -26,6 +26,7 @@ from tracelift_lib.groups.seeds import SeedSettings
 from tracelift_lib.groups.truth import has_truth
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.settings import Section
 from tracelift_lib.sandbox.host import Limits, SandboxError
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verify_code import CodeVerifier
@@ -37,14 +38,13 @@ Propose = Callable[[Problem, str, random.Random], Versions]  # of a problem and 
 Reject = Callable[[Problem, str, str, str, Collection[str]], str | None]  # as `reject_reason`
 
 
-class BuildSettings(BaseModel):
+class BuildSettings(Section):
     """What decides the result.
 
     `min_negatives`: groups with fewer distinct flawed traces are dropped (the paper: 4). `test`: so many seeds, the
     last ones, make groups for a split of their own. `maker`, `judge` and `model` say, in the report, who did it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     seeds: SeedSettings
     min_negatives: int = 4
     test: int = Field(0, ge=0)

@@ -16,15 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.kinds import Flaw, Kind, kinds_of
-from tracelift_lib.groups.schema import (
-    DIMENSIONS,
-    Candidate,
-    Group,
-    Rubric,
-    dimensions,
-    rubric_from_shares,
-    rubric_label,
-)
+from tracelift_lib.groups.schema import DIMENSIONS, Candidate, Group, Rubric, rubric_from_shares, rubric_label
 from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
@@ -77,7 +69,7 @@ class ModelJudge:
 def score_schema(domain: str) -> type[BaseModel]:
     """What a judge must answer: a whole number from 0 to 10 for each dimension and overall, and a reason."""
     score = (int, Field(ge=0, le=10))
-    fields: dict[str, Any] = {**dict.fromkeys(dimensions(domain), score), "overall": score, "reason": (str, ...)}
+    fields: dict[str, Any] = {**dict.fromkeys(DIMENSIONS[domain], score), "overall": score, "reason": (str, ...)}
     return create_model(f"{domain}_scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
@@ -92,7 +84,7 @@ def judge_candidate(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge
     Without `judge` rubrics are programmatic. References of math seeds get full marks from every judge, as released.
     """
     if kind is None and (judge is None or problem.domain == "math" and not has_truth(problem)):
-        rubric = Rubric(labels=dict.fromkeys(dimensions(problem.domain), 4), total=1)
+        rubric = Rubric(labels=dict.fromkeys(DIMENSIONS[problem.domain], 4), total=1)
         judgement = RubricJudgement(rubric, 10, "reference trace: full marks by definition")
     elif judge is None:
         judgement = programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
@@ -118,7 +110,7 @@ def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
     total = mean of (mean, minimum) of the labels over 4.
     """
     deep = flaw.severity > 0.5
-    labels = dict.fromkeys(dimensions(kind.domain), 4)
+    labels = dict.fromkeys(DIMENSIONS[kind.domain], 4)
     for place, name in enumerate(kind.hurts):
         labels[name] = (1 if deep else 2) + (place > 0)
     if kind.domain == "math" and not kind.keeps_answer:

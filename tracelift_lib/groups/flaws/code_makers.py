@@ -13,15 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracelift_lib.groups.flaws.plans import (
-    Unsupported,
-    blocks,
-    in_words,
-    parse_program,
-    reference_plan,
-    say,
-    write_plan,
-)
+from tracelift_lib.groups.flaws.plans import Unsupported, blocks, in_words, parse_program, say, write_plan
 from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.records import data_file
@@ -118,7 +110,7 @@ def flawed_plans(problem: Problem, kind: str) -> list[Flaw]:
     """
     try:
         tree = parse_program(problem.reference_solution)
-        reference = reference_plan(problem)
+        reference = write_plan(problem, tree)
     except Unsupported:
         return []
     if kind == "leaked_code":
