@@ -19,7 +19,7 @@ from tracelift_lib.groups.flaws.by_model import ask_for_flaw
 from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
 from tracelift_lib.groups.flaws.plans import Unsupported, parse_program, reference_plan
-from tracelift_lib.groups.judge import GroundTruthJudge, Judge, judge_candidate
+from tracelift_lib.groups.judge import Judge, judge_by_truth, judge_candidate
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.groups.seeds import SeedSettings
@@ -133,7 +133,7 @@ def build_group(problem: Problem, seed: int) -> Group:
     The makers of the generated worlds do one damage by design, and their stories may be short: only copies are dropped.
     """
     settings = BuildSettings(seeds=SeedSettings(source=problem.source, seed=seed), min_negatives=0)
-    return make_group(problem, settings, propose_exact, GroundTruthJudge(), _copies)[0]
+    return make_group(problem, settings, propose_exact, judge_by_truth, _copies)[0]
 
 
 def _copies(problem: Problem, reference: str, text: str, kind: str, taken: Collection[str]) -> str | None:

@@ -7,9 +7,9 @@ Judges: the ground truth of generated problems, or a language model (endpoint or
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -31,39 +31,34 @@ class RubricJudgement(NamedTuple):
     reason: str
 
 
-class Judge(Protocol):
-    """Scores a trace; `repeat` asks for another opinion on the same trace."""
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure: ...
+# Scores a trace of a problem; the number asks for another opinion on the same trace.
+Judge = Callable[[Problem, str, int], RubricJudgement | Failure]
 
 
-class GroundTruthJudge:
+def judge_by_truth(problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
     """The infallible judge of the generated worlds, stories and programs."""
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        if not has_truth(problem):
-            return Failure("no ground truth")
-        rubric = true_rubric(problem, trace)
-        weak = [name for name, label in rubric.labels.items() if label < 4]
-        reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
-        return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
+    if not has_truth(problem):
+        return Failure("no ground truth")
+    rubric = true_rubric(problem, trace)
+    weak = [name for name, label in rubric.labels.items() if label < 4]
+    reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
+    return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
 
 
-class ModelJudge:
-    """A language model as judge."""
+def judge_by_model(asker: Asker) -> Judge:
+    """A language model as judge. It raises what `Asker.ask` raises."""
 
-    def __init__(self, asker: Asker):
-        self._asker = asker
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
+    def judge(problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
         names = DIMENSIONS[problem.domain]
         asked = "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
         prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
-        answer = self._asker.ask(prompt, score_schema(problem.domain), seed=repeat)
+        answer = asker.ask(prompt, score_schema(problem.domain), seed=repeat)
         if isinstance(answer, Failure):
             return answer
         rubric = rubric_from_scores(answer.model_dump(include=set(names)), answer.overall)
         return RubricJudgement(rubric, answer.overall, answer.reason)
+
+    return judge
 
 
 def score_schema(domain: str) -> type[BaseModel]:
@@ -89,7 +84,7 @@ def judge_candidate(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge
     elif judge is None:
         judgement = programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
     else:
-        judgement = judge.judge(problem, flaw.text)
+        judgement = judge(problem, flaw.text, 0)
     if isinstance(judgement, Failure):
         return judgement
     return Candidate(
@@ -115,13 +110,12 @@ def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
         labels[name] = (1 if deep else 2) + (place > 0)
     if kind.domain == "math" and not kind.keeps_answer:
         labels["answer_support"] = 0 if deep else 1
-    shares = [label / 4 for label in labels.values()]
-    total = round((sum(shares) / len(shares) + min(shares)) / 2, 4)
+    rubric = rubric_from_shares({name: label / 4 for name, label in labels.items()})
     hurt = ", ".join(name for name, label in labels.items() if label < 4)
     reason = (
         f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
     )
-    return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
+    return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
 
 
 MEASURES = (
@@ -151,7 +145,7 @@ def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[s
     for group in groups:
         problem, means = group.as_problem(), []
         for trace in group.candidates:
-            answers = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
+            answers = [judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
             rubrics = [answer.rubric for answer in answers if isinstance(answer, RubricJudgement)]
             totals = [rubric.total for rubric in rubrics]
             means.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about

@@ -25,15 +25,13 @@ def is_faithful(problem: Problem, trace: str) -> bool:
 def true_rubric(problem: Problem, trace: str) -> Rubric:
     """What an infallible judge says of any trace of a generated problem, math or code. Source: ours.
 
-    Each dimension is the share of what is right, in [0, 1]; the overall score is the mean of their mean and their
-    minimum, because a trace is not much better than its weakest part.
+    Each dimension is the share of what is right, in [0, 1].
 
     Raises:
         KeyError: the problem is not of a generated world.
     """
     values = (_math_shares if problem.domain == "math" else tinycode.rubric_shares)(problem, trace)
-    shares = dict(zip(dimensions(problem.domain), values, strict=True))
-    return rubric_from_shares(shares, (sum(values) / len(values) + min(values)) / 2)
+    return rubric_from_shares(dict(zip(dimensions(problem.domain), values, strict=True)))
 
 
 def _math_shares(problem: Problem, trace: str) -> tuple[float, ...]:
