@@ -121,7 +121,7 @@ print(f"problems kept out of seeds from {source}: {len(guard_of(seed_settings))}
 # ## Fourteen ways to be wrong
 #
 # The paper uses seven kinds of flaw in each domain. Their names are not available to us but for one (code:
-# `wrong_algorithm_choice`), so these fourteen and their definitions are **ours**. One registry, `groups/kinds.py`,
+# `wrong_algorithm_choice`), so these fourteen and their definitions are **ours**. One registry, `groups/kinds.yaml`,
 # serves the makers, the instructions to a language model, the rubric and the data card. *Hurts* names the rubric
 # dimensions that the kind should lower, the one hurt most first.
 

@@ -1,7 +1,7 @@
 """TraceLift-Groups: one reference trace for each problem and a bank of flawed ones, each with a rubric.
 
 Paper section 3, docs/method.md section 3. A flaw damages one place of the reference trace; what follows is recomputed,
-so the trace stays plausible, as after a natural slip. kinds.py defines the fourteen kinds of flaw.
+so the trace stays plausible, as after a natural slip. kinds.yaml defines the fourteen kinds of flaw.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A flaw is put into the program's syntax tree and the plan is written anew, so trace and flaw agree to the word and
 the flawed program is at hand: groups/group_maker.py runs it to make sure that the flaw shows. Definitions:
-groups/kinds.py. Source: ours.
+groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Exact makers of the seven math kinds for natural-language traces, such as GSM8K's solutions.
 
 Each maker proposes edits of one place; `recompute.recompute` carries the consequences through the trace and
-refuses where they are uncertain. Definitions: groups/kinds.py. Source: ours.
+refuses where they are uncertain. Definitions: groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations
