@@ -223,15 +223,14 @@ def test_a_maker_that_fails_or_repeats_itself_is_counted_by_reason(data):
 
 
 def test_a_judge_that_fails_leaves_the_trace_out(data):
-    class Silent:
-        def judge(self, problem, trace, repeat=0):
-            return Failure("not JSON")
+    def silent(problem, trace, repeat):
+        return Failure("not JSON")
 
     settings = BuildSettings(seeds=SeedSettings(source="gsm8k", folder=data))
-    group, counts = make_group(next(load_seeds(settings.seeds)), settings, propose_exact, Silent())
+    group, counts = make_group(next(load_seeds(settings.seeds)), settings, propose_exact, silent)
     assert group is None and counts["arithmetic_slip|judge: not JSON"] == 1 and counts["group|too few negatives"] == 1
     (code,) = load_seeds(SeedSettings(source="mbpp", folder=data))
-    group, counts = make_group(code, settings, propose_exact, Silent())  # code references are judged too
+    group, counts = make_group(code, settings, propose_exact, silent)  # code references are judged too
     assert group is None and counts["reference|judge: not JSON"] == 1 and counts["group|reference not judged"] == 1
 
 
