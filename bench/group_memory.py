@@ -20,7 +20,7 @@ import pandas as pd
 
 from tracelift_lib.groups.builder import build
 from tracelift_lib.groups.group_maker import BuildSettings
-from tracelift_lib.groups.judge import GroundTruthJudge
+from tracelift_lib.groups.judge import judge_by_truth
 from tracelift_lib.groups.seeds import LeakageGuard, SeedSettings
 from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.runs import store
@@ -31,7 +31,7 @@ def measure(seeds: int) -> dict:
     settings = BuildSettings(seeds=SeedSettings(source="tiny_world", limit=seeds), judge="ground_truth")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = build(settings, Path(folder), LeakageGuard(), judge=GroundTruthJudge())
+        report = build(settings, Path(folder), LeakageGuard(), judge=judge_by_truth)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seeds": seeds,

@@ -108,7 +108,7 @@ def _groups(n: int) -> tuple[list[Problem], list[str]]:
     p = load_preset("tiny").problems
     problems = generate_splits({"a": n}, {"a": p.steps["test"]}, p.max_number, p.max_value, seed=0)["a"]
     groups = [build_group(problem, 0) for problem in problems]
-    pairs = [(g.as_problem(), c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+    pairs = [(g.as_problem(), c.reasoning) for g in groups for c in g.candidates]
     return [problem for problem, _ in pairs], [trace for _, trace in pairs]
 
 

@@ -48,7 +48,7 @@ from tracelift_lib.groups.data_card import data_card
 from tracelift_lib.groups.flaws.plans import statement
 from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact, reference_trace
-from tracelift_lib.groups.judge import GroundTruthJudge, RubricJudgement, calibrate, rubric_from_scores
+from tracelift_lib.groups.judge import RubricJudgement, calibrate, judge_by_truth, rubric_from_scores
 from tracelift_lib.groups.kinds import KINDS, kinds_of
 from tracelift_lib.groups.schema import dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SOURCES, LeakageError, LeakageGuard, SeedSettings, load_seeds
@@ -121,7 +121,7 @@ print(f"problems kept out of seeds from {source}: {len(guard_of(seed_settings))}
 # ## Fourteen ways to be wrong
 #
 # The paper uses seven kinds of flaw in each domain. Their names are not available to us but for one (code:
-# `wrong_algorithm_choice`), so these fourteen and their definitions are **ours**. One registry, `groups/kinds.py`,
+# `wrong_algorithm_choice`), so these fourteen and their definitions are **ours**. One registry, `groups/kinds.yaml`,
 # serves the makers, the instructions to a language model, the rubric and the data card. *Hurts* names the rubric
 # dimensions that the kind should lower, the one hurt most first.
 
@@ -141,7 +141,7 @@ display(table.style.hide(axis="index").set_properties(**left))
 # tokens. Every kind that fits this problem, made exactly:
 
 # %%
-judge = GroundTruthJudge() if exact_truth else None  # without a judge: a rubric from the definition of the kind
+judge = judge_by_truth if exact_truth else None  # without a judge: a rubric from the definition of the kind
 build_settings = BuildSettings(
     seeds=seed_settings, judge="ground_truth" if exact_truth else "programmatic",
     drop_leaked=public is not None and getattr(public, "drop_leaked", False),
@@ -223,35 +223,31 @@ pd.DataFrame(rubrics).T
 # - `agreement`: (trace, dimension) pairs with the same label in every repeat; `total_spread`: how far totals move;
 # - `pair_accuracy`, `group_accuracy`: flawed traces below their reference, groups where all are; `ties` count as wrong.
 #
-# An LLM judge needs an endpoint (`ModelJudge(Asker(OpenAIModel(...), ...))`), which this notebook does not assume. Two
+# An LLM judge needs an endpoint (`judge_by_model(Asker(OpenAIModel(...), ...))`), which this notebook does not assume. Two
 # judges made by hand show the classical failures: one that reads the last line only, and one that is pleased with
 # everything and only unsure how much.
 
 # %%
-class LastLineJudge:
+def last_line_judge(problem, trace, repeat):
     """Full marks for a trace that ends as the reference does, 3 of 10 for others."""
-
-    def judge(self, problem, trace, repeat=0):
-        right = trace.strip().splitlines()[-1] == reference_trace(problem).strip().splitlines()[-1]
-        score = 10 if right else 3
-        return RubricJudgement(rubric_from_scores(dict.fromkeys(dimensions(problem.domain), score), score), score, "last line")
+    right = trace.strip().splitlines()[-1] == reference_trace(problem).strip().splitlines()[-1]
+    score = 10 if right else 3
+    return RubricJudgement(rubric_from_scores(dict.fromkeys(dimensions(problem.domain), score), score), score, "last line")
 
 
-class PleasedJudge:
+def pleased_judge(problem, trace, repeat):
     """8, 9 or 10 for everything, drawn anew each time."""
-
-    def judge(self, problem, trace, repeat=0):
-        rng = random.Random(f"{problem.problem_id}:{trace}:{repeat}")
-        scores = {name: rng.choice((8, 9, 10)) for name in dimensions(problem.domain)}
-        overall = rng.choice((8, 9, 10))
-        return RubricJudgement(rubric_from_scores(scores, overall), overall, "very nice")
+    rng = random.Random(f"{problem.problem_id}:{trace}:{repeat}")
+    scores = {name: rng.choice((8, 9, 10)) for name in dimensions(problem.domain)}
+    overall = rng.choice((8, 9, 10))
+    return RubricJudgement(rubric_from_scores(scores, overall), overall, "very nice")
 
 
 # %%
 judged = [group for group in made if group]
-judges = {"reads the last line": LastLineJudge(), "pleased with everything": PleasedJudge()}
+judges = {"reads the last line": last_line_judge, "pleased with everything": pleased_judge}
 if exact_truth:
-    judges = {"ground truth": GroundTruthJudge()} | judges
+    judges = {"ground truth": judge_by_truth} | judges
 calibration = pd.DataFrame({"judge": name, **calibrate(j, judged, repeats=3)} for name, j in judges.items())
 report.save_table(run, calibration, "judge_calibration", [], n=f"{len(judged)} groups of {source}, 3 repeats")
 calibration.set_index("judge").T.round(3)
@@ -445,7 +441,7 @@ lines = reference.split("\n")
 repeated = "\n".join([*lines[:1], lines[0], *lines[1:]])
 print("exercise 1:", reject_reason(problem, reference, repeated, flawed.negative_kind) or "passes the checks")
 if exact_truth:
-    print("exercise 1:", GroundTruthJudge().judge(problem, repeated).rubric.flat())
+    print("exercise 1:", judge_by_truth(problem, repeated).rubric.flat())
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 rng = np.random.default_rng(0)

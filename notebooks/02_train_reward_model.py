@@ -372,7 +372,7 @@ print(f"q = {by_hand:.4f}; expected labels: {said}")
 
 # %%
 some = run.groups("test")[:4]
-pairs = [(g.as_problem(), c.reasoning) for g in some for c in [*g.positive_pool, *g.negative_bank]]
+pairs = [(g.as_problem(), c.reasoning) for g in some for c in g.candidates]
 problems, traces = [p for p, _ in pairs], [z for _, z in pairs]
 with serving(scorer) as url:
     item = {"problem": problems[0].problem, "reasoning": traces[0], "task_name": problems[0].domain,

@@ -12,7 +12,7 @@ from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, LocalModel, OpenAIModel
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.flaws.by_model import ask_for_flaw
-from tracelift_lib.groups.judge import ModelJudge, RubricJudgement, calibrate
+from tracelift_lib.groups.judge import RubricJudgement, calibrate, judge_by_model
 from tracelift_lib.groups.kinds import Flaw
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
@@ -244,7 +244,7 @@ def scores(overall, **changed):
 
 def test_a_judge_maps_scores_to_labels_and_total(server, tmp_path):
     server.replies = [scores(7, calculation_correctness=3, answer_support=10, step_coherence=0)]
-    judged = ModelJudge(asker(server, tmp_path)).judge(PROBLEM, SLIP)
+    judged = judge_by_model(asker(server, tmp_path))(PROBLEM, SLIP)
     assert isinstance(judged, RubricJudgement) and (judged.overall, judged.reason) == (7, "so")
     assert judged.rubric.labels == {
         "problem_understanding": 4,
@@ -259,7 +259,7 @@ def test_a_judge_maps_scores_to_labels_and_total(server, tmp_path):
 @pytest.mark.parametrize("bad", [scores(11), scores(-1), scores(7.5), scores("8"), scores(7, step_coherence=None)])
 def test_scores_outside_the_schema_are_no_judgement(server, tmp_path, bad):
     server.replies = [bad]
-    assert ModelJudge(asker(server, tmp_path)).judge(PROBLEM, SLIP) == Failure("breaks the schema")
+    assert judge_by_model(asker(server, tmp_path))(PROBLEM, SLIP) == Failure("breaks the schema")
 
 
 def test_calibration_of_a_judge_behind_an_endpoint(server, tmp_path):
@@ -271,7 +271,7 @@ def test_calibration_of_a_judge_behind_an_endpoint(server, tmp_path):
         return scores(10 if "= 5" in prompt or "= 1" in prompt else 4 + 2 * (body["seed"] % 2))
 
     server.replies = [reply]
-    shown = calibrate(ModelJudge(asker(server, tmp_path)), [group], repeats=2)
+    shown = calibrate(judge_by_model(asker(server, tmp_path)), [group], repeats=2)
     assert shown["saturation_rate"] == 4 / 6 and shown["saturation_rate_negatives"] == 2 / 4
     assert shown["pair_accuracy"] == 0.5 and shown["ties"] == 0.5 and shown["group_accuracy"] == 0
     assert shown["agreement"] == 1 and shown["total_spread"] == pytest.approx(0.1 / 3)  # 0.4 and 0.6 once in three
@@ -298,8 +298,8 @@ def tiny():
 def test_noise_of_a_local_model_is_rejected_with_a_reason(tiny, tmp_path):
     local = Asker(tiny, tmp_path / "a.jsonl", 1_000_000, attempts=2)
     made = [ask_for_flaw(local, PROBLEM, TRACE, kind) for kind in ("arithmetic_slip", "lost_event")]
-    judged = [ModelJudge(local).judge(PROBLEM, TRACE, repeat) for repeat in range(2)]
+    judged = [judge_by_model(local)(PROBLEM, TRACE, repeat) for repeat in range(2)]
     assert all(answer in (Failure("not JSON"), Failure("breaks the schema")) for answer in made + judged)
     assert local.spent > 4 * 2 * 24
-    shown = calibrate(ModelJudge(local), [Group.model_validate(group_record())], repeats=1)
+    shown = calibrate(judge_by_model(local), [Group.model_validate(group_record())], repeats=1)
     assert shown["failure_rate"] == 1 and shown["pair_accuracy"] != shown["pair_accuracy"]  # nan: nothing to count

@@ -16,7 +16,7 @@ from tracelift_lib.groups.builder import build
 from tracelift_lib.groups.cli import main
 from tracelift_lib.groups.group_files import load_groups, violations
 from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
-from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
+from tracelift_lib.groups.judge import judge_by_model, judge_by_truth
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import split_train_dev
 from tracelift_lib.groups.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds
@@ -73,7 +73,7 @@ def tiny(n, source="tiny_world", **more):
 
 
 def build_tiny(n, out, **more):
-    return build(tiny(n, **more), out, LeakageGuard(), judge=GroundTruthJudge())
+    return build(tiny(n, **more), out, LeakageGuard(), judge=judge_by_truth)
 
 
 def files(folder):
@@ -127,11 +127,11 @@ def test_an_interrupted_build_goes_on_after_the_last_finished_seed(tmp_path, sto
         return propose_exact(problem, reference, rng)
 
     with pytest.raises(KeyboardInterrupt):
-        build(tiny(20), tmp_path / "parts", LeakageGuard(), propose, GroundTruthJudge())
+        build(tiny(20), tmp_path / "parts", LeakageGuard(), propose, judge_by_truth)
     progress = tmp_path / "parts" / "work" / "progress.jsonl"
     with progress.open("ab") as file:
         file.write(b'{"group": {"problem_id": "ti')
-    build(tiny(20), tmp_path / "parts", LeakageGuard(), propose, GroundTruthJudge())
+    build(tiny(20), tmp_path / "parts", LeakageGuard(), propose, judge_by_truth)
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
     assert max(Counter(seen).values()) == 2 and sum(n == 2 for n in Counter(seen).values()) == 1
 
@@ -155,9 +155,9 @@ def test_seeds_that_are_test_problems_are_refused_by_name_or_dropped_and_listed(
     leaked = list(load_seeds(SeedSettings(source="tiny_world", limit=10)))[3]
     guard = LeakageGuard([("bench-9", leaked.problem.upper())])
     with pytest.raises(LeakageError, match=rf"1 seeds .*\n  {leaked.problem_id} is bench-9 \(normalised match\)\n"):
-        build(tiny(10), tmp_path / "out", guard, judge=GroundTruthJudge())
+        build(tiny(10), tmp_path / "out", guard, judge=judge_by_truth)
     assert not list((tmp_path / "out").rglob("*.jsonl"))
-    report = build(tiny(10, drop_leaked=True), tmp_path / "dropped", guard, judge=GroundTruthJudge())
+    report = build(tiny(10, drop_leaked=True), tmp_path / "dropped", guard, judge=judge_by_truth)
     assert report["outcomes"]["leaked"] == {f"{leaked.problem_id} is bench-9 (normalised match)": 1}
     assert leaked.problem_id not in {
         g.problem_id for s in ("train", "dev") for g in load_groups(tmp_path / "dropped", s)
@@ -223,15 +223,14 @@ def test_a_maker_that_fails_or_repeats_itself_is_counted_by_reason(data):
 
 
 def test_a_judge_that_fails_leaves_the_trace_out(data):
-    class Silent:
-        def judge(self, problem, trace, repeat=0):
-            return Failure("not JSON")
+    def silent(problem, trace, repeat):
+        return Failure("not JSON")
 
     settings = BuildSettings(seeds=SeedSettings(source="gsm8k", folder=data))
-    group, counts = make_group(next(load_seeds(settings.seeds)), settings, propose_exact, Silent())
+    group, counts = make_group(next(load_seeds(settings.seeds)), settings, propose_exact, silent)
     assert group is None and counts["arithmetic_slip|judge: not JSON"] == 1 and counts["group|too few negatives"] == 1
     (code,) = load_seeds(SeedSettings(source="mbpp", folder=data))
-    group, counts = make_group(code, settings, propose_exact, Silent())  # code references are judged too
+    group, counts = make_group(code, settings, propose_exact, silent)  # code references are judged too
     assert group is None and counts["reference|judge: not JSON"] == 1 and counts["group|reference not judged"] == 1
 
 
@@ -333,7 +332,7 @@ def test_noise_of_a_local_model_makes_no_group_and_no_crash(tmp_path, data, caps
         attempts=1,
     )
     settings = BuildSettings(seeds=SeedSettings(source="mbpp", folder=data), maker="local", judge="local", model="tiny")
-    report = build(settings, tmp_path / "out", LeakageGuard(), propose_by_model(asker), ModelJudge(asker))
+    report = build(settings, tmp_path / "out", LeakageGuard(), propose_by_model(asker), judge_by_model(asker))
     assert report["groups"] == {"train": 0, "dev": 0}
     assert all(report["outcomes"][kind] == {"not JSON": 1} for kind in kinds_of("code"))
     assert report["outcomes"]["reference"] == {"judge: not JSON": 1}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tracelift_lib.executor.structured import Failure
 from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.judge import (
-    GroundTruthJudge,
     RubricJudgement,
     calibrate,
+    judge_by_truth,
     judge_candidate,
     programmatic_judgement,
     rubric_from_scores,
@@ -44,12 +44,12 @@ def test_the_schema_asks_for_five_dimensions_an_overall_score_and_a_reason(domai
 
 def test_the_ground_truth_judge_knows_the_tiny_world_only():
     problem = story(3, ("+", 2), ("*", 2))
-    right = GroundTruthJudge().judge(problem, problem.reference_solution)
+    right = judge_by_truth(problem, problem.reference_solution)
     assert right.rubric.total == 1 and right.overall == 10 and "no flaw" in right.reason
-    wrong = GroundTruthJudge().judge(problem, "gets 2: 3 + 2 = 6.\ntimes 2: 6 * 2 = 12.")
+    wrong = judge_by_truth(problem, "gets 2: 3 + 2 = 6.\ntimes 2: 6 * 2 = 12.")
     assert wrong.rubric == true_rubric(problem, "gets 2: 3 + 2 = 6.\ntimes 2: 6 * 2 = 12.") and wrong.overall < 10
     assert "calculation_correctness" in wrong.reason
-    assert GroundTruthJudge().judge(seed("math"), "1 + 1 = 2") == Failure("no ground truth")
+    assert judge_by_truth(seed("math"), "1 + 1 = 2") == Failure("no ground truth")
 
 
 def test_programmatic_rubrics_by_hand():
@@ -115,7 +115,7 @@ class Fixed:
     def __init__(self, totals):
         self.totals = totals
 
-    def judge(self, problem, trace, repeat=0):
+    def __call__(self, problem, trace, repeat):
         total = self.totals(trace, repeat)
         if total is None:
             return Failure("no answer")
@@ -127,7 +127,7 @@ REFERENCE = GROUP.positive_pool[0].reasoning
 
 
 def test_the_ground_truth_is_perfectly_calibrated():
-    shown = calibrate(GroundTruthJudge(), [GROUP], repeats=3)
+    shown = calibrate(judge_by_truth, [GROUP], repeats=3)
     assert shown["pair_accuracy"] == shown["group_accuracy"] == shown["agreement"] == 1
     assert shown["saturation_rate"] == pytest.approx(1 / (1 + len(GROUP.negative_bank)))
     assert shown["saturation_rate_negatives"] == shown["ties"] == shown["failure_rate"] == 0

@@ -70,7 +70,7 @@ def test_a_missing_or_unknown_maker_stops_the_import(monkeypatch, left_out, extr
     with pytest.raises(ImportError) as caught:
         makers_in(module.__name__, "math")
     message = str(caught.value)
-    assert module.__name__ in message and "groups/kinds.py" in message
+    assert module.__name__ in message and "groups/kinds.yaml" in message
     assert all(name in message for name in (left_out, extra)) and "wrong_operation" not in message
 
 

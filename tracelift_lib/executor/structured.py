@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tracelift_lib.executor.client import CallFailed, Client
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.models.generation import Sampler
-from tracelift_lib.problems.files import InputError, read_jsonl
+from tracelift_lib.problems.files import InputError, count_lines, read_jsonl
 from tracelift_lib.problems.prompts import as_chat
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -163,9 +163,8 @@ class Asker:
 
 def _read_ledger(path: Path) -> list[dict]:
     """The records of a ledger, after removing a last line that was cut off from the file."""
-    if not path.exists():
+    if not count_lines(path):
         return []
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     try:
         return [record for _, record in read_jsonl(path)]
     except InputError as error:

@@ -22,7 +22,7 @@ from tracelift_lib.groups.group_maker import BuildSettings, Propose, make_group,
 from tracelift_lib.groups.judge import Judge
 from tracelift_lib.groups.schema import split_train_dev
 from tracelift_lib.groups.seeds import SOURCES, LeakageGuard, SeedSettings, benchmark_problems, load_seeds, normalise
-from tracelift_lib.problems.files import InputError, git_revision, write_json
+from tracelift_lib.problems.files import InputError, count_lines, git_revision, read_jsonl, write_json
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
 
@@ -51,7 +51,7 @@ def build(
     progress = _open_work(settings, out)
     if not settings.drop_leaked:
         guard.check(load_seeds(settings.seeds))
-    done = _count_finished(progress)
+    done = count_lines(progress)
     seeds = tqdm(load_seeds(settings.seeds), desc="groups", unit=" seeds", total=settings.seeds.limit, mininterval=1)
     with progress.open("a", encoding="utf-8") as file:
         for problem in islice(seeds, done, None):
@@ -84,23 +84,6 @@ def _open_work(settings: BuildSettings, out: Path) -> Path:
         raise InputError(f"{out}: holds an unfinished build with other settings; finish it, or choose another folder")
     write_json(noted, mine)
     return out / PROGRESS
-
-
-def _count_finished(progress: Path) -> int:
-    """How many seeds are done; a last line that was cut off is removed."""
-    done = size = 0
-    progress.touch()
-    with progress.open("r+b") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                done, size = done + 1, size + len(line)
-        file.truncate(size)
-    return done
-
-
-def _lines(progress: Path) -> Iterator[dict]:
-    with progress.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -152,18 +135,18 @@ def _with_splits(progress: Path, test: int) -> Iterator[tuple[str | None, dict |
 
     The split is None for a seed without a group, and for one of train or dev whose problem is, normalised, in test.
     """
-    first_test = _count_finished(progress) - test
+    last = count_lines(progress) - test
     ids: list[str] = []
     test_texts: set[int] = set()  # hashes
-    for number, line in enumerate(_lines(progress)):
-        if (group := line["group"]) and number < first_test:
+    for number, line in read_jsonl(progress):
+        if (group := line["group"]) and number <= last:
             ids.append(group["problem_id"])
         elif group:
             test_texts.add(hash(normalise(group["problem"])))
     dev = set(split_train_dev(ids)[1])
-    for number, line in enumerate(_lines(progress)):
+    for number, line in read_jsonl(progress):
         group, counts, split = line["group"], line["counts"], None
-        if group and number >= first_test:
+        if group and number > last:
             split = "test"
         elif group and hash(normalise(group["problem"])) in test_texts:
             counts["group|copy of a test problem"] = counts.pop("group|kept")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
-from fractions import Fraction
 from os.path import commonprefix
 
 from tracelift_lib.groups.flaws.calculations import Trace, quantities, read_trace
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.verifier.answers import expected_number
 
 MIN_WORDS = 6
 LENGTH_SHARE = (0.3, 1.6)  # of the reference's words; pasted code comes on top
@@ -134,9 +134,8 @@ def _one_place(problem: Problem, reference: str, text: str, kind: str) -> bool:
 
 def _answer_reason(problem: Problem, text: str, kind: str) -> str | None:
     """A flaw that changes the answer must not end on it; one that keeps it must."""
-    try:
-        answer = Fraction(problem.answer.replace(",", ""))
-    except ValueError:
+    answer = expected_number(problem.answer)
+    if answer is None:
         return None
     trace = read_trace(text, problem.problem)
     numbers = [n.value for n in trace.numbers]

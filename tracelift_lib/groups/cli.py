@@ -13,7 +13,7 @@ from tracelift_lib.executor.structured import Asker, BudgetSpent, LocalModel, Op
 from tracelift_lib.groups.builder import build, guard_of
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import BuildSettings, propose_by_model, propose_exact
-from tracelift_lib.groups.judge import GroundTruthJudge, ModelJudge
+from tracelift_lib.groups.judge import judge_by_model, judge_by_truth
 from tracelift_lib.groups.seeds import SOURCES, SeedSettings
 from tracelift_lib.groups.truth import SOURCES_WITH_TRUTH
 from tracelift_lib.models.generation import Sampler, Sampling
@@ -69,15 +69,14 @@ def _build(options: argparse.Namespace) -> dict:
         raise InputError(f"--limit is needed: {options.source} does not end")
     options.judge = options.judge or ("ground_truth" if options.source in SOURCES_WITH_TRUTH else "programmatic")
     given = vars(options)
-    seeds = SeedSettings.model_validate({name: given[name] for name in SeedSettings.model_fields})
-    settings = BuildSettings.model_validate(
-        {"seeds": seeds} | {name: given[name] for name in BuildSettings.model_fields if name != "seeds"}
-    )
+    seeds = SeedSettings(**{name: given[name] for name in SeedSettings.model_fields})
+    rest = BuildSettings.model_fields.keys() - {"seeds"}
+    settings = BuildSettings(seeds=seeds, **{name: given[name] for name in rest})
     asker = _asker(options)
     propose = propose_by_model(asker) if options.maker in BY_MODEL else propose_exact
-    judge = ModelJudge(asker) if options.judge in BY_MODEL else None
+    judge = judge_by_model(asker) if options.judge in BY_MODEL else None
     if options.judge == "ground_truth":
-        judge = GroundTruthJudge()
+        judge = judge_by_truth
     return build(settings, options.out, guard_of(seeds), propose, judge)
 
 

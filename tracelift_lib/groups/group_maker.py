@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.checks import reject_reason
@@ -19,13 +19,14 @@ from tracelift_lib.groups.flaws.by_model import ask_for_flaw
 from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
 from tracelift_lib.groups.flaws.plans import Unsupported, parse_program, reference_plan
-from tracelift_lib.groups.judge import GroundTruthJudge, Judge, judge_candidate
+from tracelift_lib.groups.judge import Judge, judge_by_truth, judge_candidate
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.groups.seeds import SeedSettings
 from tracelift_lib.groups.truth import has_truth
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.settings import Section
 from tracelift_lib.sandbox.host import Limits, SandboxError
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verify_code import CodeVerifier
@@ -37,14 +38,13 @@ Propose = Callable[[Problem, str, random.Random], Versions]  # of a problem and 
 Reject = Callable[[Problem, str, str, str, Collection[str]], str | None]  # as `reject_reason`
 
 
-class BuildSettings(BaseModel):
+class BuildSettings(Section):
     """What decides the result.
 
     `min_negatives`: groups with fewer distinct flawed traces are dropped (the paper: 4). `test`: so many seeds, the
     last ones, make groups for a split of their own. `maker`, `judge` and `model` say, in the report, who did it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     seeds: SeedSettings
     min_negatives: int = 4
     test: int = Field(0, ge=0)
@@ -134,7 +134,7 @@ def build_group(problem: Problem, seed: int) -> Group:
     The makers of the generated worlds do one damage by design, and their stories may be short: only copies are dropped.
     """
     settings = BuildSettings(seeds=SeedSettings(source=problem.source, seed=seed), min_negatives=0)
-    return make_group(problem, settings, propose_exact, GroundTruthJudge(), _copies)[0]
+    return make_group(problem, settings, propose_exact, judge_by_truth, _copies)[0]
 
 
 def _copies(problem: Problem, reference: str, text: str, kind: str, taken: Collection[str]) -> str | None:

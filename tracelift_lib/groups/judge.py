@@ -7,38 +7,20 @@ Judges: the ground truth of generated problems, or a language model (endpoint or
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.kinds import Flaw, Kind, kinds_of
-from tracelift_lib.groups.schema import (
-    DIMENSIONS,
-    Candidate,
-    Group,
-    Rubric,
-    dimensions,
-    rubric_from_shares,
-    rubric_label,
-)
+from tracelift_lib.groups.schema import DIMENSIONS, Candidate, Group, Rubric, rubric_from_shares, rubric_label
 from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
 
-PROMPT = """\
-Judge a piece of reasoning about a problem. For each dimension give a whole number from 0 (fails) to 10 (flawless):
-{asked}
-Then give `overall` from 0 to 10, no higher than the reasoning deserves as a guide for somebody who follows it to the
-letter, and a short `reason`. Check every step yourself; a right final result does not make up for a wrong step.
-
-Problem:
-{problem}
-
-Reasoning:
-{trace}
-"""
+PROMPT = Path(__file__).with_name("judge_prompt.md").read_text(encoding="utf-8")
 
 
 class RubricJudgement(NamedTuple):
@@ -49,45 +31,40 @@ class RubricJudgement(NamedTuple):
     reason: str
 
 
-class Judge(Protocol):
-    """Scores a trace; `repeat` asks for another opinion on the same trace."""
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure: ...
+# Scores a trace of a problem; the number asks for another opinion on the same trace.
+Judge = Callable[[Problem, str, int], RubricJudgement | Failure]
 
 
-class GroundTruthJudge:
+def judge_by_truth(problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
     """The infallible judge of the generated worlds, stories and programs."""
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        if not has_truth(problem):
-            return Failure("no ground truth")
-        rubric = true_rubric(problem, trace)
-        weak = [name for name, label in rubric.labels.items() if label < 4]
-        reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
-        return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
+    if not has_truth(problem):
+        return Failure("no ground truth")
+    rubric = true_rubric(problem, trace)
+    weak = [name for name, label in rubric.labels.items() if label < 4]
+    reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
+    return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
 
 
-class ModelJudge:
-    """A language model as judge."""
+def judge_by_model(asker: Asker) -> Judge:
+    """A language model as judge. It raises what `Asker.ask` raises."""
 
-    def __init__(self, asker: Asker):
-        self._asker = asker
-
-    def judge(self, problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
+    def judge(problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
         names = DIMENSIONS[problem.domain]
         asked = "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
         prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
-        answer = self._asker.ask(prompt, score_schema(problem.domain), seed=repeat)
+        answer = asker.ask(prompt, score_schema(problem.domain), seed=repeat)
         if isinstance(answer, Failure):
             return answer
         rubric = rubric_from_scores(answer.model_dump(include=set(names)), answer.overall)
         return RubricJudgement(rubric, answer.overall, answer.reason)
 
+    return judge
+
 
 def score_schema(domain: str) -> type[BaseModel]:
     """What a judge must answer: a whole number from 0 to 10 for each dimension and overall, and a reason."""
     score = (int, Field(ge=0, le=10))
-    fields: dict[str, Any] = {**dict.fromkeys(dimensions(domain), score), "overall": score, "reason": (str, ...)}
+    fields: dict[str, Any] = {**dict.fromkeys(DIMENSIONS[domain], score), "overall": score, "reason": (str, ...)}
     return create_model(f"{domain}_scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
@@ -102,12 +79,12 @@ def judge_candidate(problem: Problem, kind: str | None, flaw: Flaw, judge: Judge
     Without `judge` rubrics are programmatic. References of math seeds get full marks from every judge, as released.
     """
     if kind is None and (judge is None or problem.domain == "math" and not has_truth(problem)):
-        rubric = Rubric(labels=dict.fromkeys(dimensions(problem.domain), 4), total=1)
+        rubric = Rubric(labels=dict.fromkeys(DIMENSIONS[problem.domain], 4), total=1)
         judgement = RubricJudgement(rubric, 10, "reference trace: full marks by definition")
     elif judge is None:
         judgement = programmatic_judgement(kinds_of(problem.domain)[kind], flaw)
     else:
-        judgement = judge.judge(problem, flaw.text)
+        judgement = judge(problem, flaw.text, 0)
     if isinstance(judgement, Failure):
         return judgement
     return Candidate(
@@ -128,18 +105,17 @@ def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
     total = mean of (mean, minimum) of the labels over 4.
     """
     deep = flaw.severity > 0.5
-    labels = dict.fromkeys(dimensions(kind.domain), 4)
+    labels = dict.fromkeys(DIMENSIONS[kind.domain], 4)
     for place, name in enumerate(kind.hurts):
         labels[name] = (1 if deep else 2) + (place > 0)
     if kind.domain == "math" and not kind.keeps_answer:
         labels["answer_support"] = 0 if deep else 1
-    shares = [label / 4 for label in labels.values()]
-    total = round((sum(shares) / len(shares) + min(shares)) / 2, 4)
+    rubric = rubric_from_shares({name: label / 4 for name, label in labels.items()})
     hurt = ", ".join(name for name, label in labels.items() if label < 4)
     reason = (
         f"programmatic, from the definition of {kind.name}: hurts {hurt}; {flaw.severity:.0%} of the steps build on it"
     )
-    return RubricJudgement(Rubric(labels=labels, total=total), round(10 * total, 3), reason)
+    return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
 
 
 MEASURES = (
@@ -169,7 +145,7 @@ def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[s
     for group in groups:
         problem, means = group.as_problem(), []
         for trace in group.candidates:
-            answers = [judge.judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
+            answers = [judge(problem, trace.reasoning, repeat) for repeat in range(repeats)]
             rubrics = [answer.rubric for answer in answers if isinstance(answer, RubricJudgement)]
             totals = [rubric.total for rubric in rubrics]
             means.append(round(float(np.mean(totals)), 9) if totals else None)  # 0.9 is 0.9, however it came about

@@ -60,7 +60,7 @@ def makers_in(module: str, domain: Domain) -> dict[str, Callable]:
     if makers.keys() != kinds_of(domain).keys():
         unmatched = ", ".join(sorted(makers.keys() ^ kinds_of(domain).keys()))
         raise ImportError(
-            f"{module}: each kind of {domain} in groups/kinds.py needs one maker of its name: {unmatched}"
+            f"{module}: each kind of {domain} in groups/kinds.yaml needs one maker of its name: {unmatched}"
         )
     return {name: makers[name] for name in kinds_of(domain)}
 

@@ -1,7 +1,7 @@
 """TraceLift-Groups: one reference trace for each problem and a bank of flawed ones, each with a rubric.
 
 Paper section 3, docs/method.md section 3. A flaw damages one place of the reference trace; what follows is recomputed,
-so the trace stays plausible, as after a natural slip. kinds.py defines the fourteen kinds of flaw.
+so the trace stays plausible, as after a natural slip. kinds.yaml defines the fourteen kinds of flaw.
 """
 
 from __future__ import annotations
@@ -124,8 +124,14 @@ def split_train_dev(problem_ids: Iterable[str]) -> tuple[list[str], list[str]]:
 # --- rubrics from scores ----------------------------------------------------------------------
 
 
-def rubric_from_shares(shares: dict[str, float], overall: float) -> Rubric:
-    """A rubric from scores in [0, 1] (a judge's 0..10 divided by 10): label = floor(score / 2) cut to 0..4."""
+def rubric_from_shares(shares: dict[str, float], overall: float | None = None) -> Rubric:
+    """A rubric from scores in [0, 1] (a judge's 0..10 divided by 10): label = floor(score / 2) cut to 0..4.
+
+    `overall`, by default the mean of their mean and their minimum, becomes the total: a trace is not much better than
+    its weakest part.
+    """
+    if overall is None:
+        overall = (sum(shares.values()) / len(shares) + min(shares.values())) / 2
     return Rubric(
         labels={name: min(4, int(10 * share / 2 + 1e-9)) for name, share in shares.items()},
         total=round(min(1.0, max(0.0, overall)), 4),

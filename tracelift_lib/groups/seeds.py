@@ -14,7 +14,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from tracelift_lib.groups.flaws.plans import statement
@@ -23,20 +23,20 @@ from tracelift_lib.problems.code_sets import read_contests, read_mbpp
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem, gsm8k_trace, read_gsm8k
 from tracelift_lib.problems.records import file_records, find_files
+from tracelift_lib.problems.settings import Positive, Section
 from tracelift_lib.verifier.answers import expected_number
 
 Source = Literal["tiny_world", "tiny_code", "gsm_symbolic", "gsm8k", "mbpp", "contests"]
 GSM8K_REVISION = "cc7b047b6e5bb11b4f1af84efc572db110a51b3c"
 
 
-class SeedSettings(BaseModel):
+class SeedSettings(Section):
     """Which seeds. `folder` is laid out as `<source>/<file>`; without it the pinned revision comes from the hub."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     source: Source
     folder: Path | None = Field(None, exclude=True)  # where the same data lie on this machine decides nothing
-    limit: int | None = Field(None, ge=1)
-    every: int = Field(1, ge=1, description="take every n-th seed (the paper: every second of GSM8K train)")
+    limit: Positive | None = None
+    every: Positive = Field(1, description="take every n-th seed (the paper: every second of GSM8K train)")
     seed: int = 0
 
     @property

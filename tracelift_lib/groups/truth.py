@@ -33,13 +33,12 @@ def _true_plan(problem: Problem) -> Plan:
 
 
 def true_rubric(problem: Problem, trace: str) -> Rubric:
-    """What an infallible judge says of any trace of a generated problem, math or code.
+    """What an infallible judge says of any trace of a generated problem, math or code. Source: ours.
 
-    The overall score is the mean of the dimensions' mean and their minimum, because a trace is not much better than its
-    weakest part. Raises KeyError outside the generated worlds.
+    Raises:
+        KeyError: the problem is not of a generated world.
     """
-    shares = true_shares(problem, trace)
-    return rubric_from_shares(shares, (sum(shares.values()) / len(shares) + min(shares.values())) / 2)
+    return rubric_from_shares(true_shares(problem, trace))
 
 
 def true_shares(problem: Problem, trace: str) -> dict[str, float]:

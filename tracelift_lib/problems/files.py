@@ -60,6 +60,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             yield number, json_object(f"{path}:{number}", record)
 
 
+def count_lines(path: Path) -> int:
+    """How many lines a .jsonl file holds, 0 if it is absent; a last line that was cut off is removed from it."""
+    whole = size = 0
+    if not path.exists():
+        return 0
+    with path.open("r+b") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                whole, size = whole + 1, size + len(line)
+        file.truncate(size)
+    return whole
+
+
 def json_object(place: str, value: Any) -> dict:
     """`value` if it is an object, as each line or row of a file must be; else InputError names its `place`."""
     if not isinstance(value, dict):

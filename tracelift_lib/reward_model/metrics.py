@@ -22,7 +22,7 @@ def score_groups(scorer: TraceScorer, groups: Sequence[Group], progress: str | N
     Columns: problem_id, kind (`reference` for a positive), q, gold_total, and for each dimension gold_NAME (label) and
     expected_NAME (expected label).
     """
-    traces = [(g, c) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+    traces = [(g, c) for g in groups for c in g.candidates]
     names = list(dimensions(groups[0].domain))
     q, labels = scorer.score([g.as_problem() for g, _ in traces], [c.reasoning for _, c in traces], progress)
     known = [(g.problem_id, c.negative_kind or "reference", x, c.rubric.total) for (g, c), x in zip(traces, q)]

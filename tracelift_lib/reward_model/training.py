@@ -186,7 +186,7 @@ def collate(
     """
     problems, traces, departures, rubrics = [], [], [], []
     for group in groups:
-        candidates = [*group.positive_pool, *group.negative_bank]
+        candidates = group.candidates
         texts = [reward_model_text(group.as_problem(), c.reasoning) for c in candidates]
         cut = texts[0].index(OPEN) + len(OPEN) + 1
         problem = tokenizer(texts[0][:cut], add_special_tokens=False)["input_ids"][: settings.max_length - 1]

@@ -1,4 +1,4 @@
-"""Hashes of the library's source that a change of code or of its data files (YAML) changes, and one of comments,
+"""Hashes of the library's source that a change of code or of its data files changes, and one of comments,
 docstrings or layout does not."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def hashes(*places: str) -> dict[str, str]:
     for place in places:
         name, _, wanted = place.partition(":")
         root = LIBRARY / name
-        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml")) or [root]:
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".md")) or [root]:
             found[path.relative_to(LIBRARY).as_posix() + place.removeprefix(name)] = _hash(path, wanted)
     return found
 
@@ -37,9 +37,11 @@ def library_sha256() -> str:
 
 def _hash(path: Path, wanted: str) -> str:
     """Of what the file says, or of its class `wanted`."""
-    if path.suffix == ".yaml":
-        return hashlib.sha256(json.dumps(yaml.safe_load(path.read_bytes())).encode()).hexdigest()[:16]
-    tree: ast.AST = ast.parse(path.read_bytes())
+    content = path.read_bytes()
+    if path.suffix != ".py":
+        text = json.dumps(yaml.safe_load(content)) if path.suffix == ".yaml" else content.decode()
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    tree: ast.AST = ast.parse(content)
     if wanted:
         tree = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == wanted)
     for node in ast.walk(tree):

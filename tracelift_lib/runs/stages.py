@@ -321,7 +321,7 @@ class RewardModelScores(Stage):
         style, batch_tokens, parts = run.preset.prompt_style, run.preset.execution.batch_tokens, []
         for split in ("dev", "test"):
             groups = run.groups(split)
-            traces = [(g, c.reasoning) for g in groups for c in [*g.positive_pool, *g.negative_bank]]
+            traces = [(g, c.reasoning) for g in groups for c in g.candidates]
             prompts = [as_chat(planner_prompt(g.as_problem(), style), tokenizer) for g, _ in traces]
             wrapped = [wrap_trace(z) for _, z in traces]
             likelihood = [

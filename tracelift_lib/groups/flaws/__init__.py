@@ -1,4 +1,4 @@
-"""Makers of flawed traces: from a sound trace to versions with exactly one flaw, of a kind that groups/kinds.py names.
+"""Makers of flawed traces: of a sound trace versions with exactly one flaw, of a kind that groups/kinds.yaml names.
 
 In the modules of exact makers each public function before `MAKERS` is named after the kind that it makes.
 

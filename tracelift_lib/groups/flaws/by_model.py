@@ -1,6 +1,8 @@
-"""Flawed traces by a language model, for references that have no parsed structure. Prompt: ours."""
+"""Flawed traces by a language model, for references that have no parsed structure. The prompt is ours."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,22 +10,7 @@ from tracelift_lib.executor.structured import Asker, Failure
 from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of
 from tracelift_lib.problems.problem import Problem
 
-PROMPT = """\
-Below are a problem and sound reasoning about it. Write the reasoning again with exactly one flaw of one kind.
-
-Kind of flaw: {kind.name}. {kind.definition}
-An example of this kind: {kind.example}
-
-Rules: copy the reasoning word for word up to the flaw. Put the flaw in one place. After it, change only what follows
-from it (such as numbers computed from a wrong result). Stay with this problem, keep about the same length, use no
-placeholders, and do not say or hint that anything is wrong.{code_rule}
-
-Problem:
-{problem}
-
-Reasoning:
-{reference}
-"""
+PROMPT = Path(__file__).with_name("flaw_prompt.md").read_text(encoding="utf-8")
 
 
 class FlawedTrace(BaseModel):

@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
+from tracelift_lib.problems.records import data_file
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS
 
 NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
@@ -24,18 +26,9 @@ TOKEN = re.compile(
     r"|(?P<paren>[()])|(?P<eq>=)|(?P<currency>[$€£])|(?P<percent>%)|(?P<other>\n|\S)"
 )
 OPERATORS = {"−": "-", "–": "-", "×": "*", "x": "*", "X": "*", "÷": "/"}
-OTHER_WORDS = {
-    1: "once a an",
-    2: "twice double doubled pair half",
-    3: "thrice triple tripled third thirds",
-    4: "quarter quarters fourth fourths",
-    5: "fifth fifths",
-    12: "dozen",
-}
-TENS = enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)
+_OTHER_WORDS = data_file(Path(__file__).with_name("number_words.yaml"), dict[str, int])
 WORD_VALUES = {word: Fraction(value) for value, word in enumerate(NUMBER_WORDS)}
-WORD_VALUES |= {word: Fraction(value) for value, words in OTHER_WORDS.items() for word in words.split()}
-WORD_VALUES |= {word: Fraction(10 * n) for n, word in TENS}
+WORD_VALUES |= {word: Fraction(value) for word, value in _OTHER_WORDS.items()}
 MAX_UNIT_WORDS = 3
 
 
@@ -79,15 +72,14 @@ class Calculation(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """A text with its numbers, its calculations, the links between them and the lines with an `=` that was not read.
+    """A text with its numbers, its calculations and the lines with an `=` that was not read.
 
-    `quotes`: for a number that is no result, the calculations whose result it may quote, newest last.
+    `given`: the quantities that the problem names.
     """
 
     text: str
     numbers: list[Number]
     calculations: list[Calculation]
-    quotes: dict[int, list[int]]
     unread: set[int]
     given: tuple[Fraction, ...]
 
@@ -100,6 +92,21 @@ class Trace:
     def results(self) -> set[int]:
         """The numbers that are a calculation's result."""
         return {c.result for c in self.calculations}
+
+    @functools.cached_property
+    def quotes(self) -> dict[int, list[int]]:
+        """For each number that is no result the calculations whose result it may quote: earlier ones, newest last;
+        failing that, one on the same line that it announces ("the rest is 40 because 100 - 60 = 40")."""
+        quotes = {}
+        for i in [i for i in range(len(self.numbers)) if i not in self.results]:
+            same = [k for k, c in enumerate(self.calculations) if self.value(c.result) == self.value(i)]
+            before = [k for k in same if self.calculations[k].result < i]
+            if found := before or [k for k in same if self._announces(i, self.calculations[k])][:1]:
+                quotes[i] = found
+        return quotes
+
+    def _announces(self, number: int, c: Calculation) -> bool:
+        return c.line == self.numbers[number].line and number not in c.operands
 
     def value(self, number: int) -> Fraction:
         """The value of a number as the text states it."""
@@ -152,7 +159,7 @@ def read_trace(text: str, problem: str) -> Trace:
                 calculations.append(Calculation(left, result.what, line, token.start))
             else:
                 unread.add(line)
-    return Trace(text, numbers, calculations, _quotes(numbers, calculations), unread, quantities(problem))
+    return Trace(text, numbers, calculations, unread, quantities(problem))
 
 
 def _right_side(tokens: list[Token]) -> Token | None:
@@ -208,18 +215,3 @@ def evaluate(left: Sequence[Token], numbers: Sequence[Number], values: Mapping[i
 @functools.lru_cache(maxsize=1024)  # most calculations have one of a few forms
 def _formula(expression: str) -> CodeType:
     return compile(expression, "calculation", "eval")
-
-
-def _quotes(numbers: list[Number], calculations: list[Calculation]) -> dict[int, list[int]]:
-    """For each number that is no result: the earlier calculations with this result; failing that, one on the same
-    line that it announces ("the rest is 40 because 100 - 60 = 40")."""
-    results = {c.result for c in calculations}
-    quotes = {}
-    for i, number in enumerate(numbers):
-        if i not in results:
-            same = [k for k, c in enumerate(calculations) if numbers[c.result].value == number.value]
-            before = [k for k in same if calculations[k].result < i]
-            announced = [k for k in same if calculations[k].line == number.line and i not in calculations[k].operands]
-            if before or announced:
-                quotes[i] = before or announced[:1]
-    return quotes

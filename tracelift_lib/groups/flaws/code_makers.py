@@ -2,7 +2,7 @@
 
 A flaw is put into the program's syntax tree and the plan is written anew, so trace and flaw agree to the word and
 the flawed program is at hand: groups/group_maker.py runs it to make sure that the flaw shows. Definitions:
-groups/kinds.py. Source: ours.
+groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations
@@ -13,15 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracelift_lib.groups.flaws.plans import (
-    Unsupported,
-    blocks,
-    in_words,
-    parse_program,
-    reference_plan,
-    say,
-    write_plan,
-)
+from tracelift_lib.groups.flaws.plans import Unsupported, blocks, in_words, parse_program, say, write_plan
 from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.records import data_file
@@ -118,7 +110,7 @@ def flawed_plans(problem: Problem, kind: str) -> list[Flaw]:
     """
     try:
         tree = parse_program(problem.reference_solution)
-        reference = reference_plan(problem)
+        reference = write_plan(problem, tree)
     except Unsupported:
         return []
     if kind == "leaked_code":

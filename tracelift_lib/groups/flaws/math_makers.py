@@ -1,7 +1,7 @@
 """Exact makers of the seven math kinds for natural-language traces, such as GSM8K's solutions.
 
 Each maker proposes edits of one place; `recompute.recompute` carries the consequences through the trace and
-refuses where they are uncertain. Definitions: groups/kinds.py. Source: ours.
+refuses where they are uncertain. Definitions: groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tracelift_lib.groups.flaws.calculations import Trace, evaluate, read_trace
 from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite
 from tracelift_lib.groups.kinds import Flaw, kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.verifier.answers import expected_number
 
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "*"}
 SLIPS = (-100, -10, -2, -1, 1, 2, 10, 100)
@@ -127,7 +128,7 @@ def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:
     A trace whose last calculation does not give the problem's answer has no version.
     """
     trace = read_trace(problem.reference_solution, problem.problem)
-    if not _reaches(trace, problem.answer):
+    if not trace.calculations or trace.value(trace.calculations[-1].result) != expected_number(problem.answer):
         return []
     answer, last = len(trace.calculations) - 1, trace.calculations[-1]
     versions = {}
@@ -141,15 +142,6 @@ def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:
             text = rewrite(trace, edit, values)
             versions[text] = Flaw(text, len(hurt | {edit.place}) / len(trace.calculations))
     return list(versions.values())
-
-
-def _reaches(trace: Trace, answer: str) -> bool:
-    """Whether the last calculation's result is the answer."""
-    try:
-        wanted = Fraction(answer.replace(",", "").lstrip("$").rstrip("%"))
-    except (ValueError, ZeroDivisionError):
-        return False
-    return bool(trace.calculations) and trace.value(trace.calculations[-1].result) == wanted
 
 
 def _before(trace: Trace, k: int) -> int | None:

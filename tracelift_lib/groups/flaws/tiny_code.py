@@ -1,6 +1,6 @@
 """The seven kinds of flaw in plans of the generated programs.
 
-A maker yields every flawed version of the true reasoning. Definitions: groups/kinds.py. Source: ours.
+A maker yields every flawed version of the true reasoning. Definitions: groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The seven kinds of flaw in traces of the generated arithmetic stories.
 
-A maker yields every flawed version of the reference's steps. Definitions: groups/kinds.py. Source: ours.
+A maker yields every flawed version of the reference's steps. Definitions: groups/kinds.yaml. Source: ours.
 """
 
 from __future__ import annotations
