@@ -192,6 +192,7 @@ class Server:
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         filter_system_calls(setting["filter"])
+        self.spare: tuple[int, socket.socket] | None = None  # a process and the way to it
         self.clean: tuple | None = None  # a memory folder that no test has touched: when it was made
         self.reply: dict = {}  # to the last run
 
@@ -222,9 +223,9 @@ class Server:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 self.runner = self.start(run_test, [test, verdict, ours.fileno()])
-                program = self.start(run_program, [text, theirs.fileno()])
+                program = self.start_program([text, theirs.fileno()])
         else:
-            program = self.start(run_program, fds)
+            program = self.start_program(fds)
         reply = self.watch(program)
         if self.runner:  # the program has ended, so it only has to finish a comparison
             runner, self.runner = self.runner, None
@@ -236,6 +237,23 @@ class Server:
         return self.reply
 
     # A process and its end
+
+    def start_program(self, fds: list[int]) -> int:
+        """Start the program: where there are namespaces, in a process that was made for it during the last test."""
+        if not self.namespaces:  # Landlock's rules name the folder of this one test
+            return self.start(run_program, fds)
+        self.make_folder()
+        child, connection = self.spare or self.start_spare()
+        with connection, suppress(OSError):  # it has ended: no progress
+            socket.send_fds(connection, [b"run"], fds)
+        self.spare = self.start_spare()
+        return child
+
+    def start_spare(self) -> tuple[int, socket.socket]:
+        """A process that waits for its program. It is made before that is here, so holds nothing of it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            return self.start(run_program_when_it_comes, [theirs.fileno()]), ours
 
     def start(self, body: Callable[[list[int], mmap.mmap], None], fds: list[int]) -> int:
         """Fork; the child gives up all rights, for good, and runs `body` in an empty folder, the only one that it can
@@ -463,6 +481,14 @@ def run_program(fds: list[int], progress: mmap.mmap) -> None:
     else:
         server.serve(socket.socket(fileno=channel))
     os._exit(0)
+
+
+def run_program_when_it_comes(fds: list[int], progress: mmap.mmap) -> None:
+    """`run_program` when its descriptors come over a socket."""
+    with socket.socket(fileno=fds[0]) as waiting:
+        _, fds, _, _ = socket.recv_fds(waiting, 16, 4)
+    os.chdir("/tmp")  # the folder may be another than when this process was made
+    run_program(fds, progress)
 
 
 def run_test(fds: list[int], progress: mmap.mmap) -> None:
