@@ -340,11 +340,8 @@ class Server:
 
     def read(self, name: str) -> bytes:
         """A file of /proc, which tests do not see where there are namespaces."""
-        fd = os.open(name, os.O_RDONLY, dir_fd=self.proc)
-        try:
-            return os.read(fd, 4096)
-        finally:
-            os.close(fd)
+        with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self.proc)) as file:
+            return file.read()
 
     def end_all(self) -> None:
         """Kill what a test has left, until nothing of it is there. Namespaces do it by themselves."""
