@@ -450,7 +450,7 @@ def test_depth_and_size_have_limits():
         decode(deep, never)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = Channel(ours)
+        channel = Channel(ours.fileno(), ours.fileno())
         sender = threading.Thread(target=theirs.sendall, args=(b"1" * (MAX_MESSAGE + 1),))
         sender.start()
         with pytest.raises(ProtocolError, match="more than"):
@@ -510,6 +510,6 @@ def test_what_has_a_plan(code, setup, planned):
 
 def test_a_plan_has_calls_for_the_program_and_checks_of_its_results():
     made = plan("assert solve(18, [7, 8], text='ab') == 1.5 - 1", "", "solve")
-    assert json.loads(made.calls) == ["solve", [[[18, [7, 8]], {"text": "ab"}]]]
+    assert json.loads(made.calls) == ["call", "solve", [18, [7, 8]], {"text": "ab"}]
     assert made.verdict(json.dumps({"value": 0.5})) == "pass"
     assert made.verdict(json.dumps({"value": 0.5 + 1e-9})) == "wrong"

@@ -35,7 +35,8 @@ class NeedsTestRunner(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """calls: JSON for the worker; checks: for each assertion, how many results it needs, what must be true of them."""
+    """calls: requests to the program (calls.RpcServer), a line of JSON each; checks: for each assertion, how many
+    results it needs, what must be true of them."""
 
     calls: str
     checks: tuple[tuple[int, CodeType], ...]
@@ -96,7 +97,8 @@ def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
         checks = [builder.check(statement.test) for statement in statements]
     except (NeedsTestRunner, SyntaxError):
         return None
-    return Plan(json.dumps([entry_point, builder.calls]), tuple(checks))
+    requests = (json.dumps(["call", entry_point, *call]) + "\n" for call in builder.calls)
+    return Plan("".join(requests), tuple(checks))
 
 
 def _assertions(tree: ast.Module, entry_point: str | None) -> tuple[str, list[ast.Assert]]:

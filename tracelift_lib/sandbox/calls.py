@@ -12,7 +12,6 @@ import builtins
 import json
 import operator
 import os
-import socket
 import sys
 import types
 from collections.abc import Callable
@@ -108,10 +107,10 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
 
 
 class Channel:
-    """Messages over a stream socket, each a line of JSON."""
+    """Messages, each a line of JSON, from one descriptor and to another (or the same: a stream socket)."""
 
-    def __init__(self, connection: socket.socket):
-        self.connection, self.lines = connection, connection.makefile("rb")
+    def __init__(self, source: int, target: int):
+        self.source, self.target = open(source, "rb", closefd=False), open(target, "wb", closefd=False)
 
     def send(self, message: Any) -> None:
         """Raises ProtocolError for a message that is too large, ConnectionLost."""
@@ -119,14 +118,15 @@ class Channel:
         if len(data) > MAX_MESSAGE:
             raise ProtocolError(f"a value of {len(data)} bytes; at most {MAX_MESSAGE} can travel")
         try:
-            self.connection.sendall(data)
+            self.target.write(data)
+            self.target.flush()
         except OSError:
             raise ConnectionLost from None
 
     def receive(self) -> Any:
         """Raises ProtocolError for what is no message or too large, ConnectionLost."""
         try:
-            line = self.lines.readline(MAX_MESSAGE)
+            line = self.source.readline(MAX_MESSAGE)
         except OSError:
             raise ConnectionLost from None
         if len(line) == MAX_MESSAGE and not line.endswith(b"\n"):
@@ -149,24 +149,19 @@ class RpcServer:
         self.names, self.failure = names, failure
         self.kept: list[Any] = []
 
-    def serve(self, connection: socket.socket) -> None:
-        """Until the test runner closes the connection."""
-        channel = Channel(connection)
+    def serve(self, channel: Channel, until_one_raises: bool) -> None:
+        """Answer all requests: of the test runner over a socket, or of a plan (assert_plans.py), which ends as its
+        assertions would, with the first call that raises."""
         with suppress(ConnectionLost):
             while True:
-                request = channel.receive()
+                reply = self.reply(*channel.receive())
                 try:
-                    channel.send(self.reply(*request))
+                    channel.send(reply)
                 except (ValueError, RecursionError) as error:
-                    channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
-
-    def answer_all(self, name: str, calls: list, results_fd: int) -> None:
-        """The calls of a plan (assert_plans.py), one line per result, until one raises."""
-        for arguments, keywords in calls:
-            reply = self.reply("call", name, arguments, keywords)
-            os.write(results_fd, json.dumps(reply).encode() + b"\n")
-            if "raised" in reply:
-                return
+                    reply = {"raised": "ValueError", "text": f"the result cannot leave the program: {error}"}
+                    channel.send(reply)
+                if until_one_raises and "raised" in reply:
+                    return
 
     def reply(self, *request: Any) -> dict:
         """`answer`, or {"raised": name of a builtin exception, "text": its message}."""
@@ -255,8 +250,8 @@ class Proxy:
 class RpcClient:
     """The test runner's end of the connection. `raised` holds the exceptions that came from the program."""
 
-    def __init__(self, connection: socket.socket):
-        self.channel = Channel(connection)
+    def __init__(self, connection_fd: int):
+        self.channel = Channel(connection_fd, connection_fd)
         self.proxies: dict[int, Proxy] = {}
         self.raised: list[BaseException] = []
         self.broken: str | None = None  # sticky: test code that catches everything must not hide it
@@ -355,7 +350,7 @@ def test_runner(test_fd: int, verdict_fd: int, connection_fd: int) -> None:
     "pass", "wrong", "lost", "protocol", or the name of the exception that the program raised."""
     with os.fdopen(test_fd, "rb") as file:
         test = json.load(file)
-    client = RpcClient(socket.socket(fileno=connection_fd))
+    client = RpcClient(connection_fd)
     try:
         names = test_globals(client, **test)
         exec(compile(test["code"], "<test>", "exec"), names)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 
-from tracelift_lib.sandbox.calls import RpcServer, test_runner
+from tracelift_lib.sandbox.calls import Channel, RpcServer, test_runner
 
 # What programs often import. Each page of this process costs every test: it is mapped in the fork and unmapped at its
 # end. So large modules that few programs want (dataclasses, traceback, subprocess, ast) are not here.
@@ -449,13 +449,12 @@ def run_program(fds: list[int], progress: mmap.mmap) -> None:
     standard input, output and error, or calls and a file for their results, or a socket for calls."""
     progress[0] = STARTED
     preamble, text = json.loads(read_all(fds[0]))
-    calls = json.loads(read_all(fds[1])) if len(fds) == 3 else None
-    channel = None
+    channel, planned = None, len(fds) == 3
     if len(fds) == 4:
         for number, fd in enumerate(fds[1:]):
             os.dup2(fd, number)
     else:
-        channel = fds.pop()
+        channel, fds = Channel(fds[1], fds[-1]), fds[:1]
     for fd in fds:
         os.close(fd)
     module = types.ModuleType("__main__" if channel is None else "program")
@@ -472,11 +471,7 @@ def run_program(fds: list[int], progress: mmap.mmap) -> None:
         failure = error
     if channel is None:
         finish(failure)
-    server = RpcServer(module.__dict__, failure)
-    if calls:
-        server.answer_all(*calls, channel)
-    else:
-        server.serve(socket.socket(fileno=channel))
+    RpcServer(module.__dict__, failure).serve(channel, until_one_raises=planned)
     os._exit(0)
 
 
