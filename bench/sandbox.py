@@ -21,8 +21,8 @@ from tracelift_lib.problems.code_tests import AssertTests, read_tests
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.sandbox.host import Limits, bubblewrap_command, interpreter, memory_file
+from tracelift_lib.sandbox.system_calls import system_call_filter
 from tracelift_lib.sandbox.tiers import tier_fault
-from tracelift_lib.sandbox.worker import system_call_filter
 from tracelift_lib.verifier.verify_code import CodeVerifier
 
 TIER = "bubblewrap"
@@ -77,7 +77,7 @@ def _naive(isolated: bool, pool: ThreadPoolExecutor) -> Callable[[list[Job]], No
         command = [interpreter(TIER), "-I", "-S", "-c", FRESH]
         if not isolated:
             return _fresh(command, script, [])
-        with memory_file(system_call_filter()) as rules:  # bwrap reads it once
+        with memory_file(system_call_filter(namespaces=True)) as rules:  # bwrap reads it once
             inside = ["--unshare-user", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--seccomp", str(rules), "--"]
             _fresh([*bubblewrap_command()[:-1], *inside, *command], script, [rules])
 

@@ -416,8 +416,10 @@ def test_special_values_travel(value):
         {},
         {"i": 5},
         {"i": "z"},
-        {"d": [[1]]},
-        {"d": [[[], 1]]},
+        {"d": [1]},
+        {"d": [[], 1]},
+        {"s": {"r": [0, 1 << 40, 1]}, "t": []},
+        {"r": ["1", "2", "3"]},
         {"s": [[]]},
         {"c": 1},
         {"b": "zz"},
@@ -443,7 +445,7 @@ def test_depth_and_size_have_limits():
         decode(deep, never)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = Channel(ours)
+        channel = Channel(ours.fileno(), ours.fileno())
         sender = threading.Thread(target=theirs.sendall, args=(b"1" * (MAX_MESSAGE + 1),))
         sender.start()
         with pytest.raises(ProtocolError, match="more than"):
@@ -488,7 +490,8 @@ def test_arguments_are_overwritten_in_place(old, new):
         ("assert 1 < solve(1) < solve(2)", "", False),
         ("for x in [1]:\n    assert solve(x)", "", False),
         ("print\nassert solve(3 * 19) == [3, 19] and True", "", False),  # `and`
-        ("print\nassert solve([2 * 9, 'a' + 'b', -2 ** 0]) == 6.0 / 5", "", True),
+        ("print\nassert solve([-2, 'a']) == 6.5 - 5", "", True),
+        ("assert solve(3 * 19) == 57", "", False),
         ("assert solve(9 ** 9 ** 9) == 1", "", False),
         ("assert solve(1 / 0) == 1", "", False),
         ("assert solve(1) * 2 == 4", "", False),  # a result may be a text of any length
@@ -500,9 +503,8 @@ def test_what_has_a_plan(code, setup, planned):
     assert (plan(code, setup, "solve") is not None) is planned
 
 
-def test_constant_arithmetic_is_done_before_the_program_sees_it():
-    made = plan("assert solve(2 * 9, [7 // 2, 2 ** 3], text='a' + 'b') == 6.0 / 5 - 1", "", "solve")
-    assert json.loads(made.calls) == ["solve", [[[18, [3, 8]], {"text": "ab"}]]]
-    value = 6.0 / 5 - 1
-    assert made.verdict(json.dumps({"value": value}).encode()) == "pass"
-    assert made.verdict(json.dumps({"value": value + 1e-9}).encode()) == "wrong"
+def test_a_plan_has_calls_for_the_program_and_checks_of_its_results():
+    made = plan("assert solve(18, [7, 8], text='ab') == 1.5 - 1", "", "solve")
+    assert json.loads(made.calls) == ["call", "solve", [18, [7, 8]], {"text": "ab"}]
+    assert made.verdict(json.dumps({"value": 0.5})) == "pass"
+    assert made.verdict(json.dumps({"value": 0.5 + 1e-9})) == "wrong"

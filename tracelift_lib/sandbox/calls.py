@@ -12,12 +12,11 @@ import builtins
 import json
 import operator
 import os
-import socket
 import sys
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes of JSON, either way
@@ -35,25 +34,23 @@ class ProtocolError(ValueError):
 
 # --- values ------------------------------------------------------------------------------------
 
-# JSON tag: type. None, bool, str, float, list and int below 2**53 travel as they are.
-CONTAINERS = {"l": list, "t": tuple, "s": set, "f": frozenset}
+
+def _dict(parts: list) -> dict:
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _int(text: str) -> int:
-    return int(text, 16)
-
-
-# JSON tag: type, to JSON, from JSON. Integers in base 16, since decimal ones have a limit of 4,300 digits.
-SCALARS = {
-    "i": (int, hex, _int),
-    "c": (complex, lambda value: [value.real, value.imag], lambda body: complex(*body)),
+# JSON tag: type, its parts (values, or a text), the value of them. None, bool, str, float, list and int below
+# 2**53 travel as they are. Integers in base 16, since decimal ones have a limit of 4,300 digits.
+KINDS = {
+    "t": (tuple, tuple.__iter__, tuple),
+    "s": (set, set.__iter__, set),
+    "f": (frozenset, frozenset.__iter__, frozenset),
+    "d": (dict, lambda value: chain.from_iterable(dict.items(value)), _dict),
+    "i": (int, hex, lambda text: int(text, 16)),
+    "c": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
     "b": (bytes, bytes.hex, bytes.fromhex),
     "y": (bytearray, bytearray.hex, bytearray.fromhex),
-    "r": (
-        range,
-        lambda value: [hex(value.start), hex(value.stop), hex(value.step)],
-        lambda body: range(*map(_int, body)),
-    ),
+    "r": (range, lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
 }
 # What travels by its name
 NAMED = {
@@ -71,15 +68,12 @@ def encode(value: Any, keep: Callable[[Any], Any], depth: int = 0) -> Any:
         return value
     if depth > MAX_DEPTH:
         raise ProtocolError(f"more than {MAX_DEPTH} containers inside each other")
-    for tag, base in CONTAINERS.items():
-        if isinstance(value, base):
-            items = [encode(item, keep, depth + 1) for item in base.__iter__(value)]
-            return items if base is list else {tag: items}
-    if isinstance(value, dict):
-        return {"d": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in dict.items(value)]}
-    for tag, (base, to_json, _) in SCALARS.items():
-        if isinstance(value, base):
-            return {tag: to_json(value)}
+    if isinstance(value, list):
+        return [encode(item, keep, depth + 1) for item in list.__iter__(value)]
+    for tag, (kind, parts_of, _) in KINDS.items():
+        if isinstance(value, kind):
+            parts = parts_of(value)
+            return {tag: parts if isinstance(parts, str) else [encode(part, keep, depth + 1) for part in parts]}
     for name, thing in NAMED.items():
         if thing is value:
             return {"n": name}
@@ -102,26 +96,21 @@ def decode(data: Any, found: Callable[[Any], Any], depth: int = 0) -> Any:
         raise ProtocolError("not one tag")
     ((tag, body),) = data.items()
     try:
-        if tag in CONTAINERS:
-            return CONTAINERS[tag](decode(item, found, depth + 1) for item in body)
-        if tag == "d":
-            return {decode(k, found, depth + 1): decode(v, found, depth + 1) for k, v in body}
-        if tag in SCALARS:
-            return SCALARS[tag][2](body)
         if tag == "n":
             return NAMED[body]
         if tag == "h":
             return found(body)
+        parts = body if isinstance(body, str) else [decode(part, found, depth + 1) for part in body]
+        return KINDS[tag][2](parts)
     except (TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise ProtocolError(f"bad body for tag {tag!r}: {error}") from None
-    raise ProtocolError(f"unknown tag {tag!r}")
 
 
 class Channel:
-    """Messages over a stream socket, each a line of JSON."""
+    """Messages, each a line of JSON, from one descriptor and to another (or the same: a stream socket)."""
 
-    def __init__(self, connection: socket.socket):
-        self.connection, self.lines = connection, connection.makefile("rb")
+    def __init__(self, source: int, target: int):
+        self.source, self.target = open(source, "rb", closefd=False), open(target, "wb", closefd=False)
 
     def send(self, message: Any) -> None:
         """Raises ProtocolError for a message that is too large, ConnectionLost."""
@@ -129,14 +118,15 @@ class Channel:
         if len(data) > MAX_MESSAGE:
             raise ProtocolError(f"a value of {len(data)} bytes; at most {MAX_MESSAGE} can travel")
         try:
-            self.connection.sendall(data)
+            self.target.write(data)
+            self.target.flush()
         except OSError:
             raise ConnectionLost from None
 
     def receive(self) -> Any:
         """Raises ProtocolError for what is no message or too large, ConnectionLost."""
         try:
-            line = self.lines.readline(MAX_MESSAGE)
+            line = self.source.readline(MAX_MESSAGE)
         except OSError:
             raise ConnectionLost from None
         if len(line) == MAX_MESSAGE and not line.endswith(b"\n"):
@@ -159,24 +149,19 @@ class RpcServer:
         self.names, self.failure = names, failure
         self.kept: list[Any] = []
 
-    def serve(self, connection: socket.socket) -> None:
-        """Until the test runner closes the connection."""
-        channel = Channel(connection)
+    def serve(self, channel: Channel, until_one_raises: bool) -> None:
+        """Answer all requests: of the test runner over a socket, or of a plan (assert_plans.py), which ends as its
+        assertions would, with the first call that raises."""
         with suppress(ConnectionLost):
             while True:
-                request = channel.receive()
+                reply = self.reply(*channel.receive())
                 try:
-                    channel.send(self.reply(*request))
+                    channel.send(reply)
                 except (ValueError, RecursionError) as error:
-                    channel.send({"raised": "ValueError", "text": f"the result cannot leave the program: {error}"})
-
-    def answer_all(self, name: str, calls: list, results_fd: int) -> None:
-        """The calls of a plan (assert_plans.py), one line per result, until one raises."""
-        for arguments, keywords in calls:
-            reply = self.reply("call", name, arguments, keywords)
-            os.write(results_fd, json.dumps(reply).encode() + b"\n")
-            if "raised" in reply:
-                return
+                    reply = {"raised": "ValueError", "text": f"the result cannot leave the program: {error}"}
+                    channel.send(reply)
+                if until_one_raises and "raised" in reply:
+                    return
 
     def reply(self, *request: Any) -> dict:
         """`answer`, or {"raised": name of a builtin exception, "text": its message}."""
@@ -196,10 +181,8 @@ class RpcServer:
         thing = self.object(target)
         arguments = [decode(a, self.object) for a in arguments]
         keywords = {k: decode(v, self.object) for k, v in keywords.items()}
-        if action != "call":
-            return {"value": encode(ACTIONS[action](thing, *arguments), self.keep)}
         before = [encode(a, self.keep) for a in arguments]
-        reply = {"value": encode(thing(*arguments, **keywords), self.keep)}
+        reply = {"value": encode(ACTIONS[action](thing, *arguments, **keywords), self.keep)}
         after = [encode(a, self.keep) for a in arguments]
         return reply if after == before else reply | {"arguments": after}
 
@@ -227,7 +210,8 @@ def _items(thing: Any) -> list:
     return items
 
 
-ACTIONS = {"get": getattr, "set": setattr, "item": operator.getitem, "items": _items, "len": len, "text": str}
+ACTIONS = {"call": operator.call, "get": getattr, "set": setattr, "item": operator.getitem}
+ACTIONS |= {"items": _items, "len": len, "text": str}
 
 
 # --- the test runner's side --------------------------------------------------------------------
@@ -266,8 +250,8 @@ class Proxy:
 class RpcClient:
     """The test runner's end of the connection. `raised` holds the exceptions that came from the program."""
 
-    def __init__(self, connection: socket.socket):
-        self.channel = Channel(connection)
+    def __init__(self, connection_fd: int):
+        self.channel = Channel(connection_fd, connection_fd)
         self.proxies: dict[int, Proxy] = {}
         self.raised: list[BaseException] = []
         self.broken: str | None = None  # sticky: test code that catches everything must not hide it
@@ -361,24 +345,20 @@ def test_globals(client: RpcClient, setup: str, code: str, entry_point: str | No
     return names
 
 
-def run_test(client: RpcClient, setup: str, code: str, entry_point: str | None) -> str:
-    """How a test ended: "pass", "wrong", "lost", "protocol", or the name of the exception that the program raised."""
+def test_runner(test_fd: int, verdict_fd: int, connection_fd: int) -> None:
+    """Run one test (JSON: the code and the other arguments of `test_globals`) and write into `verdict_fd` how it ended:
+    "pass", "wrong", "lost", "protocol", or the name of the exception that the program raised."""
+    with os.fdopen(test_fd, "rb") as file:
+        test = json.load(file)
+    client = RpcClient(connection_fd)
     try:
-        names = test_globals(client, setup, code, entry_point)
-        exec(compile(code, "<test>", "exec"), names)
-        if entry_point and isinstance(names.get("check"), types.FunctionType):
-            names["check"](names[entry_point])
+        names = test_globals(client, **test)
+        exec(compile(test["code"], "<test>", "exec"), names)
+        if test["entry_point"] and isinstance(names.get("check"), types.FunctionType):
+            names["check"](names[test["entry_point"]])
         verdict = "pass"
     except ConnectionLost:
         verdict = "lost"
     except BaseException as error:
         verdict = type(error).__name__ if any(error is e for e in client.raised) else "wrong"
-    return client.broken or verdict
-
-
-def test_runner(test_fd: int, verdict_fd: int, connection_fd: int) -> None:
-    """Run one test (JSON: the arguments of `run_test`) and write its verdict into `verdict_fd`."""
-    with os.fdopen(test_fd, "rb") as file:
-        test = json.load(file)
-    verdict = run_test(RpcClient(socket.socket(fileno=connection_fd)), **test)
-    os.write(verdict_fd, verdict.encode())
+    os.write(verdict_fd, (client.broken or verdict).encode())

@@ -30,8 +30,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from tracelift_lib.sandbox.system_calls import system_call_filter
+
 Tier = Literal["bubblewrap", "namespaces", "landlock", "none"]
-SAFE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces", "landlock")
+NAMESPACE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces")
+SAFE_TIERS: tuple[Tier, ...] = (*NAMESPACE_TIERS, "landlock")
 MAX_WAITING = 16  # tests that wait in the worker's socket
 SLACK_SECONDS = 60.0  # beyond the wall limits of a test: then the worker itself hangs
 # The library folders of the root, which are links into /usr on most systems.
@@ -76,7 +79,7 @@ class Worker:
         self.tier, self.limits = tier, limits
         self.uid = 0x20000000 + random.SystemRandom().randrange(0x20000000)  # nobody's: limits count by user
         self.scratch = ""
-        if tier not in ("bubblewrap", "namespaces"):
+        if tier not in NAMESPACE_TIERS:
             self.scratch = tempfile.mkdtemp(prefix="tracelift-sandbox-")
             os.chmod(self.scratch, 0o711)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -101,9 +104,10 @@ class Worker:
             "limits": asdict(self.limits),
             "uid": self.uid,
             "scratch": self.scratch,
+            "filter": system_call_filter(namespaces=self.tier in NAMESPACE_TIERS),
             "binds": _binds(),
             "links": _links(),
-            "other_processes": 0 if os.geteuid() == 0 or self.tier in SAFE_TIERS[:2] else _own_threads(),
+            "other_processes": 0 if os.geteuid() == 0 or self.tier in NAMESPACE_TIERS else _own_threads(),
         }
         sources = {"tracelift_lib": "", "tracelift_lib.sandbox": ""}
         for name in ("calls", "worker"):  # sent along, so that the worker needs no file of this folder
