@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from trl import GRPOTrainer
 
-from tracelift_lib.planner import training
+from tracelift_lib.planner.log import StepTimer
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.runs import launch
 
@@ -43,5 +43,5 @@ def keep(self, args, state, control, model, **_):
 if __name__ == "__main__":
     GRPOTrainer._generate_single_turn = completions
     RewardEngine.score = rewards
-    training.StepTimer.on_pre_optimizer_step = keep
+    StepTimer.on_pre_optimizer_step = keep
     sys.exit(launch.main(sys.argv[2:]))

@@ -45,7 +45,7 @@ Score = float | CallFailed
 PARTS = ("s", "q", "u", "j", "c")  # in the order in which the arms take them
 BASELINE = "baseline_success"  # mean verdict without a trace
 FORMAT_ERRORS = "format_errors"  # share of completions without a trace
-STEPS = "steps"  # folder of each step's timings and failure counts, beside the files of rollouts
+STEPS = "steps"  # folder of each step's stats, beside the files of rollouts
 
 
 class TooManyFailures(RuntimeError):
@@ -114,13 +114,13 @@ class RewardEngine:
     async def score(
         self, completions: Sequence[str], problem_ids: Sequence[str], seed: int
     ) -> tuple[list[dict], dict[str, Any]]:
-        """(rows, stats): for each completion its trace, parts, reward and failure; the batch's timings and failures.
+        """(rows, stats): for each completion its trace, parts, reward and failure; the batch's stats.
 
         In a row a part that failed is NaN, one that the arm does not need 0.0; `baseline_success`, the mean of the
         no-trace verdicts, is NaN where the arm does not compare; `malformed` is a completion that contains no trace.
 
         Stats: seconds by phase, which overlap (wall time of the batch and of the executor, summed time of verifier
-        calls, time of the RM); share of traces that repeat another of their problem; failures by kind.
+        calls, time of the RM); share of traces that repeat another of their problem.
         """
         start, seconds = time.monotonic(), Counter()
         cached = self.baseline if compares(self.arm) and self.baseline else {}
@@ -142,6 +142,7 @@ class RewardEngine:
             }
             for problem_id, trace, text in zip(problem_ids, traces, completions)
         ]
+        self._count(rows)
         return rows, {
             "seconds": time.monotonic() - start,
             "executor_seconds": seconds["executor"],
@@ -149,7 +150,6 @@ class RewardEngine:
             "rm_seconds": seconds["rm"],
             "repeated_traces": 1 - len(distinct) / len(written) if written else 0.0,
             "baseline": "fresh" if self.baseline is None else "cached",
-            "failures": dict(self._count(rows)),
         }
 
     async def _parts(self, keys: list[tuple[str, str]], seed: int, seconds: Counter[str]) -> list[dict]:
@@ -207,12 +207,9 @@ class RewardEngine:
         except Exception as error:
             return CallFailed("judge", f"{type(error).__name__}: {error}")
 
-    def _count(self, rows: list[dict]) -> Counter[str]:
-        """Failures of these rows by kind; added, as the rewards are, to what the run has had."""
-        failed = Counter(row["failure"] for row in rows if row["failure"])
+    def _count(self, rows: list[dict]) -> None:
         self.n_rewards += len(rows)
-        self.failures += failed
-        return failed
+        self.failures.update(row["failure"] for row in rows if row["failure"])
 
     def _recall_failures(self, before: int) -> None:
         """Count what the log has of the steps before: a resumed run must not forget the failures of its first part."""
