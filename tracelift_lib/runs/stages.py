@@ -35,7 +35,7 @@ from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import SupervisedTraining
 from tracelift_lib.planner.log import OTHER_PROCESS
-from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
+from tracelift_lib.planner.reward_engine import RewardEngine, TruthJudge
 from tracelift_lib.planner.rewards import NEEDS, compares
 from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
@@ -513,7 +513,7 @@ class TrainedPlanner(Stage):
             s_run=e.s_run,
             ties=e.ties,
             scorer=run.scorer() if "q" in parts else None,
-            judge=truth_judge if "j" in parts else None,
+            judge=TruthJudge() if "j" in parts else None,
             problems={p.problem_id: p for p in run.problems("rl")},
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
