@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice, repeat
 from pathlib import Path
 
-import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from tracelift_lib.models.loading import load_model
 from tracelift_lib.models.supervised import checkpoint_arguments, device_arguments, train_resumably
@@ -73,17 +74,15 @@ def train_planner(
 
 
 def problem_order(n: int, per_step: int, steps: int, seed: int) -> list[int]:
-    """Indices of the problems of all steps, shuffled anew each time all have been seen: TRL's order for this seed.
+    """Indices of the problems of all steps, shuffled anew each time all have been seen, by TRL's own sampler.
 
     TRL itself, resumed after its first pass through the problems, begins again with the order of the first.
     """
     if n < per_step:
         raise InputError(f"{n} problems are too few for planner_training.problems_per_step = {per_step}")
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        order += torch.randperm(n, generator=generator).tolist()[: n // per_step * per_step]
-    return order[: steps * per_step]
+    sampler = RepeatSampler(range(n), mini_repeat_count=1, batch_size=per_step, shuffle=True, seed=seed)
+    passes = chain.from_iterable(repeat(sampler))  # each in an order of its own
+    return list(islice(passes, steps * per_step))
 
 
 def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
