@@ -130,7 +130,7 @@ def engine_run(url: str, scorer: Scorer, problems: list[Problem], completions: l
     for seed in range(1 + REPEATS):
         rows, figures = asyncio.run(engine.score(completions, [p.problem_id for p in problems], seed))
         if any(row["failure"] for row in rows):
-            raise RuntimeError(f"failures: {figures['failures']}")
+            raise RuntimeError(f"failures: {dict(engine.failures)}")
         seconds.append(figures["seconds"])
     tokens = (stats(url) - drawn) / len(seconds), drawn - start
     asker.backend.close()

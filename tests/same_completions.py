@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from trl import GRPOTrainer
 
-from tracelift_lib.planner import training
+from tracelift_lib.planner.log import StepTimer
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.runs import launch
 
@@ -44,7 +44,7 @@ def put_in(put=setattr):
     """In place of what trainer and reward engine do; a test has it in its own process with monkeypatch.setattr."""
     put(GRPOTrainer, "_generate_single_turn", completions)
     put(RewardEngine, "score", rewards)
-    put(training.StepTimer, "on_pre_optimizer_step", keep)
+    put(StepTimer, "on_pre_optimizer_step", keep)
 
 
 if __name__ == "__main__":

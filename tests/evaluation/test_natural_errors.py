@@ -87,6 +87,12 @@ def test_prm_errors_count_from_one_and_stay_inside(tmp_path):
     assert (original.errors, modified.errors, modified.item) == ((), (1,), "circular: 7")
 
 
+def results(name, rows, resamples=50):
+    """A table of rows of the first set that has it."""
+    (of, *_) = natural_measures.TABLES[name].sets
+    return natural_measures.results(name, rows.assign(set=of), resamples, seed=0)
+
+
 def test_ranking_by_hand():
     rows = pd.DataFrame(
         {
@@ -95,7 +101,7 @@ def test_ranking_by_hand():
             "length": [3.0, 1.0, 2.0, 5.0, 5.0],
         }
     )
-    table = natural_measures.results("ranking", rows, 50, 0).set_index("metric")
+    table = results("ranking", rows).set_index("metric")
     assert table.loc["pair accuracy", "value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert table.loc["AUC within problem", "cases"] == 3
     assert table.loc["AUC within problem", "value"] == pytest.approx(1.5 / 3)
@@ -130,7 +136,7 @@ def process_rows(n=12):
 
 
 def test_first_errors_of_a_score_that_knows_them():
-    table = natural_measures.results("first_errors", process_rows(), 50, 0).set_index(["score", "metric"])
+    table = results("first_errors", process_rows()).set_index(["score", "metric"])
     assert table.loc[("RM", "F1"), "value"] == 1
     lucky = table.loc[("RM", "right answer, wrong reason: exact")]
     assert (lucky["value"], lucky["cases"]) == (1, 4)
@@ -152,7 +158,7 @@ def test_first_errors_of_pairs_by_hand():
             ]
         )
     ).assign(answer_right=pd.array([pd.NA] * 18, "boolean"))
-    table = natural_measures.results("first_errors", rows, 20, 0).set_index("metric")
+    table = results("first_errors", rows, 20).set_index("metric")
     assert table["value"].to_dict() == {"F1": 1, "accuracy on erroneous": 1, "accuracy on correct": 1}
     assert table["cases"].tolist() == [8, 2, 6]
 
@@ -162,7 +168,7 @@ def test_no_threshold_is_judged_on_the_problems_it_was_chosen_on():
     rows = process_rows()
     half = natural_measures.halves(rows["problem"].tolist(), 0)
     rows["q"] = rows["q"] + rows["problem"].map(half) * 10
-    table = natural_measures.results("first_errors", rows.drop(columns="length"), 20, 0)
+    table = results("first_errors", rows.drop(columns="length"), 20)
     assert table.set_index("metric").loc["F1", "value"] < 0.5
 
 
@@ -185,7 +191,7 @@ def prm_rows(*processes):
 
 
 def test_original_against_modified_by_hand():
-    table = natural_measures.results(
+    table = results(
         "pairs",
         prm_rows(
             ("a", "circular", 1, "original", [], [0.1, 0.8]),
@@ -197,8 +203,6 @@ def test_original_against_modified_by_hand():
             ("b", natural_measures.CONTROL, 1, "original", [], [0.9]),
             ("b", natural_measures.CONTROL, 1, "modified", [], [0.1]),
         ),
-        50,
-        0,
     ).set_index("kind")
     assert table["value"].to_dict() == {"all kinds": 0.5, "circular": 0.75, "deception": 0, natural_measures.CONTROL: 1}
     assert table["cases"].to_dict() == {"all kinds": 3, "circular": 2, "deception": 1, natural_measures.CONTROL: 1}
@@ -211,7 +215,7 @@ def test_error_steps_by_hand():
         ("a", "circular", 1, "original", [], [0.0] * 9),
         ("b", natural_measures.CONTROL, 1, "modified", [0], [0.95] * 9),
     ]
-    table = natural_measures.results("error_steps", prm_rows(*wrong, *rest), 50, 0)
+    table = results("error_steps", prm_rows(*wrong, *rest))
     assert table["cases"].tolist() == [8]
     assert table["value"].tolist() == pytest.approx([(2 / 3 + 4 / 5) / 2])
 
@@ -222,7 +226,7 @@ def test_the_sentence_of_a_task_goes_by_intervals():
 
     rows = [row("RM", 0.3, 0.25, 0.4), row("length", 0.6, 0.5, 0.7), row("coin", 0.2, 0.1, 0.24)]
     headline = natural_measures.headlines(
-        {"first_errors": pd.DataFrame([*rows, row("RM", 0.9, 0.9, 0.9) | {"metric": "other"}])}
+        {"first_errors": pd.DataFrame([*rows, row("RM", 0.9, 0.9, 0.9) | {"metric": "other"}]), "added": pd.DataFrame()}
     )
     assert headline["chance"].tolist() == [0.2] * 3
     [said] = natural_measures.in_words(headline)

@@ -15,9 +15,9 @@ from common import lines, story
 
 from tracelift_lib.executor.backends import CallFailed
 from tracelift_lib.executor.frozen import Executor
-from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures, truth_judge
+from tracelift_lib.planner.log import collect_log
+from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures, TruthJudge
 from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
-from tracelift_lib.planner.training import collect_log
 from tracelift_lib.problems.prompts import PromptLimits, extract_trace, wrap_trace
 from tracelift_lib.verifier.verdicts import Verifier
 
@@ -56,6 +56,17 @@ class FakeScorer:
     def score(self, problems, traces, progress=None):
         self.calls.append(([p.problem_id for p in problems], list(traces)))
         return np.array([self.quality[z] for z in traces], dtype=float), np.zeros((len(traces), 5))
+
+
+class FakeJudge:
+    """Gives every trace this score; remembers the traces."""
+
+    def __init__(self, value):
+        self.value, self.judged = value, []
+
+    def score(self, problems, traces, progress=None):
+        self.judged += traces
+        return np.full(len(traces), self.value), None
 
 
 RUNS = {"good": [1, 1, 0, 1], "bad": [0, 1, 0, 0], "lucky": [1, 0, 0, 0]}
@@ -112,7 +123,7 @@ MALFORMED = ["", "good", "<reasoning>good", "<reasoning></reasoning>", wrap_trac
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_completion_without_a_trace_earns_zero_and_runs_nothing(tmp_path, arm):
     """Zero in every arm, even where an empty trace could look better than a harmful one; it is no failure."""
-    e = engine(tmp_path, arm, judge=lambda p, z: 1.0)
+    e = engine(tmp_path, arm, judge=FakeJudge(1.0))
     mixed = [MALFORMED[0], wrap_trace("good"), *MALFORMED[1:]]
     rows = score(e, mixed, ["a"] * len(mixed))
     assert [r["reward"] for i, r in enumerate(rows) if i != 1] == [0.0] * len(MALFORMED)
@@ -128,16 +139,16 @@ def test_a_batch_without_any_trace(tmp_path):
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_computes_only_what_it_needs(tmp_path, arm):
     """Runs, RM and judge cost time: an arm without uplift asks for one run, one without q for no score."""
-    judged = []
+    judge = FakeJudge(0.6)
     e = engine(
         tmp_path,
         arm,
         scorer=FakeScorer(QUALITY) if "q" in NEEDS[arm] else None,
-        judge=(lambda p, z: judged.append(z) or 0.6) if "j" in NEEDS[arm] else None,
+        judge=judge if "j" in NEEDS[arm] else None,
     )
     (row,) = score(e, [wrap_trace("good")], ["a"])
     assert e.executor.backend.calls[0][2] == (4 if compares(arm) else 1) and len(e.executor.backend.calls) == 1
-    assert (judged == ["good"]) == (arm == "llm_judge")
+    assert (judge.judged == ["good"]) == (arm == "llm_judge")
     s, q, u, j = 1.0, 0.8, 2 / 3 - 1 / 4, 0.6
     assert row["reward"] == pytest.approx(
         {
@@ -252,7 +263,7 @@ def test_a_quality_that_is_nan_gives_no_reward_and_counts(tmp_path):
 def test_nan_and_infinity_never_become_a_reward(tmp_path, value):
     e = engine(tmp_path, "no_uplift", quality={"good": value})
     assert score(e, [wrap_trace("good")], ["a"])[0]["reward"] is None
-    e = engine(tmp_path, "llm_judge", judge=lambda p, z: value)
+    e = engine(tmp_path, "llm_judge", judge=FakeJudge(value))
     assert score(e, [wrap_trace("good")], ["a"])[0]["reward"] is None and e.failures == Counter(judge=1)
 
 
@@ -268,11 +279,7 @@ class FailingVerifier(Verifier):
 
 class FailingScorer:
     def score(self, problems, traces, progress=None):
-        raise ConnectionError("no reward model")
-
-
-def broken_judge(problem, trace):
-    raise ValueError("no judge")
+        raise ConnectionError("no reward model, or no judge")
 
 
 @pytest.mark.parametrize(
@@ -282,14 +289,14 @@ def broken_judge(problem, trace):
         ("executor_http_500", {"baseline": None, "no_trace": {"a": [CallFailed("executor_http_500", "no")]}}),
         ("verifier", {"verifier": FailingVerifier()}),
         ("reward_model", {"scorer": FailingScorer()}),
-        ("judge", {"arm": "llm_judge", "judge": broken_judge}),
+        ("judge", {"arm": "llm_judge", "judge": FailingScorer()}),
     ],
 )
 def test_every_kind_of_failure_gives_none_is_counted_and_stops_the_run(tmp_path, kind, change):
     e = engine(tmp_path, **change)
-    rows, stats = asyncio.run(e.score([wrap_trace("good"), "no trace"], ["a", "a"], 0))
+    rows, _ = asyncio.run(e.score([wrap_trace("good"), "no trace"], ["a", "a"], 0))
     assert [(r["reward"], r["failure"]) for r in rows] == [(None, kind), (0.0, None)]
-    assert e.failures == Counter({kind: 1}) and stats["failures"] == {kind: 1}
+    assert e.failures == Counter({kind: 1})
     with pytest.raises(TooManyFailures, match=f"{kind} 2.*max_failure_rate"):
         call(e, [wrap_trace("good")], ["a"])
 
@@ -360,7 +367,7 @@ def test_executor_reward_model_and_judge_work_at_the_same_time(tmp_path):
             begun.wait()
             return super().score(problems, traces)
 
-    e = engine(tmp_path, "llm_judge", judge=lambda p, z: begun.wait() * 0 + 0.5)
+    e = engine(tmp_path, "llm_judge", judge=Scorer({"good": 0.5}))
     e.executor.backend, e.scorer = Backend(RUNS), Scorer(QUALITY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NEEDS, "llm_judge", frozenset("squj"))
@@ -383,7 +390,7 @@ def test_the_reward_function_returns_rewards_in_order_and_logs_every_part(tmp_pa
     assert [r["completion_characters"] for r in rows] == [len(c) for c in completions]
     assert rows[0]["q"] == 0.8 and rows[0]["s"] == 1 and rows[0]["u"] == pytest.approx(5 / 12)
     stats = json.loads((tmp_path / "rollouts" / "steps" / "000007.json").read_text())
-    assert (stats["step"], stats["failures"], stats["baseline"]) == (7, {"reward_model": 1}, "cached")
+    assert (stats["step"], stats["baseline"]) == (7, "cached")
     phases = ("executor_seconds", "verifier_seconds", "rm_seconds")
     assert stats["repeated_traces"] == 0 and all(0 < stats[name] <= stats["seconds"] for name in phases)
 
@@ -417,7 +424,6 @@ def test_failed_rewards_survive_the_log(tmp_path):
 
 def test_the_judge_of_the_tiny_world_is_its_truth():
     p = story(3, ("+", 2), ("*", 2))
-    assert truth_judge(p, p.reference_solution) == 1.0
-    assert truth_judge(p, "The result is 10.") == 0.0
+    totals, labels = TruthJudge().score([p] * 3, [p.reference_solution, "The result is 10.", lines("5 * 2 = 10")])
     # Leap: shares 1/2, 1/2, 0, 1, 1/2; mean 0.5, minimum 0.
-    assert truth_judge(p, lines("5 * 2 = 10")) == pytest.approx(0.25)
+    assert totals == pytest.approx([1.0, 0.0, 0.25]) and labels.shape == (3, 5)

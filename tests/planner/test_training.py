@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from trl.trainer.utils import RepeatSampler
 
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.settings import Qwen2Shape
-from tracelift_lib.planner.training import collect_log, grpo_config, load_policy, problem_order
+from tracelift_lib.planner.log import collect_log
+from tracelift_lib.planner.training import grpo_config, load_policy, problem_order
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs.presets import load_preset
 
@@ -30,7 +30,6 @@ SHAPE = Qwen2Shape(
 STATS = {
     "baseline": "cached",
     "executor_seconds": 0.5,
-    "failures": {},
     "repeated_traces": 0.25,
     "rm_seconds": 0.1,
     "seconds": 2.5,
@@ -40,7 +39,7 @@ STATS = {
 
 def write_step(folder, step, rows, **stats):
     parts = dict.fromkeys(("s", "q", "u", "j", "c", "baseline_success"), 0.0)
-    rows = [{"step": step, "completion_characters": 10, **parts} | row for row in rows]
+    rows = [{"step": step, "completion_characters": 10, "failure": None, **parts} | row for row in rows]
     (folder / f"{step:06d}.json").write_text(json.dumps(rows))
     (folder / "steps").mkdir(exist_ok=True)
     (folder / "steps" / f"{step:06d}.json").write_text(json.dumps({"step": step, **STATS, **stats}))
@@ -86,11 +85,11 @@ def test_traces_stay_texts_in_the_log(tmp_path):
 
 def test_timings_and_failure_counts_of_a_step_are_in_its_row(tmp_path):
     for step in (0, 1):
-        rows = [row("a", "t", 1.0), row("a", "u", None)]
-        write_step(tmp_path, step, rows, seconds=2.5 + step, failures={"verifier": step})
+        rows = [row("a", "t", 1.0), row("a", "u", None, failure="verifier" if step else None)]
+        write_step(tmp_path, step, rows, seconds=2.5 + step)
     _, steps = collect_log(tmp_path, [])
     assert steps["seconds"].tolist() == [2.5, 3.5] and steps["repeated_traces"].tolist() == [0.25, 0.25]
-    assert [json.loads(kinds) for kinds in steps["failures"]] == [{"verifier": 0}, {"verifier": 1}]
+    assert [json.loads(kinds) for kinds in steps["failures"]] == [{}, {"verifier": 1}]
     assert steps["reward"].tolist() == [1.0, 1.0]
 
 
@@ -126,11 +125,12 @@ def test_precision_and_schedule_come_from_the_preset(tmp_path, precision, flags)
 
 
 @pytest.mark.parametrize("n, per_step, steps", [(8, 2, 12), (7, 3, 5), (5, 5, 3), (9, 4, 1)])
-def test_problems_come_in_the_order_of_trls_own_sampler(n, per_step, steps):
-    """Pass after pass of one sampler, as in a run that is never interrupted."""
-    sampler = RepeatSampler(range(n), mini_repeat_count=1, batch_size=per_step, shuffle=True, seed=3)
-    theirs = [i for _ in range(steps) for i in sampler]
-    assert problem_order(n, per_step, steps, seed=3) == theirs[: per_step * steps]
+def test_problems_are_shuffled_anew_pass_after_pass(n, per_step, steps):
+    """As in a run that is never interrupted; the problems that fill no step are left out of a pass."""
+    generator, expected = torch.Generator().manual_seed(3), []
+    for _ in range(steps):
+        expected += torch.randperm(n, generator=generator).tolist()[: n // per_step * per_step]
+    assert problem_order(n, per_step, steps, seed=3) == expected[: per_step * steps]
 
 
 def test_a_step_needs_enough_problems():

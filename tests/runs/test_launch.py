@@ -20,7 +20,8 @@ from common import PROJECT
 from safetensors.torch import load_file
 
 from tracelift_lib.models.loading import load_model
-from tracelift_lib.planner.training import collect_log, grpo_config
+from tracelift_lib.planner.log import collect_log
+from tracelift_lib.planner.training import grpo_config
 from tracelift_lib.problems.files import WORK, InputError, write_json
 from tracelift_lib.runs import launch, store
 from tracelift_lib.runs.pipeline import Run
@@ -238,7 +239,14 @@ def test_logs_of_processes_become_one(tmp_path):
         (folder / "steps").mkdir(parents=True)
         part = dict.fromkeys(("s", "q", "u", "j", "c", "baseline_success"), 0.5 * rank)
         rows = [
-            {"step": 0, "problem_id": f"p{rank}", "trace": "z" if rank else None, "reward": float(rank * i), **part}
+            {
+                "step": 0,
+                "problem_id": f"p{rank}",
+                "trace": "z" if rank else None,
+                "reward": float(rank * i),
+                "failure": "executor" if i <= rank else None,
+                **part,
+            }
             for i in range(2)
         ]
         write_json(folder / "000000.json", rows)
@@ -252,7 +260,6 @@ def test_logs_of_processes_become_one(tmp_path):
                 "rm_seconds": 0.1,
                 "repeated_traces": rank / 2,
                 "baseline": "cached",
-                "failures": {"executor": 1 + rank},
             },
         )
     rollouts, steps = collect_log(tmp_path, [])

@@ -1,7 +1,10 @@
 """Evaluation of planners and reward models, with intervals.
 
-- `planner_evaluation.py`: planner, then executor, and the bootstrap over problems and seeds (read first)
-- `natural_sets.py`: public sets of traces with natural errors
-- `natural_measures.py`: whether a score finds these errors
-- `settings.py`: its sections of a preset
+Read first:
+    planner_evaluation.py   planner, then executor, and the bootstrap over problems and seeds
+
+Then:
+    natural_sets.py         public sets of traces with natural errors
+    natural_measures.py     whether a score finds these errors
+    settings.py             sections of a preset
 """

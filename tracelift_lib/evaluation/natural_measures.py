@@ -58,46 +58,41 @@ def score_traces(
     A language model reads each different (problem, trace) once: all its prefixes' likelihoods come from that.
     """
     unique = {(t.problem, t.steps): t for t in traces}
-    likelihoods = dict(zip(unique, _prefix_likelihoods(list(unique.values()), model, tokenizer, style, batch_tokens)))
-    parts = [(t, prefix, likelihoods[t.problem, t.steps][len(prefix) - 1]) for t in traces for prefix in prefixes(t)]
-    texts = ["\n".join(prefix) for _, prefix, _ in parts]
+    prompts = [as_chat(planner_prompt(t.as_problem(), style), tokenizer) for t in unique.values()]
+    read = [f"{OPEN}\n" + "\n".join(t.steps) for t in unique.values()]
+    logs = token_log_likelihoods(model, tokenizer, prompts, read, batch_tokens)
+    starts = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    likelihoods = dict(zip(unique, map(_prefix_likelihoods, unique.values(), logs, starts)))
+    cases = [(t, len(prefix), "\n".join(prefix)) for t in traces for prefix in prefixes(t)]
     rows = pd.DataFrame(
         {
             **{name: getattr(t, name) for name in ("set", "item", "part", "kind", "problem")},
-            "step": len(prefix) - 1,
+            "step": length - 1,
             "steps": len(t.steps),
             "errors": list(t.errors),
             "answer_right": t.answer_right,
-            "log_likelihood": of_prefix,
-            "step_log_likelihood": of_last_step,
+            **likelihoods[t.problem, t.steps].iloc[length - 1],
             "length": -float(len(text)),
         }
-        for (t, prefix, (of_prefix, of_last_step)), text in zip(parts, texts)
+        for t, length, text in cases
     ).astype({"answer_right": "boolean"})
     if scorer:
-        rows["q"] = scorer.score([t.as_problem() for t, *_ in parts], texts)[0]
+        rows["q"] = scorer.score([t.as_problem() for t, *_ in cases], [text for *_, text in cases])[0]
     return rows.assign(coin=np.random.default_rng(seed).random(len(rows)))
 
 
-def _prefix_likelihoods(
-    traces: Sequence[NaturalTrace],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    style: PromptStyle,
-    batch_tokens: int,
-) -> Iterator[np.ndarray]:
-    """For each trace: shape (steps, 2), mean log-likelihood in nats per token of the prefix and of its last
-    step. A token belongs to the step in which it starts."""
-    texts = [f"{OPEN}\n" + "\n".join(t.steps) for t in traces]
-    prompts = [as_chat(planner_prompt(t.as_problem(), style), tokenizer) for t in traces]
-    values = token_log_likelihoods(model, tokenizer, prompts, texts, batch_tokens)
-    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    for trace, logs, spans in zip(traces, values, offsets):
-        n = len(trace.steps)
-        ends = len(OPEN) + 1 + np.cumsum([len(step) + 1 for step in trace.steps])
-        step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=n - 1)
-        sums, counts = np.bincount(step_of, logs, n), np.bincount(step_of, minlength=n)
-        yield np.stack([sums.cumsum() / counts.cumsum(), sums / np.maximum(counts, 1)], axis=1)
+def _prefix_likelihoods(trace: NaturalTrace, logs: np.ndarray, spans: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """Mean log-likelihood in nats per token of each prefix of a trace and of the prefix's last step, a row each.
+
+    Args:
+        logs: log-likelihood of each token. spans: (start, end) of each token; it belongs to the step it starts in.
+    """
+    n = len(trace.steps)
+    ends = len(OPEN) + 1 + np.cumsum([len(step) + 1 for step in trace.steps])
+    step_of = np.searchsorted(ends, [start for start, _ in spans], side="right").clip(max=n - 1)
+    sums, counts = np.bincount(step_of, logs, n), np.bincount(step_of, minlength=n)
+    last = sums / np.maximum(counts, 1)
+    return pd.DataFrame({"log_likelihood": sums.cumsum() / counts.cumsum(), "step_log_likelihood": last})
 
 
 # --- measures of one score --------------------------------------------------------------------------------------------
@@ -108,25 +103,23 @@ class Measure(NamedTuple):
 
     Attributes:
         label: of the row, its metric or kind of error.
-        sums: one row per problem, columns of sums over its traces.
-        statistic: sums over problems -> value.
+        counts: one row for each trace, pair or step, indexed by problem.
+        statistic: column sums -> value.
         cases: number of traces, pairs or steps behind it.
     """
 
     label: str
-    sums: pd.DataFrame
+    counts: pd.DataFrame
     statistic: Callable[[np.ndarray], float]
     cases: int
 
-
-def cluster_interval(
-    sums: pd.DataFrame, statistic: Callable[[np.ndarray], float], resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """(value, low, high) of a `Measure`: 95 % percentile bootstrap over its rows, the problems (clusters of traces)."""
-    values = sums.to_numpy(float)
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return statistic(values.sum(0)), *percentile_interval([statistic(drawn @ values) for drawn in counts])
+    def interval(self, resamples: int, seed: int) -> tuple[float, float, float]:
+        """(value, low, high): 95 % percentile bootstrap over the problems (clusters of traces)."""
+        values = self.counts.groupby("problem").sum().to_numpy(float)
+        n = len(values)
+        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+        low_high = percentile_interval([self.statistic(times @ values) for times in drawn])
+        return self.statistic(values.sum(0)), *low_high
 
 
 def share(sums: np.ndarray) -> float:
@@ -142,12 +135,11 @@ def rank_solutions(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measur
     Cases are problems and pairs.
     """
     right = rows["answer_right"].astype(bool)
-    pairs = rows[right].merge(rows[~right], on="problem", suffixes=("_right", "_wrong"))
-    pairs["wins"] = np.heaviside(pairs[f"{score}_right"] - pairs[f"{score}_wrong"], 0.5)
-    by_problem = pairs.groupby("problem")["wins"].agg(["sum", "count"])
-    means = pd.DataFrame({"sum": by_problem["sum"] / by_problem["count"], "n": 1})
-    yield Measure("pair accuracy", means, share, len(means))
-    yield Measure("AUC within problem", by_problem, share, len(pairs))
+    pairs = rows[right].merge(rows[~right], on="problem", suffixes=("_right", "_wrong")).set_index("problem")
+    wins = np.heaviside(pairs[f"{score}_right"] - pairs[f"{score}_wrong"], 0.5).to_frame("wins")
+    means = wins.groupby("problem").mean()
+    yield Measure("pair accuracy", means.assign(n=1), share, len(means))
+    yield Measure("AUC within problem", wins.assign(n=1), share, len(wins))
 
 
 def rank_pairs(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
@@ -156,11 +148,11 @@ def rank_pairs(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
     The kind `multi_solutions` holds no error: there 0.5 is what a fair score gives. `all kinds` is without it.
     """
     whole = rows[rows["step"] == rows["steps"] - 1]
-    pairs = whole.pivot_table(index=["problem", "kind", "item"], columns="part", values=score).reset_index()
+    pairs = whole.pivot_table(index=["problem", "kind", "item"], columns="part", values=score).reset_index("kind")
     pairs = pairs.assign(win=np.heaviside(pairs["original"] - pairs["modified"], 0.5), n=1)
     for kind, part in [("all kinds", pairs[pairs["kind"] != CONTROL]), *pairs.groupby("kind")]:
         if len(part):
-            yield Measure(kind, part.groupby("problem")[["win", "n"]].sum(), share, len(part))
+            yield Measure(kind, part[["win", "n"]], share, len(part))
 
 
 def halves(problems: Sequence[str], seed: int) -> dict[str, int]:
@@ -170,22 +162,19 @@ def halves(problems: Sequence[str], seed: int) -> dict[str, int]:
     return {p: i % 2 for i, p in enumerate(unique)}
 
 
-Outcome = tuple[Sequence[str], dict[str, np.ndarray]]  # problems of N traces or steps, and counts of shape (N, T)
-
-
 def decide(
     rows: pd.DataFrame,
     score: str,
-    outcome: Callable[[pd.DataFrame, np.ndarray], Outcome],
+    outcome: Callable[[pd.DataFrame, pd.Series], pd.DataFrame],
     statistic: Callable[[np.ndarray], float],
     seed: int,
 ) -> pd.DataFrame:
-    """`outcome` of flagging each step whose prefix scores below a threshold: counts to sum, indexed by problem.
+    """`outcome` of flagging each step whose prefix scores below a threshold.
 
     The threshold is the one that is best by `statistic` on the *other* half of problems.
 
     Args:
-        outcome: (rows, which of them each of T thresholds flags, shape (rows, T)) -> problems and counts.
+        outcome: (rows, which of them are flagged) -> counts to sum for each trace or step, indexed by problem.
     """
     half = rows["problem"].map(halves(rows["problem"], seed))
     results = []
@@ -196,12 +185,9 @@ def decide(
                 "one problem only: a threshold cannot be chosen on other problems than it is judged on; "
                 "raise the number of problems in natural_errors.sets"
             )
-        thresholds = np.append(np.quantile(chosen_on[score], np.linspace(0, 1, GRID)), np.inf)
-        _, counts = outcome(chosen_on, chosen_on[score].to_numpy()[:, None] < thresholds)
-        sums = np.stack(np.broadcast_arrays(*(of_all.sum(0) for of_all in counts.values())), axis=1)
-        best = thresholds[np.argmax(np.nan_to_num([statistic(of_threshold) for of_threshold in sums]))]
-        problems, counts = outcome(reported, reported[score].to_numpy()[:, None] < best)
-        results.append(pd.DataFrame({name: of_all[:, 0] for name, of_all in counts.items()}, problems))
+        thresholds = np.append(np.unique(np.quantile(chosen_on[score], np.linspace(0, 1, GRID))), np.inf)
+        found = [statistic(outcome(chosen_on, chosen_on[score] < t).to_numpy().sum(0)) for t in thresholds]
+        results.append(outcome(reported, reported[score] < thresholds[np.argmax(found)]))
     return pd.concat(results)
 
 
@@ -215,22 +201,15 @@ def harmonic_f1(sums: np.ndarray) -> float:
     return float(2 * wrong * right / (wrong + right)) if wrong + right else 0.0
 
 
-def _first_error_outcome(rows: pd.DataFrame, flagged: np.ndarray) -> Outcome:
+def _first_error_outcome(rows: pd.DataFrame, flagged: pd.Series) -> pd.DataFrame:
     """Of each trace: is its first flagged step its first error, or is a correct trace left alone. No step: infinity."""
-    starts = np.flatnonzero(rows["step"] == 0)
-    found = np.minimum.reduceat(np.where(flagged, rows[["step"]], np.inf), starts)
-    traces = rows.iloc[starts]
-    first_error, lucky = traces[["first_error"]].to_numpy(), traces[["lucky"]].to_numpy()
-    wrong, hit = np.isfinite(first_error), found == first_error
-    return traces["problem"], {
-        "hit_wrong": hit & wrong,
-        "wrong": wrong,
-        "hit_right": hit & ~wrong,
-        "right": ~wrong,
-        "flagged_lucky": np.isfinite(found) & lucky,
-        "hit_lucky": hit & lucky,
-        "lucky": lucky,
-    }
+    traces = rows.loc[rows["step"] == 0, ["problem", "first_error", "lucky"]].set_index("problem")
+    found = np.minimum.reduceat(np.where(flagged, rows["step"], np.inf), np.flatnonzero(rows["step"] == 0))
+    wrong, hit, lucky = np.isfinite(traces["first_error"]), found == traces["first_error"], traces["lucky"]
+    counts = {"hit_wrong": hit & wrong, "wrong": wrong, "hit_right": hit & ~wrong, "right": ~wrong}
+    return pd.DataFrame(
+        counts | {"flagged_lucky": np.isfinite(found) & lucky, "hit_lucky": hit & lucky, "lucky": lucky}
+    )
 
 
 def find_first_errors(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
@@ -244,13 +223,12 @@ def find_first_errors(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Mea
     rows = rows.assign(first_error=first_error, lucky=known & rows["answer_right"].fillna(False).astype(bool))
     rows = rows[known | (rows["part"] != "modified") | (rows["kind"] == CONTROL)].sort_values(["item", "part", "step"])
     traces = decide(rows, score, _first_error_outcome, harmonic_f1, seed)
-    sums = traces.groupby("problem").sum()
-    yield Measure("F1", sums[["hit_wrong", "wrong", "hit_right", "right"]], harmonic_f1, len(traces))
+    yield Measure("F1", traces[["hit_wrong", "wrong", "hit_right", "right"]], harmonic_f1, len(traces))
     shares = {"accuracy on erroneous": ["hit_wrong", "wrong"], "accuracy on correct": ["hit_right", "right"]}
     if rows["answer_right"].notna().any():
         shares |= {f"{LUCKY}: exact": ["hit_lucky", "lucky"], f"{LUCKY}: flagged": ["flagged_lucky", "lucky"]}
     for label, columns in shares.items():
-        yield Measure(label, sums[columns], share, int(traces[columns[1]].sum()))
+        yield Measure(label, traces[columns], share, int(traces[columns[1]].sum()))
 
 
 def step_f1(sums: np.ndarray) -> float:
@@ -263,10 +241,10 @@ def step_f1(sums: np.ndarray) -> float:
     return float(np.mean([2 * a / (2 * a + miss + false) if a + miss + false else 0.0 for a in (hit, quiet)]))
 
 
-def _step_outcome(rows: pd.DataFrame, flagged: np.ndarray) -> Outcome:
-    wrong = rows[["wrong"]].to_numpy()
+def _step_outcome(rows: pd.DataFrame, flagged: pd.Series) -> pd.DataFrame:
+    wrong = rows["wrong"]
     counts = {"hit": wrong & flagged, "miss": wrong & ~flagged, "false": ~wrong & flagged, "quiet": ~wrong & ~flagged}
-    return rows["problem"], counts
+    return pd.DataFrame(counts).set_index(rows["problem"])
 
 
 def find_error_steps(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Measure]:
@@ -274,7 +252,7 @@ def find_error_steps(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Meas
     rows = rows[(rows["part"] == "modified") & (rows["kind"] != CONTROL) & (rows["errors"].map(len) > 0)]
     rows = rows.assign(wrong=[step in errors for step, errors in zip(rows["step"], rows["errors"])])
     steps = decide(rows, score, _step_outcome, step_f1, seed)
-    yield Measure("step F1", steps.groupby("problem").sum(), step_f1, len(steps))
+    yield Measure("step F1", steps, step_f1, len(steps))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -301,40 +279,37 @@ TABLES = {
 
 
 def results(name: str, rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """One of the TABLES for rows of one set and each score in them: score, label, value, low, high (95 %), cases."""
-    records = []
-    for score in [score for score in SCORES if score in rows]:
-        for measure in TABLES[name].measures(rows, score, seed):
-            interval = cluster_interval(measure.sums, measure.statistic, resamples, seed)
-            records.append((SCORES[score], measure.label, *interval, measure.cases))
-    return pd.DataFrame(records, columns=["score", TABLES[name].label, "value", "low", "high", "cases"])
+    """One of the TABLES for each set and score in `rows`: set, score, label, value, low, high (95 %), cases."""
+    table, records = TABLES[name], []
+    for of, part in rows[rows["set"].isin(table.sets)].groupby("set"):
+        for score in [score for score in SCORES if score in part]:
+            for measure in table.measures(part, score, seed):
+                interval = measure.interval(resamples, seed)
+                records.append((of, SCORES[score], measure.label, *interval, measure.cases))
+    return pd.DataFrame(records, columns=["set", "score", table.label, "value", "low", "high", "cases"])
 
 
 def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
-    """Those of the TABLES that have a set in `rows`, by name; a column `set` says of which set a row is."""
-    tables = {}
-    for name, table in TABLES.items():
-        of_sets = rows[rows["set"].isin(table.sets)].groupby("set")
-        parts = [results(name, part, resamples, seed).assign(set=of) for of, part in of_sets]
-        if parts:
-            joined = pd.concat(parts, ignore_index=True)
-            tables[name] = joined[["set", *joined.columns.drop("set")]]
-    return tables
+    """Those of the TABLES that have a set in `rows`, by name."""
+    tables = {name: results(name, rows, resamples, seed) for name in TABLES}
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 CHANCE = {"value": "chance", "low": "chance_low", "high": "chance_high"}
 
 
 def headlines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One number per (set, score) of each table of `all_results`: task, score, value, low, high, cases, chance."""
+    """One number per (set, score) of each table of `all_results`: task, score, value, low, high, cases, chance.
+
+    Other tables that the caller has added are left out.
+    """
     parts = []
-    for name, table in tables.items():
-        label, wanted, chance = TABLES[name][2:]
-        part = table[table[label] == wanted]
-        task = part["set"] + ": " + ("original above modified" if name == "pairs" else wanted)
+    for name in [name for name in TABLES if name in tables]:
+        *_, label, wanted, chance = TABLES[name]
+        part = tables[name][tables[name][label] == wanted]
+        part = part.assign(task=part["set"] + ": " + ("original above modified" if name == "pairs" else wanted))
         coin = part[part["score"] == SCORES["coin"]].set_index("set")[list(CHANCE)].rename(columns=CHANCE)
-        part = part.assign(task=task).join(coin, on="set")
-        parts.append(part if chance is None else part.assign(**dict.fromkeys(CHANCE.values(), chance)))
+        parts.append(part.join(coin if chance is None else coin.assign(**dict.fromkeys(coin, chance)), on="set"))
     return pd.concat(parts, ignore_index=True)[["task", "score", *CHANCE, "cases", *CHANCE.values()]]
 
 

@@ -44,6 +44,20 @@ class NaturalTrace:
         return Problem(domain="math", task_type="math_word_problem", problem=self.problem, **unknown)
 
 
+def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
+    """All traces of the set `name`, from a local folder (NATURAL_SETS names its files) or, without one, from the hub.
+
+    Raises:
+        MissingSet: no such file, or the hub cannot be reached.
+        InputError: a record is not as expected; names file, row and field.
+    """
+    traces: list[NaturalTrace] = []
+    for where, record in NATURAL_SETS[name].records(folder):
+        with reading(where, f"a record of {name}"):
+            traces += ROWS.get(name, _ProcessRow).model_validate(record).traces(name)
+    return traces
+
+
 class _Solution(BaseModel, strict=True):
     is_correct: bool
     solution: str
@@ -54,6 +68,17 @@ class _SolutionRow(BaseModel, extra="allow"):
     ground_truth: Any = None
     __pydantic_extra__: dict[str, _Solution]  # name of a model -> its solution
 
+    def traces(self, name: str) -> list[NaturalTrace]:
+        """One for each model; equal texts of one problem once (labels differ only by the last lines)."""
+        if not self.model_extra:
+            raise ValueError("no solutions: fields such as '6b_finetuning', each with 'solution' and 'is_correct'")
+        traces: dict[tuple[str, ...], NaturalTrace] = {}
+        for model, solution in self.model_extra.items():
+            item, steps = f"{model}: {self.question}", tuple(trace_of_solution(solution.solution))
+            new = NaturalTrace(name, item, model, "", self.question, steps, (), solution.is_correct)
+            traces.setdefault(steps, new)
+        return [trace for trace in traces.values() if trace.steps]
+
 
 class _ProcessRow(BaseModel, strict=True):
     id: str
@@ -62,6 +87,13 @@ class _ProcessRow(BaseModel, strict=True):
     steps: list[str] = Field(min_length=1)
     final_answer_correct: bool
     label: int = Field(ge=-1)
+
+    def traces(self, name: str) -> list[NaturalTrace]:
+        if self.label >= len(self.steps):
+            raise ValueError(f"field 'label': {self.label}, but there are {len(self.steps)} steps (the first is 0)")
+        errors = () if self.label == -1 else (self.label,)
+        steps = tuple(map(plain_step, self.steps))
+        return [NaturalTrace(name, self.id, self.generator, "", self.problem, steps, errors, self.final_answer_correct)]
 
 
 class _PrmRow(BaseModel, strict=True):
@@ -72,35 +104,23 @@ class _PrmRow(BaseModel, strict=True):
     modified_process: list[str] = Field(min_length=1)
     error_steps: list[int] | None
 
+    def traces(self, name: str) -> list[NaturalTrace]:
+        """Original and modified process, both as answers to the original question: they differ in the process only.
 
-def load_natural(name: str, folder: Path | None) -> list[NaturalTrace]:
-    """All traces of the set `name`, from a local folder (NATURAL_SETS names its files) or, without one, from the hub.
-
-    Raises:
-        MissingSet: no such file, or the hub cannot be reached.
-        InputError: a record is not as expected; names file, row and field.
-    """
-    read = {"gsm8k_solutions": _solutions, "prmbench": _prm_pair}.get(name, _process)
-    traces: list[NaturalTrace] = []
-    for where, record in NATURAL_SETS[name].records(folder):
-        with reading(where, f"a record of {name}"):
-            traces += read(name, record)
-    return traces
+        (Under its own, changed question a few rows' modified process would be a right answer to another problem.)
+        `error_steps` counts from 1; what lies beyond the last step is left out.
+        """
+        errors = sorted({e - 1 for e in self.error_steps or [] if 1 <= e <= len(self.modified_process)})
+        kind, question = self.classification, self.original_question
+        item = f"{kind}: {self.idx.removeprefix(kind + '_')}"
+        parts = (("original", self.original_process, ()), ("modified", self.modified_process, tuple(errors)))
+        return [
+            NaturalTrace(name, item, part, kind, question, tuple(map(plain_step, steps)), wrong, None)
+            for part, steps, wrong in parts
+        ]
 
 
-def _solutions(name: str, record: dict) -> list[NaturalTrace]:
-    """One trace per model; equal texts of one problem once (labels of equal texts differ only by their last lines)."""
-    row = _SolutionRow.model_validate(record)
-    if not row.model_extra:
-        raise ValueError("no solutions: fields such as '6b_finetuning', each with 'solution' and 'is_correct'")
-    traces: dict[tuple[str, ...], NaturalTrace] = {}
-    for model, solution in row.model_extra.items():
-        steps = tuple(trace_of_solution(solution.solution))
-        if steps:
-            item = f"{model}: {row.question}"
-            new = NaturalTrace(name, item, model, "", row.question, steps, (), solution.is_correct)
-            traces.setdefault(steps, new)
-    return list(traces.values())
+ROWS = {"gsm8k_solutions": _SolutionRow, "prmbench": _PrmRow}  # else a row of ProcessBench
 
 
 def trace_of_solution(solution: str) -> list[str]:
@@ -121,32 +141,6 @@ def plain_step(step: str) -> str:
     Only one of the two processes of some PRMBench rows has them, and a score must not tell the two apart by that.
     """
     return re.sub(r"^\s*(Step\s*)?\d+[.:)]\s+", "", step.split("\n# Answer")[0]).strip() or step.strip()
-
-
-def _process(name: str, record: dict) -> list[NaturalTrace]:
-    row = _ProcessRow.model_validate(record)
-    if row.label >= len(row.steps):
-        raise ValueError(f"field 'label': {row.label}, but there are {len(row.steps)} steps (the first is 0)")
-    errors = () if row.label == -1 else (row.label,)
-    steps = tuple(map(plain_step, row.steps))
-    return [NaturalTrace(name, row.id, row.generator, "", row.problem, steps, errors, row.final_answer_correct)]
-
-
-def _prm_pair(name: str, record: dict) -> list[NaturalTrace]:
-    """Original and modified process, both as answers to the original question: then they differ in the process only.
-
-    (Under its own, changed question a few rows' modified process would be a right answer to another problem.)
-    `error_steps` counts from 1; what lies beyond the last step is left out.
-    """
-    row = _PrmRow.model_validate(record)
-    errors = tuple(sorted({e - 1 for e in row.error_steps or [] if 1 <= e <= len(row.modified_process)}))
-    kind = row.classification
-    item = f"{kind}: {row.idx.removeprefix(kind + '_')}"
-    parts = (("original", row.original_process, ()), ("modified", row.modified_process, errors))
-    return [
-        NaturalTrace(name, item, part, kind, row.original_question, tuple(map(plain_step, steps)), wrong, None)
-        for part, steps, wrong in parts
-    ]
 
 
 def sample_problems(traces: Sequence[NaturalTrace], problems: int, seed: int) -> list[NaturalTrace]:

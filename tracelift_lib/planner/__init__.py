@@ -1,12 +1,16 @@
 """The planner: rewards, GRPO training, and where a planner starts from.
 
-- `rewards.py`: the rewards of the paper and of its released code (read first)
-- `reward_engine.py`: rewards of a batch of sampled completions while training (read first)
-- `training.py`: GRPO with TRL, and its log (read first)
-- `collapse.py`: when a run is stopped
-- `unsloth.py`: the same training with Unsloth and vLLM
-- `warm_start.py`: a planner fine-tuned on traces, to start from
-- `theory.py`: what notebook 09 proves about the rewards
-- `memory.py`: bytes of weights, optimizer and activations
-- `settings.py`: its sections of a preset
+Read first:
+    rewards.py          the rewards of the paper and of its released code
+    reward_engine.py    rewards of a batch of sampled completions while training
+    training.py         GRPO with TRL
+
+Then:
+    log.py              what training leaves as tables: every completion, every step
+    collapse.py         when a run is stopped
+    unsloth.py          the same training with Unsloth and vLLM
+    warm_start.py       a planner fine-tuned on traces, to start from
+    theory.py           what notebook 09 proves about the rewards
+    memory.py           bytes of weights, optimizer and activations
+    settings.py         sections of a preset
 """

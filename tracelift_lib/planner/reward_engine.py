@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tracelift_lib.executor.backends import CallFailed, derived_seed
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.groups.truth import true_rubric
@@ -36,7 +38,7 @@ from tracelift_lib.problems.files import write_json
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import extract_trace
 from tracelift_lib.reward_model.remote import ScoringError
-from tracelift_lib.reward_model.scorer import TraceScorer
+from tracelift_lib.reward_model.scorer import TraceScorer, TraceScores
 from tracelift_lib.verifier.verdicts import Verdict
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ Score = float | CallFailed
 PARTS = ("s", "q", "u", "j", "c")  # in the order in which the arms take them
 BASELINE = "baseline_success"  # mean verdict without a trace
 FORMAT_ERRORS = "format_errors"  # share of completions without a trace
-STEPS = "steps"  # folder of each step's timings and failure counts, beside the files of rollouts
+STEPS = "steps"  # folder of each step's stats, beside the files of rollouts
 
 
 class TooManyFailures(RuntimeError):
@@ -63,7 +65,7 @@ class RewardEngine:
     Attributes:
         baseline: problem id -> no-trace verdicts, drawn once from the frozen executor; None: drawn anew (`fresh`).
         ties: bonus coefficients of `released_code` for a tie of 0..K successes; None: those of the released code.
-        judge: rubric total of an LLM judge, for the arm `llm_judge`; called in threads.
+        scorer, judge: who gives q, and j of the arm `llm_judge` (rubric total of an LLM judge); called in threads.
         n_rewards: number of rewards so far, failed ones too.
         failures: kind -> number of failed rewards so far.
         began, ended: when the newest batch came and was done (time.monotonic).
@@ -80,7 +82,7 @@ class RewardEngine:
     log_folder: Path
     s_run: Literal["separate", "merged"] = "separate"
     ties: Sequence[float] | None = None
-    judge: Callable[[Problem, str], float] | None = None
+    judge: TraceScorer | None = None
     n_rewards: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     began: float = 0.0
@@ -114,13 +116,13 @@ class RewardEngine:
     async def score(
         self, completions: Sequence[str], problem_ids: Sequence[str], seed: int
     ) -> tuple[list[dict], dict[str, Any]]:
-        """(rows, stats): for each completion its trace, parts, reward and failure; the batch's timings and failures.
+        """(rows, stats): for each completion its trace, parts, reward and failure; the batch's stats.
 
         In a row a part that failed is NaN, one that the arm does not need 0.0; `baseline_success`, the mean of the
         no-trace verdicts, is NaN where the arm does not compare; `malformed` is a completion that contains no trace.
 
         Stats: seconds by phase, which overlap (wall time of the batch and of the executor, summed time of verifier
-        calls, time of the RM); share of traces that repeat another of their problem; failures by kind.
+        calls, time of the RM); share of traces that repeat another of their problem.
         """
         start, seconds = time.monotonic(), Counter()
         cached = self.baseline if compares(self.arm) and self.baseline else {}
@@ -142,29 +144,28 @@ class RewardEngine:
             }
             for problem_id, trace, text in zip(problem_ids, traces, completions)
         ]
+        self._count(rows)
         return rows, {
             "seconds": time.monotonic() - start,
             "executor_seconds": seconds["executor"],
             "verifier_seconds": seconds["verifier"],
-            "rm_seconds": seconds["rm"],
+            "rm_seconds": seconds["reward_model"],
             "repeated_traces": 1 - len(distinct) / len(written) if written else 0.0,
             "baseline": "fresh" if self.baseline is None else "cached",
-            "failures": dict(self._count(rows)),
         }
 
     async def _parts(self, keys: list[tuple[str, str]], seed: int, seconds: Counter[str]) -> list[dict]:
         """Parts, reward and failure of each (problem id, trace); executor, RM and judge work at the same time."""
         problems, traces = [self.problems[i] for i, _ in keys], [trace for _, trace in keys]
-        needs, verified = NEEDS[self.arm], self.executor.verified
+        verified = self.executor.verified
         k = self.k + (self.s_run == "separate") if compares(self.arm) else 1
         calls = {"runs": verified(problems, traces, k, seed, seconds)}
         if compares(self.arm) and self.baseline is None:
             no_traces, other_seed = [None] * len(keys), derived_seed(seed, "baseline")
             calls["without"] = verified(problems, no_traces, self.k, other_seed, seconds)
-        if "q" in needs:
-            calls["q"] = self._quality(problems, traces, seconds)
-        if "j" in needs:
-            calls["j"] = asyncio.gather(*map(self._judged, problems, traces))
+        for part, name, scorer in (("q", "reward_model", self.scorer), ("j", "judge", self.judge)):
+            if part in NEEDS[self.arm]:
+                calls[part] = self._scores(name, scorer, problems, traces, seconds)
         results = await asyncio.gather(*calls.values())
         return [self._part(problem, **dict(zip(calls, row))) for problem, *row in zip(problems, *results)]
 
@@ -186,33 +187,25 @@ class RewardEngine:
                 parts["c"] = float(code_coefficient(sum(with_trace), sum(no_trace), self.k, self.ties))
         return {**parts, "reward": ARMS[self.arm](*(parts[name] for name in PARTS))}
 
-    async def _quality(self, problems: list[Problem], traces: list[str], seconds: Counter[str]) -> list[Score]:
-        """q of each trace, from one call in a thread; a scoring service may fail for some of the traces only."""
-        start, q = time.monotonic(), [math.nan] * len(traces)
-        failure = CallFailed("reward_model", "the score is NaN or infinite")
+    async def _scores(
+        self, name: str, scorer: TraceScorer, problems: list[Problem], traces: list[str], seconds: Counter[str]
+    ) -> list[Score]:
+        """Score of each trace, from one call in a thread; a service may fail for some of the traces only."""
+        start, scores = time.monotonic(), [math.nan] * len(traces)
+        failure = CallFailed(name, "the score is NaN or infinite")
         try:
-            q = (await asyncio.to_thread(self.scorer.score, problems, traces))[0] if traces else []
+            scores = (await asyncio.to_thread(scorer.score, problems, traces))[0] if traces else []
         except ScoringError as error:
-            q, failure = q if error.q is None else error.q, CallFailed(f"reward_model_{error.kind}", str(error))
+            scores, failure = scores if error.q is None else error.q, CallFailed(f"{name}_{error.kind}", str(error))
         except Exception as error:
-            log.exception("the reward model failed")
-            failure = CallFailed("reward_model", f"{type(error).__name__}: {error}")
-        seconds["rm"] += time.monotonic() - start
-        return [float(x) if math.isfinite(x) else failure for x in q]
+            log.exception("%s failed", name)
+            failure = CallFailed(name, f"{type(error).__name__}: {error}")
+        seconds[name] += time.monotonic() - start
+        return [float(x) if math.isfinite(x) else failure for x in scores]
 
-    async def _judged(self, problem: Problem, trace: str) -> Score:
-        try:
-            j = float(await asyncio.to_thread(self.judge, problem, trace))
-            return j if math.isfinite(j) else CallFailed("judge", f"the score is {j}")
-        except Exception as error:
-            return CallFailed("judge", f"{type(error).__name__}: {error}")
-
-    def _count(self, rows: list[dict]) -> Counter[str]:
-        """Failures of these rows by kind; added, as the rewards are, to what the run has had."""
-        failed = Counter(row["failure"] for row in rows if row["failure"])
+    def _count(self, rows: list[dict]) -> None:
         self.n_rewards += len(rows)
-        self.failures += failed
-        return failed
+        self.failures.update(row["failure"] for row in rows if row["failure"])
 
     def _recall_failures(self, before: int) -> None:
         """Count what the log has of the steps before: a resumed run must not forget the failures of its first part."""
@@ -234,6 +227,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def truth_judge(problem: Problem, trace: str) -> float:
-    """The ground truth's rubric total, standing in for an LLM judge in the tiny world."""
-    return true_rubric(problem, trace).total
+class TruthJudge:
+    """The ground truth's rubric, standing in for an LLM judge in the tiny world: total and labels of each trace."""
+
+    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
+        rubrics = [true_rubric(p, z) for p, z in zip(problems, traces, strict=True)]
+        return np.array([r.total for r in rubrics]), np.array([list(r.labels.values()) for r in rubrics])

@@ -34,9 +34,10 @@ from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import SupervisedTraining
-from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
+from tracelift_lib.planner.log import OTHER_PROCESS
+from tracelift_lib.planner.reward_engine import RewardEngine, TruthJudge
 from tracelift_lib.planner.rewards import NEEDS, compares
-from tracelift_lib.planner.training import rank_folder, train_planner
+from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
 from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, write_json
@@ -505,12 +506,12 @@ class TrainedPlanner(Stage):
             s_run=e.s_run,
             ties=e.ties,
             scorer=run.scorer() if "q" in parts else None,
-            judge=truth_judge if "j" in parts else None,
+            judge=TruthJudge() if "j" in parts else None,
             problems={p.problem_id: p for p in run.problems("rl")},
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
-            log_folder=out / WORK / "rollouts" / (rank_folder(rank) if rank else ""),
+            log_folder=out / WORK / "rollouts" / (OTHER_PROCESS.format(rank) if rank else ""),
         )
         start, t = run.need("planner").path, preset.planner_training
         train_planner(start, load_tokenizer(start), engine, t, preset.prompt_style, preset.limits, seed, out)
