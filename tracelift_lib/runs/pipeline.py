@@ -196,11 +196,11 @@ def _make_in_worker(arguments: tuple, stage: str, instance: dict[str, Any]) -> N
 def stale_lines(preset: Preset) -> list[str]:
     """A line for each result of the preset on disk that other code has made than today's."""
     lines = []
-    for label, planned in stage_graph(preset).items():
-        folder = store.home() / "runs" / preset.name / planned.name / planned.key
+    for label, (name, instance) in stage_graph(preset).items():
+        folder = store.home() / "runs" / preset.name / name / key_of(preset, name, instance)
         with contextlib.suppress(store.CorruptArtifact, FileNotFoundError):
             artifact = store.Artifact(folder, store.read_manifest(folder))
-            if files := store.changed_code(artifact, STAGES[planned.name].source()):
+            if files := store.changed_code(artifact, STAGES[name].source()):
                 lines.append(stale_line(label, files))
     return lines
 

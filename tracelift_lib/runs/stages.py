@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,18 +56,14 @@ Needs = list[tuple[str, Instance]]
 WARM_START: Instance = {"arm": "warm_start", "seed": 0}
 
 
-def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
+def _fields(preset: Preset, *names: str) -> dict[str, Any]:
     """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
-
-    def values(preset: Preset) -> dict[str, Any]:
-        whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
-        scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
-        whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
-        if scorer:  # where and how patiently a server is asked is no part of the result
-            whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
-        return {name: whole[name] for name in names if name in whole}
-
-    return values
+    whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
+    scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+    whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
+    if scorer:  # where and how patiently a server is asked is no part of the result
+        whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
+    return {name: whole[name] for name in names if name in whole}
 
 
 def _once(*names: str) -> Needs:
@@ -99,7 +93,7 @@ class Stage:
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """The part of the preset that decides the result."""
-        return _section(*self.sections)(preset)
+        return _fields(preset, *self.sections)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         """The stages that it is made from."""
@@ -236,21 +230,11 @@ def _own_groups(preset: Preset) -> bool:
 
 def _groups_of_seeds(run: Run, out: Path) -> None:
     """Test groups come from the last seeds, so from problems that no other split has."""
-    g, folder = run.preset.groups, data_folder()
-    seeds = SeedSettings(
-        source=g.seeds.source,
-        folder=folder,
-        limit=g.sizes["train"] + g.sizes["test"],
-        every=g.seeds.every,
-        seed=run.preset.seed,
-    )
-    settings = BuildSettings(
-        seeds=seeds, min_negatives=g.min_negatives, test=g.sizes["test"], drop_leaked=g.seeds.drop_leaked
-    )
-    work = out / WORK / "groups"
-    build(settings, work, guard_of(seeds))
-    for path in work.iterdir():
-        shutil.copy(path, out)
+    g, test = run.preset.groups, run.preset.groups.sizes["test"]
+    limit, every, seed = g.sizes["train"] + test, g.seeds.every, run.preset.seed
+    seeds = SeedSettings(source=g.seeds.source, folder=data_folder(), limit=limit, every=every, seed=seed)
+    settings = BuildSettings(seeds=seeds, min_negatives=g.min_negatives, test=test, drop_leaked=g.seeds.drop_leaked)
+    build(settings, out, guard_of(seeds))
 
 
 def _released_groups(run: Run, out: Path) -> None:
@@ -343,7 +327,7 @@ class NaturalErrors(Stage):
     def config(self, preset: Preset) -> dict[str, Any]:
         """How many resamples a table takes later decides no score."""
         sets = preset.natural_errors.sets if preset.natural_errors else {}
-        return {"sets": sets, **_section("prompt_style")(preset)}
+        return {"sets": sets, **_fields(preset, "prompt_style")}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once(_backbone_stage(preset), *["reward_model"] * bool(preset.reward_model))
@@ -477,7 +461,7 @@ class TrainedPlanner(Stage):
         Settings at their default are left out, so that results stay valid when a later version offers more of them.
         """
         training = preset.planner_training.model_dump(mode="json", exclude=NO_PART_IN_RESULT, exclude_defaults=True)
-        return _section("prompt_style", "limits", "execution", "scorer")(preset) | {"planner_training": training}
+        return _fields(preset, "prompt_style", "limits", "execution", "scorer") | {"planner_training": training}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         arm, cached = instance["arm"], preset.execution.baseline == "cached"
@@ -589,6 +573,12 @@ def label_of(name: str, instance: Instance) -> str:
     return "/".join([name, *map(str, instance.values())])
 
 
+def result_of(label: str) -> tuple[str, Instance]:
+    """Stage and instance of a label."""
+    name, *policy = label.split("/")
+    return name, {"arm": policy[0], "seed": int(policy[1])} if policy else {}
+
+
 def config_of(preset: Preset, name: str, instance: Instance) -> dict[str, Any]:
     """All that decides a result beside the stages that it is made from."""
     return {"seed": preset.seed, **STAGES[name].config(preset), **instance}
@@ -608,37 +598,40 @@ def with_upstream(preset: Preset, name: str, instance: Instance) -> Iterator[tup
     yield name, instance
 
 
+def missing(preset: Preset, wanted: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What keys of the preset lack: key, what is wrong, what to do.
+
+    Args:
+        wanted: dotted key -> what its value must hold, if it is not null; without any: it must not be null.
+    """
+    for key, names in wanted.items():
+        held = preset.value(key)
+        if held is None and not names:
+            service = " (or name a service in execution.scorer, for planner training and evaluation)"
+            yield f"{key}: is null; add this section" + (service if key == "reward_model" else "")
+        for name in [name for name in names if held is not None and name not in held]:
+            add = f"`{name}: NUMBER`" if isinstance(held, dict) else "it"
+            yield f"{key}: has no {name!r}, only {', '.join(map(str, held))}; add {add}"
+
+
 def lacking(preset: Preset, name: str, instance: Instance) -> Iterator[str]:
-    """What the preset lacks for a result and for all that it is made from: key, what is wrong, what to do."""
-    stage, have = STAGES[name], preset.problems.sizes
-    null = [section for section in stage.required if getattr(preset, section) is None]
-    service = " (or name a service in execution.scorer, for planner training and evaluation)"
-    for section in null:
-        yield f"{section}: is null; add this section" + (service if section == "reward_model" else "")
+    """What the preset lacks for a result and for all that it is made from, as `missing` says it."""
+    stage = STAGES[name]
+    null = list(missing(preset, dict.fromkeys(stage.required, ())))
     needs = [] if null else stage.needs(preset, instance)  # without its sections they are not known
-    for split in stage.splits if ("problems", {}) in needs else ():
-        if split not in have:
-            yield f"problems.sizes: has no split {split!r}, only {', '.join(have)}; add `{split}: NUMBER`"
+    yield from null
+    if ("problems", {}) in needs:
+        yield from missing(preset, {"problems.sizes": stage.splits})
     for need in needs:
         yield from lacking(preset, *need)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A result that a preset's notebooks make; `upstream`: labels and keys of what it is made from."""
-
-    name: str
-    instance: Instance
-    key: str
-    upstream: dict[str, str]
-
-
-def stage_graph(preset: Preset) -> dict[str, Planned]:
+def stage_graph(preset: Preset) -> dict[str, tuple[str, Instance]]:
     """Label -> result, of all that the notebooks of the preset make; what it is made from comes before it."""
-    graph: dict[str, Planned] = {}
-    for name, stage in STAGES.items():
-        instances = [] if stage.notebook[:2] in preset.leaves_out else stage.instances(preset)
-        for result in (r for instance in instances for r in with_upstream(preset, name, instance)):
-            upstream = {label_of(*need): key_of(preset, *need) for need in STAGES[result[0]].needs(preset, result[1])}
-            graph.setdefault(label_of(*result), Planned(*result, key_of(preset, *result), upstream))
-    return graph
+    return {
+        label_of(*result): result
+        for name, stage in STAGES.items()
+        if stage.notebook[:2] not in preset.leaves_out
+        for instance in stage.instances(preset)
+        for result in with_upstream(preset, name, instance)
+    }
