@@ -70,8 +70,8 @@ class Run:
         """
         for line in lacking(self.preset, stage, instance):
             raise InputError(f"preset {self.preset.name} cannot make stage {stage!r}: {line}")
-        folder, upstream, found = self._find(stage, instance)
-        code = STAGES[stage].source()
+        folder, upstream = self.folder_of(stage, **instance), self._upstream(stage, instance)
+        found, code = store.find(folder, upstream), STAGES[stage].source()
         if found and (files := store.changed_code(found, code)):
             _say_once(stale_line(label_of(stage, instance), files))
         if found and not store.must_rebuild(found, code):
@@ -112,7 +112,7 @@ class Run:
         Raises:
             store.MissingArtifact: it has not been made yet; the message names the notebook that makes it.
         """
-        found = self._find(stage, instance)[-1]
+        found = store.find(self.folder_of(stage, **instance), self._upstream(stage, instance))
         if found:
             return found
         raise store.MissingArtifact(
@@ -133,14 +133,10 @@ class Run:
         """Where a stage's result is or will be."""
         return self.folder / stage / key_of(self.preset, stage, instance)
 
-    def _find(
-        self, stage: str, instance: dict[str, Any]
-    ) -> tuple[Path, dict[str, store.Artifact], store.Artifact | None]:
-        """Folder of a stage, what it is made from, and itself if it is there."""
+    def _upstream(self, stage: str, instance: dict[str, Any]) -> dict[str, store.Artifact]:
+        """What a stage is made from, by label."""
         needs = STAGES[stage].needs(self.preset, instance)
-        upstream = {label_of(name, other): self.need(name, **other) for name, other in needs}
-        folder = self.folder_of(stage, **instance)
-        return folder, upstream, store.find(folder, upstream)
+        return {label_of(name, other): self.need(name, **other) for name, other in needs}
 
     # --- what stages hold ---------------------------------------------------------------------
 

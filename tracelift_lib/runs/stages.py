@@ -31,7 +31,7 @@ from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
 from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
-from tracelift_lib.models.settings import SupervisedTraining
+from tracelift_lib.models.settings import SupervisedTraining, TrainedModel
 from tracelift_lib.planner.reward_engine import RewardEngine, truth_judge
 from tracelift_lib.planner.rewards import NEEDS, compares
 from tracelift_lib.planner.training import rank_folder, train_planner
@@ -109,7 +109,8 @@ class Stage:
 
     def source(self) -> dict[str, str]:
         """Hashes of the code that makes it."""
-        return hashes(*self.code, f"runs/stages.py:{type(self).__name__}")
+        classes = type(self).mro()[: -len(Stage.mro())]  # with what several stages have in common
+        return hashes(*self.code, *(f"runs/stages.py:{c.__name__}" for c in classes))
 
     def build(self, run: Run, out: Path, **instance: Any) -> None:
         """Make it in the folder `out`; called again after an interruption."""
@@ -166,36 +167,42 @@ def _gsm8k_splits(source: GSM8K, seed: int) -> dict[str, list[Problem]]:
     return splits
 
 
-class ExecutorModel(Stage):
-    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
-    code, sections, splits = ("models",), ("executor", "prompt_style"), ("train",)
+class Model(Stage):
+    """Weights, trained here or fetched.
+
+    Attributes:
+        section: of the preset, which says what model it is.
+        trained_from: stages, if it is trained here.
+    """
+
+    splits = ("train",)
+    section: str
+    trained_from: tuple[str, ...]
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
-        return _once("problems") if preset.executor.source == "train" else []
+        trained = isinstance(preset.value(self.section), SupervisedTraining)
+        return _once(*self.trained_from) if trained else []
 
     def build(self, run: Run, out: Path) -> None:
-        source = run.preset.executor
-        if source.source == "train":
-            base.train_base(source, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+        source, style, seed = run.preset.value(self.section), run.preset.prompt_style, run.preset.seed
+        if isinstance(source, TrainedModel):
+            base.train_base(source, run.problems("train"), style, seed, out)
+        elif isinstance(source, SupervisedTraining):
+            warm_start(source, run.need("executor").path, run.problems("train"), style, seed, out)
         else:
             fetch(source, out)
 
 
-class PlannerModel(Stage):
+class ExecutorModel(Model):
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
+    code, sections = ("models",), ("executor", "prompt_style")
+    section, trained_from = "executor", ("problems",)
+
+
+class PlannerModel(Model):
     notebook, also_made_by = "00_start_here", ("02_train_reward_model", "05_train_planner_lora")
     code, sections = ("models", "planner/warm_start.py"), ("planner", "prompt_style")
-    required, splits = ("planner",), ("train",)
-
-    def needs(self, preset: Preset, instance: Instance) -> Needs:
-        return _once("problems", "executor") if isinstance(preset.planner, SupervisedTraining) else []
-
-    def build(self, run: Run, out: Path) -> None:
-        source, preset = run.preset.planner, run.preset
-        if isinstance(source, SupervisedTraining):
-            start = run.need("executor").path
-            warm_start(source, start, run.problems("train"), preset.prompt_style, preset.seed, out)
-        else:
-            fetch(source, out)
+    section, trained_from, required = "planner", ("problems", "executor"), ("planner",)
 
 
 class Groups(Stage):
