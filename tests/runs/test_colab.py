@@ -66,6 +66,9 @@ def test_on_colab_it_fetches_the_project_and_goes_there(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"after {folder}/notebooks True\n")
     assert (folder / "tracelift_lib" / "runs" / "colab.py").exists()
+    (folder / "tracelift_lib" / "runs" / "colab.py").write_text(
+        "def prepare(): pass\n"
+    )  # which the first run has shown
     again = run_cell(folder, tmp_path, **environment)  # it is there: no second clone
     assert again.returncode == 0 and "Cloning" not in again.stderr
 

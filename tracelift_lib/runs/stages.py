@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.group_maker import BuildSettings, build_group
 from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
-from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
+from tracelift_lib.groups.settings import PublicSeeds
 from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
@@ -221,13 +221,17 @@ class Groups(Stage):
 
     def build(self, run: Run, out: Path) -> None:
         """{train,dev,test}.jsonl; of public seeds the same as parquet, the builder's report.json and its data card."""
-        match run.preset.groups.seeds:
-            case None:
-                _groups_of_problems(run, out)
-            case PublicSeeds():
-                _groups_of_seeds(run, out)
-            case ReleasedGroups():
-                _released_groups(run, out)
+        g, kept = run.preset.groups, {}
+        if isinstance(g.seeds, PublicSeeds):
+            return _groups_of_seeds(run, out)
+        for split in ("train", "test"):
+            large = (x for x in _groups_of(run, split) if len(x.negative_bank) >= g.min_negatives)
+            kept[split] = list(islice(large, g.sizes[split]))
+        by_id = {group.problem_id: group for group in kept["train"]}
+        for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
+            kept[split] = [by_id[i] for i in ids]
+        for split, groups in kept.items():
+            write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
 
 def _own_groups(preset: Preset) -> bool:
@@ -244,32 +248,16 @@ def _groups_of_seeds(run: Run, out: Path) -> None:
     build(settings, out, guard_of(seeds))
 
 
-def _released_groups(run: Run, out: Path) -> None:
-    """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
-    g, r = run.preset.groups, run.preset.groups.seeds
-    where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
-    kept = {}
-    for split, released in (("train", "train"), ("test", "dev")):
-        large = (x for x in load_groups(where, released, r.revision) if len(x.negative_bank) >= g.min_negatives)
-        kept[split] = list(islice(large, g.sizes[split]))
-    _write_groups(out, **kept)
+def _groups_of(run: Run, split: str) -> Iterable[Group]:
+    """Groups for a split that others have released, or of the preset's own problems.
 
-
-def _groups_of_problems(run: Run, out: Path) -> None:
-    g, kept = run.preset.groups, {}
-    for split in ("train", "test"):
-        built = [build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]]]
-        kept[split] = [x for x in built if len(x.negative_bank) >= g.min_negatives]
-    _write_groups(out, **kept)
-
-
-def _write_groups(out: Path, train: list[Group], test: list[Group]) -> None:
-    """{train,dev,test}.jsonl; dev is a tenth of `train`."""
-    by_id = {group.problem_id: group for group in train}
-    train_ids, dev_ids = split_train_dev(by_id)
-    splits = {"train": [by_id[i] for i in train_ids], "dev": [by_id[i] for i in dev_ids], "test": test}
-    for split, groups in splits.items():
-        write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
+    Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train.
+    """
+    g = run.preset.groups
+    if g.seeds is None:
+        return (build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]])
+    where = str(PROJECT / g.seeds.where) if (PROJECT / g.seeds.where).exists() else g.seeds.where
+    return load_groups(where, "dev" if split == "test" else "train", g.seeds.revision)
 
 
 class RewardModel(Stage):
