@@ -299,3 +299,11 @@ def test_accelerate_reads_the_configuration(path, tmp_path):
     assert arguments.offload_param_device == (offload if stage == 3 else "none")
     if stage == 3:
         assert (arguments.zero3_init_flag, arguments.zero3_save_16bit_model) == (True, True)
+
+
+@pytest.mark.parametrize("text", ["tracelift", "tracelift:", "tracelift:a", ":0", "fastest:0"])
+def test_a_run_that_is_no_arm_and_seed_is_refused_with_what_to_write(text, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    assert launch.main(["--preset", "check", "--run", "exec_only:0", text]) == 2
+    said = capsys.readouterr().err
+    assert f"--run {text!r}: write ARM:SEED, e.g. tracelift:0; arms are " in said and "no_uplift" in said

@@ -234,9 +234,7 @@ def test_a_stage_of_other_code_is_rebuilt_when_asked_for(builds_in_copy, other_c
 
 def test_what_a_preset_lacks_for_a_stage_is_named_before_it_is_made():
     """Preset paper leaves notebook 05 out, so that it is valid without a split `rl`; a launch asks for one."""
-    with pytest.raises(
-        InputError, match="paper cannot make stage 'planner_training': problems.sizes: has no split 'rl'"
-    ):
+    with pytest.raises(InputError, match="paper cannot make stage 'planner_training': problems.sizes: has no 'rl'"):
         Run("paper").make("planner_training", **EXEC)
 
 

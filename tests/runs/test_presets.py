@@ -7,7 +7,7 @@ from common import PROJECT
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import presets
 from tracelift_lib.runs.presets import load_preset, preset_names, variant
-from tracelift_lib.runs.stages import stage_graph
+from tracelift_lib.runs.stages import STAGES, key_of, label_of, result_of, stage_graph
 
 FILES = sorted((PROJECT / "presets").glob("*.yaml"))
 
@@ -340,15 +340,11 @@ MISSING = [  # preset, overrides, what the message must say
     ("check", {"leaves_out": {"01": "no groups"}}, ["leaves_out: notebook 01 makes stage 'groups'", "02, 03"]),
     ("check", {"leaves_out": {"03": "no uplift"}}, ["leaves_out: notebook 03 makes stage 'baseline'", "05"]),
     ("check", {"planner.habits": {"full": 0.0}}, ["planner.habits"]),
-    ("check", {"groups.sizes": {"train": 5}}, ["groups.sizes: has no 'test'; add `test: NUMBER`"]),
+    ("check", {"groups.sizes": {"train": 5}}, ["groups.sizes: has no 'test', only train; add `test: NUMBER`"]),
     ("check", {"name": "other"}, ["name: 'other' in check.yaml; write name: check"]),
-    (
-        "smol",
-        {"problems.sizes": {"train": 9, "test": 5}},
-        ["problems.sizes: has no split 'rl', only train, test; add `rl"],
-    ),
-    ("smol", {"problems.sizes": {"rl": 9, "test": 5}}, ["problems.sizes: has no split 'train'"]),
-    ("smol", {"problems.sizes": {"rl": 9, "train": 5}}, ["problems.sizes: has no split 'test'"]),
+    ("smol", {"problems.sizes": {"train": 9, "test": 5}}, ["problems.sizes: has no 'rl', only train, test; add `rl"]),
+    ("smol", {"problems.sizes": {"rl": 9, "test": 5}}, ["problems.sizes: has no 'train'"]),
+    ("smol", {"problems.sizes": {"rl": 9, "train": 5}}, ["problems.sizes: has no 'test'"]),
     ("smol", {"groups.seeds": None}, ["groups.seeds: null takes known true steps"]),
     ("smol", {"planner_training.arms": ["exec_only", "tracelift", "llm_judge"]}, ["planner_training.arms: llm_judge"]),
 ]
@@ -416,15 +412,19 @@ def test_a_preset_without_a_name_of_its_own_is_refused(folder):
         load_preset("mine")
 
 
+def upstream(preset, result):
+    """Labels of what a result is made from."""
+    return {label_of(*need) for need in STAGES[result[0]].needs(preset, result[1])}
+
+
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_the_whole_graph_of_a_preset_can_be_walked(name):
     """Every stage that its notebooks make, with its key, after all that it is made from."""
     preset = load_preset(name)
     graph, before = stage_graph(preset), set()
-    for label, planned in graph.items():
-        assert label == "/".join([planned.name, *map(str, planned.instance.values())])
-        assert len(planned.key) == 12 and set(planned.upstream) <= before
-        assert planned.upstream == {other: graph[other].key for other in planned.upstream}
+    for label, result in graph.items():
+        assert label == label_of(*result) and result == result_of(label)
+        assert len(key_of(preset, *result)) == 12 and upstream(preset, result) <= before
         before.add(label)
     trained = {label for label in graph if label.startswith("planner_training/")}
     t = preset.planner_training
@@ -434,15 +434,10 @@ def test_the_whole_graph_of_a_preset_can_be_walked(name):
 
 
 def test_the_graph_of_check():
-    graph = stage_graph(load_preset("check"))
-    assert set(graph["reward_model"].upstream) == {"groups", "executor"}
-    assert set(graph["planner_training/tracelift/1"].upstream) == {
-        "problems",
-        "executor",
-        "planner",
-        "reward_model",
-        "baseline",
-    }
-    assert set(graph["planner_training/exec_only/0"].upstream) == {"problems", "executor", "planner"}
-    assert "planner_training/exec_only/1" in graph["evaluation/exec_only/1"].upstream
-    assert set(graph["evaluation/warm_start/0"].upstream) == {"problems", "executor", "planner", "reward_model"}
+    check = load_preset("check")
+    made_from = {label: upstream(check, result) for label, result in stage_graph(check).items()}
+    assert made_from["reward_model"] == {"groups", "executor"}
+    assert made_from["planner_training/tracelift/1"] == {"problems", "executor", "planner", "reward_model", "baseline"}
+    assert made_from["planner_training/exec_only/0"] == {"problems", "executor", "planner"}
+    assert "planner_training/exec_only/1" in made_from["evaluation/exec_only/1"]
+    assert made_from["evaluation/warm_start/0"] == {"problems", "executor", "planner", "reward_model"}

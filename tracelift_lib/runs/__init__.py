@@ -2,6 +2,7 @@
 
 Read first:
     presets.py         a preset read, its keys checked, and whether it has what its notebooks will ask for
+    lessons.yaml       what each notebook asks for
     pipeline.py        a run of a preset: stages made, resumed or found, and what they hold loaded
 
 Then:
@@ -12,7 +13,7 @@ Then:
     parallel.py        runs side by side, one core each
     launch.py          planner training in several processes
     gpu_budget.py      whether planner training fits the GPU
-    report.py          tables and figures with what they came from
+    report.py          tables and figures with what they came from; figures.mplstyle is their look
     run_notebooks.py   notebooks converted, run, and not run again while nothing has changed
     colab.py           the first cell of every notebook
     cli.py             the command `tracelift`

@@ -41,36 +41,21 @@ def prepare() -> None:
     Raises:
         SystemExit: pip failed, or a package that this Python had loaded before was replaced: restart, run again.
     """
-    missing = lacking(requirements("unsloth") if shutil.which("nvidia-smi") else requirements())
-    if missing:
-        print("installing", ", ".join(missing), flush=True)
-        before = _loaded_versions()
-        if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing]).returncode:
-            raise SystemExit("pip could not install these packages; its messages above say why")
-        if replaced := sorted(name for name, version in before.items() if _version(name) != version):
-            raise SystemExit(
-                f"{', '.join(replaced)} changed while in use: choose Runtime > Restart session, "
-                "then run this cell again"
-            )
+    print("installing what is lacking here of the packages in pyproject.toml", flush=True)
+    before, wanted = _loaded_versions(), requirements(*["unsloth"] * bool(shutil.which("nvidia-smi")))
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted]).returncode:
+        raise SystemExit("pip could not install these packages; its messages above say why")
+    if replaced := sorted(name for name, version in before.items() if _version(name) != version):
+        raise SystemExit(
+            f"{', '.join(replaced)} changed while in use: choose Runtime > Restart session, then run this cell again"
+        )
     os.chdir(PROJECT / "notebooks")
 
 
 def requirements(*extras: str) -> list[str]:
-    """What pyproject.toml asks for, pins included."""
+    """What pyproject.toml asks for, pins included; pip leaves alone what is here already."""
     project = _pyproject()
     return [*project["dependencies"], *(r for extra in extras for r in project["optional-dependencies"][extra])]
-
-
-def lacking(wanted: list[str]) -> list[str]:
-    """Those of `wanted` that are not installed here, or in another version."""
-    from pip._vendor.packaging.requirements import Requirement  # pip is there before anything else is
-
-    def met(text: str) -> bool:
-        requirement = Requirement(text)
-        version = _version(requirement.name)
-        return version is not None and requirement.specifier.contains(version, prereleases=True)
-
-    return [text for text in wanted if not met(text)]
 
 
 def _pyproject() -> dict:

@@ -22,6 +22,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from tracelift_lib.planner.rewards import ARMS
 from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import STAGES, Run
@@ -41,18 +42,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # its own cpu:0, cpu:1 ... make torch.load of a checkpoint fail
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
+        policies = [_policy(text) for text in options.run]  # refuse bad input before the processes are connected
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         overrides = dict(map(read_override, options.override))
         overrides.setdefault("planner_training.processes", state.num_processes)
         run = Run(options.preset, options.preset_seed, overrides)
-        for arm, _, seed in (text.partition(":") for text in options.run):
-            make_together(run, state, arm=arm, seed=int(seed))
+        for policy in policies:
+            make_together(run, state, **policy)
     except (InputError, store.MissingArtifact) as error:
         print(error, file=sys.stderr)
         return 2
     state.destroy_process_group()
     return 0
+
+
+def _policy(text: str) -> dict[str, Any]:
+    """Arm and seed of `ARM:SEED` on the command line. Raises InputError."""
+    arm, _, seed = text.partition(":")
+    if arm not in ARMS or not seed.isdecimal():
+        raise InputError(f"--run {text!r}: write ARM:SEED, e.g. tracelift:0; arms are {', '.join(ARMS)}")
+    return {"arm": arm, "seed": int(seed)}
 
 
 def make_together(run: Run, state: PartialState, **instance: Any) -> None:

@@ -71,8 +71,8 @@ class Run:
         """
         for line in lacking(self.preset, stage, instance):
             raise InputError(f"preset {self.preset.name} cannot make stage {stage!r}: {line}")
-        folder, upstream, found = self._find(stage, instance)
-        code = STAGES[stage].source()
+        folder, upstream = self.folder_of(stage, **instance), self._upstream(stage, instance)
+        found, code = store.find(folder, upstream), STAGES[stage].source()
         if found and (files := store.changed_code(found, code)):
             _say_once(stale_line(label_of(stage, instance), files))
         if found and not store.must_rebuild(found, code):
@@ -113,7 +113,7 @@ class Run:
         Raises:
             store.MissingArtifact: it has not been made yet; the message names the notebook that makes it.
         """
-        found = self._find(stage, instance)[-1]
+        found = store.find(self.folder_of(stage, **instance), self._upstream(stage, instance))
         if found:
             return found
         raise store.MissingArtifact(
@@ -134,14 +134,10 @@ class Run:
         """Where a stage's result is or will be."""
         return self.folder / stage / key_of(self.preset, stage, instance)
 
-    def _find(
-        self, stage: str, instance: dict[str, Any]
-    ) -> tuple[Path, dict[str, store.Artifact], store.Artifact | None]:
-        """Folder of a stage, what it is made from, and itself if it is there."""
+    def _upstream(self, stage: str, instance: dict[str, Any]) -> dict[str, store.Artifact]:
+        """What a stage is made from, by label."""
         needs = STAGES[stage].needs(self.preset, instance)
-        upstream = {label_of(name, other): self.need(name, **other) for name, other in needs}
-        folder = self.folder_of(stage, **instance)
-        return folder, upstream, store.find(folder, upstream)
+        return {label_of(name, other): self.need(name, **other) for name, other in needs}
 
     # --- what stages hold ---------------------------------------------------------------------
 
@@ -197,11 +193,11 @@ def _make_in_worker(arguments: tuple, stage: str, instance: dict[str, Any]) -> N
 def stale_lines(preset: Preset) -> list[str]:
     """A line for each result of the preset on disk that other code has made than today's."""
     lines = []
-    for label, planned in stage_graph(preset).items():
-        folder = store.home() / "runs" / preset.name / planned.name / planned.key
+    for label, (name, instance) in stage_graph(preset).items():
+        folder = store.home() / "runs" / preset.name / name / key_of(preset, name, instance)
         with contextlib.suppress(store.CorruptArtifact, FileNotFoundError):
             artifact = store.Artifact(folder, store.read_manifest(folder))
-            if files := store.changed_code(artifact, STAGES[planned.name].source()):
+            if files := store.changed_code(artifact, STAGES[name].source()):
                 lines.append(stale_line(label, files))
     return lines
 

@@ -11,8 +11,7 @@ import contextlib
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import reduce
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -22,7 +21,7 @@ from tracelift_lib.planner.rewards import NEEDS
 from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.problems.settings import Section, TinyWorld
 from tracelift_lib.runs.settings import Preset
-from tracelift_lib.runs.stages import STAGES, WARM_START, Needs, lacking, with_upstream
+from tracelift_lib.runs.stages import STAGES, Instance, lacking, missing, result_of, with_upstream
 
 PRESET_FOLDER = PROJECT / "presets"
 
@@ -159,99 +158,71 @@ def _sections(annotation: Any) -> list[type[Section]]:
 # --- the whole --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What a notebook asks for beside the stages that it makes: `holds` are keys and what they must hold."""
+class Lesson(Section):
+    """What a notebook asks for beside the stages that it makes; lessons.yaml says more."""
 
-    stages: Needs = field(default_factory=list)
-    sections: tuple[str, ...] = ()
-    holds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    results: list[str] = []
+    keys: dict[str, list[str]] = {}
 
 
 LESSONS = {
-    "00": Lesson([("planner", {})], ("planner_training",), {"problems.sizes": ("dev",)}),
-    "02": Lesson(sections=("evaluation",)),
-    "05": Lesson([("executor", {})]),
-    "06": Lesson(
-        [("reward_model", {}), ("baseline", {}), ("planner_training", {"arm": "exec_only", "seed": 0})],
-        ("evaluation",),
-        {"problems.sizes": ("test",)},
-    ),
-    "07": Lesson(holds={"planner_training.arms": ("exec_only",)}),
-    "12": Lesson(
-        [(name, {}) for name in ("executor", "rm_scores", "uplift", "baseline")] + [("evaluation", WARM_START)],
-        holds={"planner_training.arms": ("exec_only", "tracelift"), "evaluation.splits": ("test",)},
-    ),
+    number: Lesson.model_validate(asked)
+    for number, asked in yaml.load(Path(__file__).with_name("lessons.yaml").read_text(), _Loader).items()
 }
 
 
 def _contradictions(preset: Preset, name: str) -> Iterator[str]:
     """What no run can use, whatever its notebooks are: key, what is wrong, what to do."""
-    numbers = sorted(path.name[:2] for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.py"))
     own = isinstance(preset.problems, TinyWorld)  # then every true step of a trace is known
     if preset.name != name:
         yield f"name: {preset.name!r} in {name}.yaml; write name: {name}, which is the folder of its results"
-    for number in sorted(set(preset.leaves_out) - set(numbers)):
-        yield f"leaves_out: no notebook {number!r}; there are {', '.join(numbers)}"
+    for number in sorted(set(preset.leaves_out) - set(_numbers())):
+        yield f"leaves_out: no notebook {number!r}; there are {', '.join(_numbers())}"
     for key in ("planner_training.arms", "planner_training.seeds", "evaluation.splits"):
-        values = _value(preset, key)
+        values = preset.value(key)
         if values is not None and (not values or len(set(values)) < len(values)):
             yield f"{key}: {values} must name at least one, and none twice"
-    for split in set(_value(preset, "evaluation.splits") or []) - set(preset.problems.sizes):
+    for split in set(preset.value("evaluation.splits") or []) - set(preset.problems.sizes):
         yield f"evaluation.splits: {split!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
     for key in ("executor.mix", "planner.habits"):
-        shares = _value(preset, key)
+        shares = preset.value(key)
         if shares is not None and not any(shares.values()):
             yield f"{key}: {shares} must have a share above 0"
-    if _value(preset, "planner.source") == "executor" and not own:
+    if preset.value("planner.source") == "executor" and not own:
         yield "planner.source: executor mixes habits into known true steps; take reference_traces for these problems"
-    for split in {"train", "test"} - set(_value(preset, "groups.sizes") or ("train", "test")):
-        yield f"groups.sizes: has no {split!r}; add `{split}: NUMBER`"
     if preset.groups and preset.groups.seeds is None and not own:
         yield "groups.seeds: null takes known true steps; name public seeds for these problems, as {source: gsm8k}"
-    for arm in _value(preset, "planner_training.arms") or []:
+    for arm in preset.value("planner_training.arms") or []:
         if "j" in NEEDS[arm] and not own:
             yield f"planner_training.arms: {arm} judges by known true steps; leave it out for these problems"
+
+
+def _numbers() -> list[str]:
+    """Of all notebooks."""
+    return sorted(path.name[:2] for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.py"))
 
 
 def _unmet(preset: Preset) -> Iterator[str]:
     """What the notebooks of this preset would ask for in vain, with those that do."""
     wanted: dict[str, set[str]] = defaultdict(set)
-    for number, name, instance in _asked_for(preset):
-        missing = list(lacking(preset, name, instance)) or _unmade(preset, number, name, instance)
-        for line in missing:
+    for number in sorted(set(_numbers()) - set(preset.leaves_out)):
+        lesson = LESSONS.get(number, Lesson())
+        results = [(name, i) for name, s in STAGES.items() if s.notebook[:2] == number for i in s.instances(preset)]
+        for result in [*results, *map(result_of, lesson.results)]:
+            for line in list(lacking(preset, *result)) or _unmade(preset, number, *result):
+                wanted[line].add(number)
+        for line in missing(preset, lesson.keys):
             wanted[line].add(number)
-    for number in set(LESSONS) - set(preset.leaves_out):
-        lesson = LESSONS[number]
-        for name in [name for name in lesson.sections if getattr(preset, name) is None]:
-            wanted[f"{name}: is null; add this section"].add(number)
-        for key, names in lesson.holds.items():
-            held = _value(preset, key)
-            for name in [n for n in names if held is not None and n not in held]:
-                wanted[f"{key}: has no {name!r}, only {', '.join(map(str, held))}; add it"].add(number)
     for line, numbers in wanted.items():
         yield f"{line} (for notebooks {', '.join(sorted(numbers))}), or say under leaves_out why these are not run"
 
 
-def _asked_for(preset: Preset) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(number of a notebook that is run, stage and instance that it makes or needs)."""
-    asked = [(stage.notebook[:2], name, i) for name, stage in STAGES.items() for i in stage.instances(preset)]
-    asked += [(number, *need) for number, lesson in LESSONS.items() for need in lesson.stages]
-    return (one for one in asked if one[0] not in preset.leaves_out)
-
-
-def _unmade(preset: Preset, number: str, name: str, instance: dict[str, Any]) -> list[str]:
+def _unmade(preset: Preset, number: str, name: str, instance: Instance) -> Iterator[str]:
     """Stages that no notebook up to `number` makes."""
-    lines = []
-    for label, stage in ((n, STAGES[n]) for n, _ in with_upstream(preset, name, instance)):
+    for upstream, _ in with_upstream(preset, name, instance):
+        stage = STAGES[upstream]
         makers = {notebook[:2] for notebook in (stage.notebook, *stage.also_made_by)} - set(preset.leaves_out)
-        if label == "executor" and not preset.local_executor:
+        if upstream == "executor" and not preset.local_executor:
             makers.discard("03")
         if not any(maker <= number for maker in makers):
-            lines.append(f"leaves_out: notebook {stage.notebook[:2]} makes stage {label!r}; do not leave it out")
-    return lines
-
-
-def _value(preset: Preset, key: str) -> Any:
-    """The value of a dotted key; None if a part of it is."""
-    return reduce(lambda section, part: getattr(section, part, None), key.split("."), preset)
+            yield f"leaves_out: notebook {stage.notebook[:2]} makes stage {upstream!r}; do not leave it out"

@@ -29,17 +29,7 @@ CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
 def set_theme() -> None:
     """One look for all figures."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update(
-        {
-            "figure.figsize": (COLUMN_WIDTH, 2.6),
-            "figure.dpi": 130,
-            "savefig.dpi": 200,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "pdf.fonttype": 42,
-        }
-    )
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 def figures_folder(run: Run) -> Path:

@@ -93,15 +93,16 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
 
 
 def main(arguments: list[str] | None = None) -> int:
+    numbers = [source.name[:2] for source in sources()]
     parser = argparse.ArgumentParser(prog="tracelift run", description=__doc__.split("\n")[0])
     parser.add_argument("--preset", nargs="+", default=["tiny"], help="one or more, run one after the other")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. execution.k=5")
-    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, e.g. 02 07")
+    parser.add_argument("--only", nargs="+", choices=numbers, metavar="NN", help="notebooks to run, e.g. 02 07")
     options = parser.parse_args(arguments)
     overrides = dict(map(read_override, options.override))
     presets = [load_preset(name, options.seed, overrides) for name in options.preset]  # refuse bad input first
-    chosen = _choose(options.only)
+    chosen = [source for source in sources() if not options.only or source.name[:2] in options.only]
     store.rebuilds_stale()
     for preset in presets:
         parameters = {"PRESET": preset.name, "SEED": options.seed, "OVERRIDES": overrides}
@@ -150,7 +151,7 @@ def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) 
 
 def _run_unless_done(preset: Preset, source: Path, parameters: dict[str, Any], output: Path) -> int:
     rebuilds = store.rebuilds_stale() and stale_lines(preset)
-    if not rebuilds and _is_done(source, parameters, output):
+    if not rebuilds and _is_done(output, _state(source, parameters, output)):
         print(f"{source.stem}: done before, executed copy {output}", flush=True)
         return 0
     output.with_suffix(".json").unlink(missing_ok=True)  # the copy is not what this record is of any more
@@ -167,31 +168,33 @@ def _run_unless_done(preset: Preset, source: Path, parameters: dict[str, Any], o
     except KeyboardInterrupt:
         print(f"\ninterrupted in {source.stem}; finished stages are kept, run again to go on", file=sys.stderr)
         return 130
-    _note_done(source, parameters, output)
+    write_json(output.with_suffix(".json"), _state(source, parameters, output))
     print(f"{source.stem}: {time.monotonic() - start:.0f} s, executed copy {output}", flush=True)
     return 0
 
 
 # A notebook is not run again while nothing that it depends on has changed: its source, its parameters, the library, the
 # versions of packages, and the stages, tables and figures of its preset that were there when it had run.
-def _is_done(source: Path, parameters: dict[str, Any], output: Path) -> bool:
-    """Whether the executed copy `output` is what a run would make."""
+def _is_done(output: Path, now: dict[str, Any]) -> bool:
+    """Whether the executed copy `output` is what a run would make; files that later notebooks have added do not count.
+
+    Args:
+        now: `_state`, which is written beside the copy after a run.
+    """
     record = output.with_suffix(".json")
     if not (output.exists() and record.exists()):
         return False
-    done = json.loads(record.read_text())
-    return done["recipe"] == _recipe(source, parameters) and all(
-        (store.home() / name).exists() and file_sha256(store.home() / name) == digest
-        for name, digest in done["files"].items()
-    )
+    then = json.loads(record.read_text())
+    return then["recipe"] == now["recipe"] and then["files"].items() <= now["files"].items()
 
 
-def _note_done(source: Path, parameters: dict[str, Any], output: Path) -> None:
+def _state(source: Path, parameters: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Hashes of what a notebook makes its results from, and of the stages, tables and figures of its preset."""
     home = store.home()
     figures = (home / "paper_figures" / output.parent.name).glob("*")
     stages = (home / "runs" / parameters["PRESET"]).glob(f"*/*/{store.MANIFEST}")
     files = {str(path.relative_to(home)): file_sha256(path) for path in [*figures, *stages]}
-    write_json(output.with_suffix(".json"), {"recipe": _recipe(source, parameters), "files": files})
+    return {"recipe": _recipe(source, parameters), "files": files}
 
 
 def _recipe(source: Path, parameters: dict[str, Any]) -> str:
@@ -208,11 +211,3 @@ def _recipe(source: Path, parameters: dict[str, Any]) -> str:
         os.environ.get(DATA_VARIABLE),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _choose(only: list[str] | None) -> list[Path]:
-    known = {source.name[:2]: source for source in sources()}
-    missing = set(only or []) - set(known)
-    if missing:
-        raise InputError(f"no notebook {sorted(missing)}; there are {sorted(known)}")
-    return [known[n] for n in sorted(only or known)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import reduce
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -53,3 +54,7 @@ class Preset(Section):
     def local_executor(self) -> bool:
         """Whether the executor runs in this process; a model behind a server is not ours to make."""
         return self.execution.backend.kind == "local"
+
+    def value(self, key: str) -> Any:
+        """The value of a dotted key; None if a part of it is."""
+        return reduce(lambda section, part: getattr(section, part, None), key.split("."), self)

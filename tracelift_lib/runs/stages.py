@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +27,11 @@ from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.group_maker import BuildSettings, build_group
 from tracelift_lib.groups.schema import Candidate, Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import SeedSettings, symbolic_splits
-from tracelift_lib.groups.settings import PublicSeeds, ReleasedGroups
+from tracelift_lib.groups.settings import PublicSeeds
 from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
-from tracelift_lib.models.settings import SupervisedTraining
+from tracelift_lib.models.settings import SupervisedTraining, TrainedModel
 from tracelift_lib.planner.log import OTHER_PROCESS
 from tracelift_lib.planner.reward_engine import RewardEngine, TruthJudge
 from tracelift_lib.planner.rewards import NEEDS, compares
@@ -59,18 +57,14 @@ Needs = list[tuple[str, Instance]]
 WARM_START: Instance = {"arm": "warm_start", "seed": 0}
 
 
-def _section(*names: str) -> Callable[[Preset], dict[str, Any]]:
+def _fields(preset: Preset, *names: str) -> dict[str, Any]:
     """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
-
-    def values(preset: Preset) -> dict[str, Any]:
-        whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
-        scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
-        whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
-        if scorer:  # where and how patiently a server is asked is no part of the result
-            whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
-        return {name: whole[name] for name in names if name in whole}
-
-    return values
+    whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
+    scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+    whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
+    if scorer:  # where and how patiently a server is asked is no part of the result
+        whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
+    return {name: whole[name] for name in names if name in whole}
 
 
 def _once(*names: str) -> Needs:
@@ -100,7 +94,7 @@ class Stage:
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """The part of the preset that decides the result."""
-        return _section(*self.sections)(preset)
+        return _fields(preset, *self.sections)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         """The stages that it is made from."""
@@ -116,7 +110,8 @@ class Stage:
 
     def source(self) -> dict[str, str]:
         """Hashes of the code that makes it."""
-        return hashes(*self.code, f"runs/stages.py:{type(self).__name__}")
+        classes = type(self).mro()[: -len(Stage.mro())]  # with what several stages have in common
+        return hashes(*self.code, *(f"runs/stages.py:{c.__name__}" for c in classes))
 
     def build(self, run: Run, out: Path, **instance: Any) -> None:
         """Make it in the folder `out`; called again after an interruption."""
@@ -173,36 +168,42 @@ def _gsm8k_splits(source: GSM8K, seed: int) -> dict[str, list[Problem]]:
     return splits
 
 
-class ExecutorModel(Stage):
-    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
-    code, sections, splits = ("models",), ("executor", "prompt_style"), ("train",)
+class Model(Stage):
+    """Weights, trained here or fetched.
+
+    Attributes:
+        section: of the preset, which says what model it is.
+        trained_from: stages, if it is trained here.
+    """
+
+    splits = ("train",)
+    section: str
+    trained_from: tuple[str, ...]
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
-        return _once("problems") if preset.executor.source == "train" else []
+        trained = isinstance(preset.value(self.section), SupervisedTraining)
+        return _once(*self.trained_from) if trained else []
 
     def build(self, run: Run, out: Path) -> None:
-        source = run.preset.executor
-        if source.source == "train":
-            base.train_base(source, run.problems("train"), run.preset.prompt_style, run.preset.seed, out)
+        source, style, seed = run.preset.value(self.section), run.preset.prompt_style, run.preset.seed
+        if isinstance(source, TrainedModel):
+            base.train_base(source, run.problems("train"), style, seed, out)
+        elif isinstance(source, SupervisedTraining):
+            warm_start(source, run.need("executor").path, run.problems("train"), style, seed, out)
         else:
             fetch(source, out)
 
 
-class PlannerModel(Stage):
+class ExecutorModel(Model):
+    notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
+    code, sections = ("models",), ("executor", "prompt_style")
+    section, trained_from = "executor", ("problems",)
+
+
+class PlannerModel(Model):
     notebook, also_made_by = "00_start_here", ("02_train_reward_model", "05_train_planner_lora")
     code, sections = ("models", "planner/warm_start.py"), ("planner", "prompt_style")
-    required, splits = ("planner",), ("train",)
-
-    def needs(self, preset: Preset, instance: Instance) -> Needs:
-        return _once("problems", "executor") if isinstance(preset.planner, SupervisedTraining) else []
-
-    def build(self, run: Run, out: Path) -> None:
-        source, preset = run.preset.planner, run.preset
-        if isinstance(source, SupervisedTraining):
-            start = run.need("executor").path
-            warm_start(source, start, run.problems("train"), preset.prompt_style, preset.seed, out)
-        else:
-            fetch(source, out)
+    section, trained_from, required = "planner", ("problems", "executor"), ("planner",)
 
 
 class Groups(Stage):
@@ -221,13 +222,17 @@ class Groups(Stage):
 
     def build(self, run: Run, out: Path) -> None:
         """{train,dev,test}.jsonl; of public seeds the same as parquet, the builder's report.json and its data card."""
-        match run.preset.groups.seeds:
-            case None:
-                _groups_of_problems(run, out)
-            case PublicSeeds():
-                _groups_of_seeds(run, out)
-            case ReleasedGroups():
-                _released_groups(run, out)
+        g, kept = run.preset.groups, {}
+        if isinstance(g.seeds, PublicSeeds):
+            return _groups_of_seeds(run, out)
+        for split in ("train", "test"):
+            large = (x for x in _groups_of(run, split) if len(x.negative_bank) >= g.min_negatives)
+            kept[split] = list(islice(large, g.sizes[split]))
+        by_id = {group.problem_id: group for group in kept["train"]}
+        for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
+            kept[split] = [by_id[i] for i in ids]
+        for split, groups in kept.items():
+            write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
 
 def _own_groups(preset: Preset) -> bool:
@@ -237,49 +242,23 @@ def _own_groups(preset: Preset) -> bool:
 
 def _groups_of_seeds(run: Run, out: Path) -> None:
     """Test groups come from the last seeds, so from problems that no other split has."""
-    g, folder = run.preset.groups, data_folder()
-    seeds = SeedSettings(
-        source=g.seeds.source,
-        folder=folder,
-        limit=g.sizes["train"] + g.sizes["test"],
-        every=g.seeds.every,
-        seed=run.preset.seed,
-    )
-    settings = BuildSettings(
-        seeds=seeds, min_negatives=g.min_negatives, test=g.sizes["test"], drop_leaked=g.seeds.drop_leaked
-    )
-    work = out / WORK / "groups"
-    build(settings, work, guard_of(seeds))
-    for path in work.iterdir():
-        shutil.copy(path, out)
+    g, test = run.preset.groups, run.preset.groups.sizes["test"]
+    limit, every, seed = g.sizes["train"] + test, g.seeds.every, run.preset.seed
+    seeds = SeedSettings(source=g.seeds.source, folder=data_folder(), limit=limit, every=every, seed=seed)
+    settings = BuildSettings(seeds=seeds, min_negatives=g.min_negatives, test=test, drop_leaked=g.seeds.drop_leaked)
+    build(settings, out, guard_of(seeds))
 
 
-def _released_groups(run: Run, out: Path) -> None:
-    """Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train."""
-    g, r = run.preset.groups, run.preset.groups.seeds
-    where = str(PROJECT / r.where) if (PROJECT / r.where).exists() else r.where
-    kept = {}
-    for split, released in (("train", "train"), ("test", "dev")):
-        large = (x for x in load_groups(where, released, r.revision) if len(x.negative_bank) >= g.min_negatives)
-        kept[split] = list(islice(large, g.sizes[split]))
-    _write_groups(out, **kept)
+def _groups_of(run: Run, split: str) -> Iterable[Group]:
+    """Groups for a split that others have released, or of the preset's own problems.
 
-
-def _groups_of_problems(run: Run, out: Path) -> None:
-    g, kept = run.preset.groups, {}
-    for split in ("train", "test"):
-        built = [build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]]]
-        kept[split] = [x for x in built if len(x.negative_bank) >= g.min_negatives]
-    _write_groups(out, **kept)
-
-
-def _write_groups(out: Path, train: list[Group], test: list[Group]) -> None:
-    """{train,dev,test}.jsonl; dev is a tenth of `train`."""
-    by_id = {group.problem_id: group for group in train}
-    train_ids, dev_ids = split_train_dev(by_id)
-    splits = {"train": [by_id[i] for i in train_ids], "dev": [by_id[i] for i in dev_ids], "test": test}
-    for split, groups in splits.items():
-        write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
+    Released dev groups, which no released model has learned from, are our test; our dev is a tenth of train.
+    """
+    g = run.preset.groups
+    if g.seeds is None:
+        return (build_group(p, run.preset.seed) for p in run.problems(split)[: g.sizes[split]])
+    where = str(PROJECT / g.seeds.where) if (PROJECT / g.seeds.where).exists() else g.seeds.where
+    return load_groups(where, "dev" if split == "test" else "train", g.seeds.revision)
 
 
 class RewardModel(Stage):
@@ -344,7 +323,7 @@ class NaturalErrors(Stage):
     def config(self, preset: Preset) -> dict[str, Any]:
         """How many resamples a table takes later decides no score."""
         sets = preset.natural_errors.sets if preset.natural_errors else {}
-        return {"sets": sets, **_section("prompt_style")(preset)}
+        return {"sets": sets, **_fields(preset, "prompt_style")}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once(_backbone_stage(preset), *["reward_model"] * bool(preset.reward_model))
@@ -478,7 +457,7 @@ class TrainedPlanner(Stage):
         Settings at their default are left out, so that results stay valid when a later version offers more of them.
         """
         training = preset.planner_training.model_dump(mode="json", exclude=NO_PART_IN_RESULT, exclude_defaults=True)
-        return _section("prompt_style", "limits", "execution", "scorer")(preset) | {"planner_training": training}
+        return _fields(preset, "prompt_style", "limits", "execution", "scorer") | {"planner_training": training}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         arm, cached = instance["arm"], preset.execution.baseline == "cached"
@@ -590,6 +569,12 @@ def label_of(name: str, instance: Instance) -> str:
     return "/".join([name, *map(str, instance.values())])
 
 
+def result_of(label: str) -> tuple[str, Instance]:
+    """Stage and instance of a label."""
+    name, *policy = label.split("/")
+    return name, {"arm": policy[0], "seed": int(policy[1])} if policy else {}
+
+
 def config_of(preset: Preset, name: str, instance: Instance) -> dict[str, Any]:
     """All that decides a result beside the stages that it is made from."""
     return {"seed": preset.seed, **STAGES[name].config(preset), **instance}
@@ -609,37 +594,40 @@ def with_upstream(preset: Preset, name: str, instance: Instance) -> Iterator[tup
     yield name, instance
 
 
+def missing(preset: Preset, wanted: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What keys of the preset lack: key, what is wrong, what to do.
+
+    Args:
+        wanted: dotted key -> what its value must hold, if it is not null; without any: it must not be null.
+    """
+    for key, names in wanted.items():
+        held = preset.value(key)
+        if held is None and not names:
+            service = " (or name a service in execution.scorer, for planner training and evaluation)"
+            yield f"{key}: is null; add this section" + (service if key == "reward_model" else "")
+        for name in [name for name in names if held is not None and name not in held]:
+            add = f"`{name}: NUMBER`" if isinstance(held, dict) else "it"
+            yield f"{key}: has no {name!r}, only {', '.join(map(str, held))}; add {add}"
+
+
 def lacking(preset: Preset, name: str, instance: Instance) -> Iterator[str]:
-    """What the preset lacks for a result and for all that it is made from: key, what is wrong, what to do."""
-    stage, have = STAGES[name], preset.problems.sizes
-    null = [section for section in stage.required if getattr(preset, section) is None]
-    service = " (or name a service in execution.scorer, for planner training and evaluation)"
-    for section in null:
-        yield f"{section}: is null; add this section" + (service if section == "reward_model" else "")
+    """What the preset lacks for a result and for all that it is made from, as `missing` says it."""
+    stage = STAGES[name]
+    null = list(missing(preset, dict.fromkeys(stage.required, ())))
     needs = [] if null else stage.needs(preset, instance)  # without its sections they are not known
-    for split in stage.splits if ("problems", {}) in needs else ():
-        if split not in have:
-            yield f"problems.sizes: has no split {split!r}, only {', '.join(have)}; add `{split}: NUMBER`"
+    yield from null
+    if ("problems", {}) in needs:
+        yield from missing(preset, {"problems.sizes": stage.splits})
     for need in needs:
         yield from lacking(preset, *need)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A result that a preset's notebooks make; `upstream`: labels and keys of what it is made from."""
-
-    name: str
-    instance: Instance
-    key: str
-    upstream: dict[str, str]
-
-
-def stage_graph(preset: Preset) -> dict[str, Planned]:
+def stage_graph(preset: Preset) -> dict[str, tuple[str, Instance]]:
     """Label -> result, of all that the notebooks of the preset make; what it is made from comes before it."""
-    graph: dict[str, Planned] = {}
-    for name, stage in STAGES.items():
-        instances = [] if stage.notebook[:2] in preset.leaves_out else stage.instances(preset)
-        for result in (r for instance in instances for r in with_upstream(preset, name, instance)):
-            upstream = {label_of(*need): key_of(preset, *need) for need in STAGES[result[0]].needs(preset, result[1])}
-            graph.setdefault(label_of(*result), Planned(*result, key_of(preset, *result), upstream))
-    return graph
+    return {
+        label_of(*result): result
+        for name, stage in STAGES.items()
+        if stage.notebook[:2] not in preset.leaves_out
+        for instance in stage.instances(preset)
+        for result in with_upstream(preset, name, instance)
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -124,7 +125,8 @@ def make(
         found = find(folder, upstream)  # another process may have made it while we waited
         if found and not must_rebuild(found, code):
             return found
-        _check_space(folder, min_free_gb)
+        if shutil.disk_usage(folder).free < min_free_gb * 2**30:
+            raise _out_of_space(folder, f"less than {min_free_gb} GB free")
         made_from = {name: a.digest for name, a in upstream.items()}
         _drop_foreign_work(folder, {"upstream": made_from, "code": code})
         start = time.monotonic()
@@ -136,7 +138,7 @@ def make(
         except Exception as error:  # writers of weights report a full disk in their own ways
             said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             if said or shutil.disk_usage(folder).free < FULL:
-                raise OutOfSpace(_space_message(folder, "the disk filled up")) from error
+                raise _out_of_space(folder, "the disk filled up") from error
             raise
     return Artifact(folder, manifest)
 
@@ -209,19 +211,20 @@ def _corrupt(folder: Path, what: str) -> CorruptArtifact:
     return CorruptArtifact(f"{what}. {advice}")
 
 
-_VERIFIED: set[tuple] = set()  # files as this process has read them through: large models are hashed once
+@functools.cache
+def _sha256_of(path: Path, size: int, changed_ns: int) -> str:
+    """`file_sha256`, once in a process while the file is not touched: large models are hashed once."""
+    return file_sha256(path)
 
 
 def _check_files(artifact: Artifact) -> None:
     for name, known in artifact.manifest["files"].items():
         path = artifact.path / name
-        if path.is_file():
-            state = (path, known["sha256"], path.stat().st_size, path.stat().st_mtime_ns)
-            if state not in _VERIFIED and file_sha256(path) == known["sha256"]:
-                _VERIFIED.add(state)
-            if state in _VERIFIED:
-                continue
-        raise _corrupt(artifact.path, f"{path} {'differs from its manifest' if path.exists() else 'is missing'}")
+        if not path.exists():
+            raise _corrupt(artifact.path, f"{path} is missing")
+        state = path.stat()
+        if path.is_dir() or _sha256_of(path, state.st_size, state.st_mtime_ns) != known["sha256"]:
+            raise _corrupt(artifact.path, f"{path} differs from its manifest")
 
 
 def _drop_foreign_work(folder: Path, state: dict[str, Any]) -> None:
@@ -234,14 +237,9 @@ def _drop_foreign_work(folder: Path, state: dict[str, Any]) -> None:
     write_json(marker, state)
 
 
-def _check_space(folder: Path, min_free_gb: float) -> None:
-    if shutil.disk_usage(folder).free < min_free_gb * 2**30:
-        raise OutOfSpace(_space_message(folder, f"less than {min_free_gb} GB free"))
-
-
-def _space_message(folder: Path, what: str) -> str:
+def _out_of_space(folder: Path, what: str) -> OutOfSpace:
     free = shutil.disk_usage(folder).free / 2**30
-    return (
+    return OutOfSpace(
         f"{folder}: {what} ({free:.2f} GB left). Finished stages are kept; free some space, or set "
         "TRACELIFT_HOME to a folder on a larger disk, and run again."
     )
