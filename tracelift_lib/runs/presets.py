@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ConfigDict, RootModel, ValidationError
 
 from tracelift_lib.planner.rewards import NEEDS
 from tracelift_lib.problems.files import PROJECT, InputError
@@ -165,10 +165,13 @@ class Lesson(Section):
     keys: dict[str, list[str]] = {}
 
 
-LESSONS = {
-    number: Lesson.model_validate(asked)
-    for number, asked in yaml.load(Path(__file__).with_name("lessons.yaml").read_text(), _Loader).items()
-}
+class Lessons(RootModel[dict[str, Lesson]]):
+    """By number of notebook; the title is what an error names."""
+
+    model_config = ConfigDict(title="lessons.yaml")
+
+
+LESSONS = Lessons.model_validate(yaml.load(Path(__file__).with_name("lessons.yaml").read_text(), _Loader)).root
 
 
 def _contradictions(preset: Preset, name: str) -> Iterator[str]:
