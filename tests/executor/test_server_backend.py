@@ -340,8 +340,8 @@ def test_rewards_repeat_with_the_seed_on_a_server_that_honours_seeds(connect, tm
             log_folder=tmp_path,
             s_run=s_run,
         )
-        rows, figures = asyncio.run(engine.score(completions, ids, seed))
-        assert figures["failures"] == {"executor_http_400": 1}
+        rows, _ = asyncio.run(engine.score(completions, ids, seed))
+        assert engine.failures == {"executor_http_400": 1}
         return [(row["reward"], row["s"]) for row in rows if row["failure"] is None]
 
     class Constant:

@@ -355,11 +355,11 @@ def smol_run(data, converted, monkeypatch):
     """Preset smol with the tiny converted model, cut down to 24 problems in chunks of 10."""
     monkeypatch.setenv("TRACELIFT_DATA", str(data))
     monkeypatch.setattr(stages, "UPLIFT_CHUNK", 10)
-    monkeypatch.setattr(store, "_check_space", lambda *_: None)
     run = Run(
         "smol",
         overrides={
             "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
+            "min_free_gb": 0.0,
             "execution.problems": 24,
             "execution.baseline_samples": 2,
             "execution.max_new_tokens": 4,
@@ -409,10 +409,10 @@ def test_an_interrupted_uplift_goes_on_and_gives_the_same(smol_run, monkeypatch,
 def whole_run(data, converted, monkeypatch):
     """Preset smol_short with the tiny converted model and problems of gsm_symbolic, cut to what its size can do."""
     monkeypatch.delenv("TRACELIFT_DATA", raising=False)
-    monkeypatch.setattr(store, "_check_space", lambda *_: None)
     return Run(
         "smol_short",
         overrides={
+            "min_free_gb": 0.0,
             "problems": {"source": "gsm_symbolic", "sizes": {"train": 12, "rl": 4, "test": 4}},
             "executor": {"source": "hub", "model_id": "-", "revision": "-", "folder": str(converted[0])},
             "groups.seeds": {"source": "gsm_symbolic"},
