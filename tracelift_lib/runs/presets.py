@@ -50,6 +50,8 @@ def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | 
     if wrong:
         changed = f" with {', '.join(overrides)} set" if overrides else ""
         raise InputError(f"preset {name}{changed} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
+    for values in preset.variants.values():
+        load_preset(name, seed, (overrides or {}) | values | {"variants": {}})
     return preset
 
 

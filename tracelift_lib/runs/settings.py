@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from tracelift_lib.evaluation.settings import Evaluation, NaturalErrors
 from tracelift_lib.executor.settings import Execution
 from tracelift_lib.groups.settings import Groups
-from tracelift_lib.models.settings import ModelSource
-from tracelift_lib.planner.settings import PlannerSource, PlannerTraining
+from tracelift_lib.models.settings import ModelSource, TrainedModel
+from tracelift_lib.planner.settings import PlannerSource, PlannerTraining, Prediction
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle
 from tracelift_lib.problems.settings import GSM8K, GsmSymbolic, Positive, Section, TinyWorld
 from tracelift_lib.reward_model.settings import RewardModelTraining
@@ -31,13 +31,18 @@ class Preset(Section):
     limits: PromptLimits = PromptLimits()
     problems: Annotated[TinyWorld | GSM8K | GsmSymbolic, Field(discriminator="source")]
     executor: ModelSource
+    second_executor: TrainedModel | None = Field(None, description="reads traces that were never written for it")
     planner: PlannerSource | None = None
     groups: Groups | None = None
     reward_model: RewardModelTraining | None = None
     execution: Execution
     planner_training: PlannerTraining | None = None
+    prediction: Prediction | None = None
     evaluation: Evaluation | None = None
     natural_errors: NaturalErrors | None = None
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="name -> values of keys that differ from this preset; notebook 08 trains and compares them"
+    )
     simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
 
     @model_validator(mode="after")

@@ -32,9 +32,11 @@ from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import SupervisedTraining, TrainedModel
+from tracelift_lib.planner.judges import judge_of
 from tracelift_lib.planner.log import OTHER_PROCESS
-from tracelift_lib.planner.reward_engine import RewardEngine, TruthJudge
-from tracelift_lib.planner.rewards import NEEDS, compares
+from tracelift_lib.planner.prediction import Simulation, measure_habits, predict
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
@@ -146,7 +148,8 @@ class Problems(Stage):
     def build(self, run: Run, out: Path) -> None:
         p = run.preset.problems
         if p.source in GENERATED:
-            splits = GENERATED[p.source].generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+            generate = GENERATED[p.source].generate_splits
+            splits = generate(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed, shortcut=p.shortcut or {})
         elif p.source == "gsm_symbolic":
             splits = symbolic_splits(p.sizes, run.preset.seed)
         else:
@@ -192,6 +195,21 @@ class Model(Stage):
             warm_start(source, run.need("executor").path, run.problems("train"), style, seed, out)
         else:
             fetch(source, out)
+
+
+class SecondExecutor(Model):
+    """Another model, from another seed, that answers with traces that were never written for it."""
+
+    notebook, code = "07_evaluate", ("models",)
+    sections, section, trained_from = ("second_executor", "prompt_style"), "second_executor", ("problems",)
+    required = ("second_executor",)
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.second_executor else []
+
+    def build(self, run: Run, out: Path) -> None:
+        preset = run.preset
+        base.train_base(preset.second_executor, run.problems("train"), preset.prompt_style, preset.seed + 1, out)
 
 
 class ExecutorModel(Model):
@@ -444,6 +462,96 @@ class Baseline(Answers):
         write_json(out / "baseline.json", {i: v.tolist() for i, v in zip(rows["problem_id"], rows["verdicts"])})
 
 
+HOW_IT_ANSWERS = ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
+
+
+class Habits(Answers):
+    """What the warm start does, on the training problems and those of every evaluation split."""
+
+    notebook, code = "05_train_planner_lora", ("planner/prediction.py", "groups/habits.py", "groups/truth.py")
+    sections = ("prompt_style", "limits")
+    required, splits = ("prediction", "planner_training", "evaluation"), ("rl",)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """How it is measured; neither K nor how trainings use it."""
+        measured = preset.prediction.model_dump(include={"problems", "traces", "runs"})
+        sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
+        execution = _fields(preset, "execution")["execution"]
+        drawn = {
+            key: execution[key] for key in ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
+        }
+        own = {"prediction": measured, "planner_sampling": sampling, "execution": drawn}
+        return super().config(preset) | own | {"splits": preset.evaluation.splits}
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return super().needs(preset, instance) + _once("planner", *_scorer_stage(preset))
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.prediction else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """habits.parquet: rows of `measure_habits`, with their split."""
+        p, preset, parts = run.preset.prediction, run.preset, []
+        planner, executor, scorer = run.planner(), run.executor(), run.scorer()
+        for i, split in enumerate(["rl", *preset.evaluation.splits]):
+            problems, seed = run.problems(split)[: p.problems], 1000 * preset.seed + 10 * i
+            rows = measure_habits(
+                planner, executor, scorer, problems, p.traces, p.runs, preset.prompt_style, preset.limits, seed
+            )
+            parts.append(rows.assign(split=split))
+        pd.concat(parts, ignore_index=True).to_parquet(out / "habits.parquet", index=False)
+
+
+class Predicted(Stage):
+    notebook, required = "05_train_planner_lora", ("prediction", "planner_training")
+    code = ("planner/prediction.py", "planner/theory.py", "planner/rewards.py")
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """What the simulated trainings need to know of the real ones."""
+        t, e = preset.planner_training, preset.execution
+        training = t.model_dump(include={"steps", "problems_per_step", "generations", "judge_saturation"})
+        return {
+            "step_size": preset.prediction.step_size,
+            "trainings": preset.prediction.trainings,
+            "planner_training": training,
+            "execution": e.model_dump(include={"k", "baseline", "baseline_samples"}),
+        }
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("habits")
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.prediction else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """prediction.parquet: `predict` for every arm that this preset can pay."""
+        rows = pd.read_parquet(run.need("habits").path / "habits.parquet").query("split == 'rl'")
+        parts = [
+            predict(rows, simulation_of(run.preset, arm), run.preset.prediction.trainings, run.preset.seed).assign(
+                arm=arm
+            )
+            for arm in tqdm(ARMS, desc="predicted arms")
+            if arm != "released_code" or run.preset.execution.baseline == "fresh"
+        ]
+        pd.concat(parts, ignore_index=True).to_parquet(out / "prediction.parquet", index=False)
+
+
+def simulation_of(preset: Preset, arm: str) -> Simulation:
+    """The tabular training that stands for a real one of this arm."""
+    t, e = preset.planner_training, preset.execution
+    return Simulation(
+        arm=arm,
+        k=e.k,
+        baseline_samples=e.baseline_samples,
+        fresh=e.baseline == "fresh",
+        groups=t.problems_per_step,
+        generations=t.generations,
+        steps=t.steps,
+        step_size=preset.prediction.step_size,
+        saturation=t.judge_saturation,
+    )
+
+
 NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
 
 
@@ -485,7 +593,7 @@ class TrainedPlanner(Stage):
             s_run=e.s_run,
             ties=e.ties,
             scorer=run.scorer() if "q" in parts else None,
-            judge=TruthJudge() if "j" in parts else None,
+            judge=judge_of(arm, preset.planner_training.judge_saturation, seed),
             problems={p.problem_id: p for p in run.problems("rl")},
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
@@ -529,7 +637,8 @@ class Evaluated(Stage):
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         trained = [] if instance == WARM_START else [("planner_training", instance)]
-        return _once("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset)) + trained
+        second = ["second_executor"] * bool(preset.second_executor)
+        return _once("problems", *_executor_stage(preset), *second, "planner", *_scorer_stage(preset)) + trained
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [WARM_START, *policies(preset)]
@@ -539,9 +648,12 @@ class Evaluated(Stage):
         policy, p = {"arm": arm, "seed": seed}, run.preset
         planner = run.planner(None if policy == WARM_START else policy)
         executor, scorer, traces, parts = run.executor(), run.scorer(), p.evaluation.traces, []
+        second = run.executor("second_executor") if p.second_executor else None
         for split in p.evaluation.splits:
             problems = run.problems(split)
-            rows = evaluate_planner(planner, executor, scorer, problems, traces, p.prompt_style, p.limits, p.seed)
+            rows = evaluate_planner(
+                planner, executor, scorer, problems, traces, p.prompt_style, p.limits, p.seed, second
+            )
             parts.append(rows.assign(split=split, arm=arm, seed=seed))
         pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
 
@@ -556,7 +668,10 @@ STAGES: dict[str, Stage] = {
     "natural_errors": NaturalErrors(),
     "uplift": Uplift(),
     "baseline": Baseline(),
+    "habits": Habits(),
+    "prediction": Predicted(),
     "planner_training": TrainedPlanner(),
+    "second_executor": SecondExecutor(),
     "evaluation": Evaluated(),
 }
 
