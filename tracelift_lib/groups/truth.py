@@ -35,6 +35,7 @@ def is_faithful(problem: Problem, trace: str) -> bool:
     That of a program must also state the true plan and hold no code. Raises KeyError outside the generated worlds.
     """
     reference = problem.reference_solution
+    true_steps(problem)
     if len(trace.strip().splitlines()) != len(reference.splitlines()) or read_lines(trace) != read_lines(reference):
         return False
     return problem.domain == "math" or plan_is_true(problem, trace)

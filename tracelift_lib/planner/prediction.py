@@ -50,7 +50,7 @@ def measure_habits(
         {"problem_id": p.problem_id, "trace": z, "habit": habit_of(p, z), "s_none": without[p.problem_id]}
         for p, z in pairs
     )
-    asked, written = map(list, zip(*[pair for pair in pairs if pair[1]]))
+    asked, written = [p for p, z in pairs if z], [z for _, z in pairs if z]
     measured = pd.DataFrame(
         {
             "s": executor.verdicts(asked, written, runs, seed + 2, "executor").mean(1),
