@@ -331,7 +331,7 @@ report.save_figure(run, figure, "rm_calibration", curve, [scores_file, files],
 #
 # What training leaves has the layout of the checkpoints that the authors released (`ScottHan/TraceLift`): the backbone's own
 # config with four `rm_*` keys, and weights named `model.*`, `dimension_heads.N.*`, `total_head.*`; with doubt there are also
-# `doubt.*` and the key `rm_doubt_layer`. So `ReasoningRewardModel.from_pretrained` loads either, a folder or a name on the
+# `doubt.*` and two keys `rm_doubt_*`. So `ReasoningRewardModel.from_pretrained` loads either, a folder or a name on the
 # hub, whole or as a LoRA adapter (we could not download the released ones; a test builds a checkpoint of that layout and
 # compares every head with an independent computation).
 

@@ -37,7 +37,7 @@ from tracelift_lib.reward_model import scorer as scoring
 from tracelift_lib.reward_model import training
 from tracelift_lib.reward_model.losses import Scores, expected_labels, lm_loss, negatives_ranking, reward_model_loss
 from tracelift_lib.reward_model.model import ReasoningRewardModel
-from tracelift_lib.reward_model.scorer import Scorer, grow_trees, trace_start
+from tracelift_lib.reward_model.scorer import Scorer, grow_trees
 from tracelift_lib.reward_model.training import collate, schedule, train_reward_model
 from tracelift_lib.runs.presets import load_preset
 
@@ -223,38 +223,32 @@ def doubting(tmp_path_factory, base):
 
 
 def test_doubt_is_what_the_language_model_would_not_have_written(base, doubting):
-    """Against the causal LM's own probabilities, token by token; before the first one it has none."""
+    """In a trace, against the causal LM's own probabilities token by token; a problem gives no reason for it."""
     language_model = AutoModelForCausalLM.from_pretrained(base).eval()
     model = ReasoningRewardModel.from_pretrained(doubting).eval()
-    seen = []
+    opening = model.config.rm_doubt_after
+    ids = torch.tensor([[5, 9, *opening, 40, 7, 7]])
+    start, seen = 2 + len(opening), []
     model.model.layers[2].register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    ids = torch.tensor([[5, 9, 40, 7, 7]])
     with torch.no_grad():
         log_p = model(ids, torch.ones_like(ids)).log_p
         p = language_model(ids).logits.softmax(-1)
-    expected = [1.0, *(p[0, i, ids[0, i + 1]].item() for i in range(4))]
-    np.testing.assert_allclose(log_p[0].exp(), expected, rtol=1e-4)
+    expected = torch.tensor([1.0] * start + [p[0, i, ids[0, i + 1]].item() for i in range(start - 1, start + 2)])
+    torch.testing.assert_close(log_p[0].exp(), expected, atol=1e-7, rtol=1e-4)
     below = hidden_before_the_norm(language_model, ids)[0]
     size = below.square().mean(-1, keepdim=True).sqrt()
-    by_hand = below + (1 - torch.tensor(expected))[:, None] * size * model.doubt.direction
+    by_hand = below + (1 - expected)[:, None] * size * model.doubt.direction
     torch.testing.assert_close(seen[0][0], by_hand, atol=1e-4, rtol=1e-3)
 
 
-def test_a_problem_is_no_reason_for_doubt_but_what_a_trace_begins_with_is_held_against_it(base, doubting):
-    """Two traces of one problem, of which the shorter is padded."""
-    language_model = AutoModelForCausalLM.from_pretrained(base).eval()
-    model = ReasoningRewardModel.from_pretrained(doubting).eval()
-    problem, traces, mask = [[5, 9, 40]], [[7, 30, 8], [6, 7, 0]], [[1, 1, 1], [1, 1, 0]]
-    seen = []
-    model.model.layers[2].register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    with torch.no_grad():
-        given = map(torch.tensor, (traces, mask, problem, [[1, 1, 1]]))
-        log_p = model(*given).log_p
-        p = [language_model(torch.tensor([problem[0] + trace])).logits.log_softmax(-1)[0] for trace in traces]
-    expected = [[p[row][2 + i, trace[i]].item() for i in range(3)] for row, trace in enumerate(traces)]
-    np.testing.assert_allclose(log_p[0], expected[0], atol=1e-4)
-    np.testing.assert_allclose(log_p[1, :2], expected[1][:2], atol=1e-4)
-    torch.testing.assert_close(seen[0], hidden_before_the_norm(language_model, torch.tensor(problem)))
+def test_where_traces_begin(doubting):
+    """Behind the first opening tag, padded or not; a text that is cut before its end has no trace."""
+    model = ReasoningRewardModel.from_pretrained(doubting)
+    model.config.rm_doubt_after = [1, 2]
+    ids = torch.tensor([[4, 1, 2, 9, 1, 2, 8], [0, 0, 4, 1, 2, 9, 9], [4, 4, 4, 4, 4, 4, 1], [1, 2, 9, 9, 0, 0, 0]])
+    n = -1
+    expected = [[n, n, n, 2, 3, 4, 5], [n, n, n, n, n, 4, 5], [n] * 7, [n, n, 1, 2, 3, 4, 5]]
+    assert model.trace_parents(ids).tolist() == expected
 
 
 def hidden_before_the_norm(language_model, ids):
@@ -491,12 +485,13 @@ def test_lm_loss_by_hand():
     assert lm_loss(log_p, torch.tensor([[1, 1], [1, 0]])).item() == pytest.approx(2 * math.log(2))
 
 
-def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, tokenizer):
+@pytest.mark.parametrize("made", ["folder", "doubting"])
+def test_reading_a_problem_once_for_its_traces_changes_nothing(request, made, groups, tokenizer):
     """Problems and traces of different lengths, so that both sides are padded; gradients too."""
     items = [sample(g, *g.negative_bank[:2]) for g in groups[:3]]
     batch = collate(items, tokenizer, settings(max_length=512))
     assert not batch["problem_mask"].all() and not batch["attention_mask"].all()
-    model = ReasoningRewardModel.from_pretrained(folder).eval()
+    model = ReasoningRewardModel.from_pretrained(request.getfixturevalue(made)).eval()
     shared = model(**{k: v for k, v in batch.items() if k.endswith(("ids", "mask"))})
     gradient = torch.autograd.grad(shared.q.sum(), model.model.embed_tokens.weight)[0]
     whole = torch.zeros_like(gradient)
@@ -584,6 +579,7 @@ def base(tmp_path_factory, tokenizer):
     """A causal LM to build on."""
     path = tmp_path_factory.mktemp("base")
     new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3).save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return path
 
 
@@ -826,30 +822,14 @@ def test_a_tree_stays_within_its_size(monkeypatch):
     assert [list(tree.paths) for tree in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_scores_with_doubt_are_those_of_training(doubting, groups, tokenizer):
-    """Trees, of which one holds two problems, against the problem and its traces as a step reads them."""
-    scorer = Scorer(ReasoningRewardModel.from_pretrained(doubting).eval(), tokenizer, 10_000, 512)
-    items = [sample(g, *g.negative_bank[:2]) for g in groups[:3]]
-    traces = [(g.as_problem(), c.reasoning) for g in items for c in g.candidates]
-    batch = collate(items, tokenizer, settings(max_length=512))
-    with torch.no_grad():
-        expected = scorer.model(**{k: v for k, v in batch.items() if k.endswith(("ids", "mask"))})
-    q, labels = scorer.score(*zip(*traces))
-    np.testing.assert_allclose(q, expected.q, atol=1e-5)
-    np.testing.assert_allclose(labels, expected_labels(expected.logits), atol=1e-4)
-    assert np.ptp(q) > 1e-3
-
-
-def test_where_a_trace_starts():
-    """Behind the first opening tag; a text that is cut before it has no trace."""
-    assert trace_start([4, 1, 2, 9, 1, 2, 8], [1, 2]) == 3
-    assert trace_start([4, 1], [1, 2]) == 2 and trace_start([4, 1, 2], [1, 2]) == 3
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monkeypatch):
+@pytest.mark.parametrize("kind", [*CONFIGS, "doubt"])
+def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monkeypatch, doubting):
     """Against the plain padded batches, which a backbone that is not known to allow it gets."""
-    checkpoint(tmp_path, kind, tokenizer)
+    if kind == "doubt":
+        shutil.copytree(doubting, tmp_path, dirs_exist_ok=True)
+        tokenizer.save_pretrained(tmp_path)
+    else:
+        checkpoint(tmp_path, kind, tokenizer)
     scorer = Scorer.from_folder(tmp_path, 2000, 512)
     traces = [(g.as_problem(), c.reasoning) for g in groups[:6] for c in [*g.positive_pool, *g.negative_bank]]
     problems, written = [p for p, _ in traces], [z for _, z in traces]

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import ModelOutput, is_bitsandbytes_available
 
+from tracelift_lib.models.loading import load_tokenizer
 from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.prompts import OPEN
 from tracelift_lib.reward_model.losses import Scores, expected_labels
 
 HEAD = re.compile(r"(dimension_heads\.\d+|total_head)\.(?:modules_to_save\.\w+\.)?(weight|bias)$")
@@ -32,14 +34,14 @@ class Reading:
     """What `Doubt` needs of a forward pass, and what it leaves behind.
 
     Attributes:
-        ids: (B, T) tokens. parents: (B, T), the place of the token before each token of a trace; -1 for `before`, and
-            on a problem, whose words are no reason for doubt.
+        ids: (B, T) tokens. parents: (B, T), the place of the token before each token of a trace; -1 for `before`, or
+            outside of traces, where nothing is doubted. None: those of whole RM texts (`trace_parents`).
         before: (B, 1, hidden_size), the `last` of a pass that this one goes on from.
         log_p: (B, T), how likely the layers below held each token. last: their hidden state of the last token.
     """
 
     ids: Tensor
-    parents: Tensor
+    parents: Tensor | None = None
     before: Tensor | None = None
     log_p: Tensor | None = None
     last: Tensor | None = None
@@ -116,9 +118,10 @@ class ReasoningRewardModel(PreTrainedModel):
         With `problem_ids` (G, P), padded on the left, `input_ids` continue them: B / G traces for each problem, which
         is read once for all of them.
         """
-        cache, full_mask, reading = None, attention_mask, Reading(input_ids, _line(input_ids))
+        cache, full_mask, reading = None, attention_mask, Reading(input_ids)
         if problem_ids is not None:
             problem = Reading(problem_ids, torch.full_like(problem_ids, -1))
+            reading.parents = torch.arange(-1, input_ids.shape[1] - 1, device=input_ids.device).expand_as(input_ids)
             cache = self.read(problem, attention_mask=problem_mask, use_cache=True).past_key_values
             traces = len(input_ids) // len(problem_ids)
             cache.batch_repeat_interleave(traces)
@@ -134,7 +137,15 @@ class ReasoningRewardModel(PreTrainedModel):
         """The backbone's output for the tokens of `reading`; with doubt, its results are noted there."""
         if self.doubt is not None:
             inputs["reading"] = reading
+            reading.parents = self.trace_parents(reading.ids) if reading.parents is None else reading.parents
         return self.model(input_ids=reading.ids, **inputs)
+
+    def trace_parents(self, ids: Tensor) -> Tensor:
+        """(B, T), for whole RM texts: the place of the token before each token of the trace, -1 outside of it."""
+        opening = torch.tensor(self.config.rm_doubt_after, device=ids.device)
+        places, n = torch.arange(ids.shape[1], device=ids.device), len(opening)
+        ends = F.pad(ids, (n, 0), value=-1).unfold(1, n, 1)[:, :-1].eq(opening).all(-1)  # the opening stands before it
+        return torch.where(ends.cumsum(-1) > 0, places - 1, -1)
 
     def _add_doubt(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Before the layer that is the first to see it."""
@@ -217,7 +228,8 @@ class ReasoningRewardModel(PreTrainedModel):
                 raise InputError(
                     f"{folder}: reward_model.lm_weight needs an LM head tied to the embeddings; set it to 0"
                 )
-            settings["rm_doubt_layer"] = settings["num_hidden_layers"]
+            opening = load_tokenizer(folder)(OPEN + "\n", add_special_tokens=False)["input_ids"]
+            settings |= {"rm_doubt_layer": settings["num_hidden_layers"], "rm_doubt_after": opening}
         if new_layers:
             settings |= {"num_hidden_layers": settings["num_hidden_layers"] + new_layers, "layer_types": None}
         config = AutoConfig.for_model(**settings)
@@ -231,11 +243,6 @@ class ReasoningRewardModel(PreTrainedModel):
             model.doubt.norm.load_state_dict(body.norm.state_dict())
         model.is_loaded_in_4bit = four_bit  # PEFT asks for it
         return model
-
-
-def _line(ids: Tensor) -> Tensor:
-    """The place of the token before each of a (B, T) batch; -1 for the first."""
-    return (torch.arange(ids.shape[1], device=ids.device) - 1).expand_as(ids)
 
 
 def _check_settings(config: PreTrainedConfig) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from tracelift_lib.models.generation import length_batches
 from tracelift_lib.models.loading import load_tokenizer
 from tracelift_lib.problems.problem import Problem
-from tracelift_lib.problems.prompts import OPEN, reward_model_text
+from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.losses import Scores, expected_labels
 from tracelift_lib.reward_model.model import Reading, ReasoningRewardModel
 
@@ -45,7 +45,6 @@ class Scorer:
         """`batch_tokens` bounds the padded tokens of a forward pass; texts are cut to `max_length` tokens."""
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.max_length = batch_tokens, max_length
-        self.opening = tokenizer(OPEN + "\n", add_special_tokens=False)["input_ids"]
 
     @classmethod
     def from_folder(cls, folder: Path | str, batch_tokens: int, max_length: int) -> Scorer:
@@ -86,11 +85,11 @@ class Scorer:
         config, device = self.model.config, self.model.device
         budget = min(self.batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else self.batch_tokens
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if self.model.doubt is not None or config.model_type in TREE_BACKBONES and layers == {"full_attention"}:
+        if config.model_type in TREE_BACKBONES and layers == {"full_attention"}:
             trees = grow_trees(encoded, order)
             for batch in length_batches([len(tree.ids) for tree in trees], budget):
                 together = [trees[i] for i in batch]
-                yield [i for tree in together for i in tree.paths], score_trees(self.model, together, self.opening)
+                yield [i for tree in together for i in tree.paths], score_trees(self.model, together)
             return
         for batch in length_batches([len(encoded[i]) for i in order], budget):
             texts = [order[i] for i in batch]
@@ -138,26 +137,17 @@ def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[Token
     return trees
 
 
-def trace_start(ids: Sequence[int], opening: Sequence[int]) -> int:
-    """Where the trace begins in an RM text: behind the tokens of its opening tag; at the end if there is none."""
-    n = len(opening)
-    return next((i for i in range(n, len(ids)) if ids[i - n : i] == opening), len(ids))
-
-
-def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree], opening: list[int]) -> Scores:
-    """Scores of all texts of some token trees, tree after tree, in one forward pass.
-
-    `opening`: the tokens of the tag behind which a trace begins.
-    """
+def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree]) -> Scores:
+    """Scores of all texts of some token trees, tree after tree, in one forward pass."""
     width, dtype = max(len(tree.ids) for tree in trees), model.model.dtype
     ids, parents = torch.zeros(len(trees), width, dtype=torch.long), torch.full((len(trees), width), -1)
     seen = torch.zeros(len(trees), width, width, dtype=torch.bool)
     for row, tree in enumerate(trees):
         n = len(tree.ids)
-        for path in tree.paths.values():
-            start = trace_start([tree.ids[i] for i in path], opening)
-            parents[row, path[start:]] = torch.tensor(path[start - 1 : -1], dtype=torch.long)
         ids[row, :n], seen[row, :n, :n] = torch.tensor(tree.ids), torch.from_numpy(tree.visible())
+        for path in tree.paths.values() if model.doubt is not None else ():
+            before = model.trace_parents(ids[row, path][None])[0]
+            parents[row, path] = torch.tensor(path)[before].where(before >= 0, -1)
     blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
     depths = (seen.sum(-1) - 1).clamp(min=0)  # how many ancestors a node has; 0 for padding
     inputs = {"attention_mask": blocked[:, None], "position_ids": depths}
