@@ -20,7 +20,7 @@
 # with its interval, by kind of flaw and by dimension, say whether a score is calibrated, load a checkpoint of the
 # released layout, and put the RM behind a server.
 #
-# **Time:** with `tiny`, about seven minutes the first time.
+# **Time:** with `tiny`, about four minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
