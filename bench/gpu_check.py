@@ -170,6 +170,10 @@ def run_part(name: str, out: Path, dry: bool) -> None:
     results.add(name, STATUS, status, "", message)
 
 
+def command_of(name: str, out: Path, dry: bool) -> list[str]:
+    return [sys.executable, "-m", "bench.gpu_check", str(out), "--part", name, *["--dry"] * dry]
+
+
 class Started:
     """A part's process, which loads its libraries and then waits."""
 
@@ -178,11 +182,10 @@ class Started:
         self.seconds = self.part.seconds * (DRY_PATIENCE if dry else 1)
         self.log = out / "logs" / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "bench.gpu_check", str(out), "--part", name, *["--dry"] * dry]
         hidden = {} if self.part.gpu and not dry else {"CUDA_VISIBLE_DEVICES": ""}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command,
+                command_of(name, out, dry),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

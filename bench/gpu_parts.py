@@ -292,7 +292,7 @@ def compare_updates(check: Check, ours: dict, cpu: dict, settings: str) -> None:
 def right_planner(check: Check) -> None:
     """GRPO on the GPU in float32 against the CPU: LoRA and full."""
     for parameters in ("lora", "full"):
-        ours, cpu = planner_update(check, check.work / "tiny", parameters, "fp32"), reference_of(check, parameters)
+        cpu, ours = reference_of(check, parameters), planner_update(check, check.work / "tiny", parameters, "fp32")
         compare_updates(check, ours, cpu, f"tiny Qwen2, GRPO {parameters}, 3 steps, same completions, float32; CPU")
 
 
@@ -349,9 +349,10 @@ def compare_scores(check: Check, ours: dict, cpu: dict, settings: str) -> None:
 def right_reward_model(check: Check) -> None:
     """RM training and scoring on the GPU in float32 against the CPU: all weights, and LoRA with merging."""
     for name, lora in (("rm", False), ("rm lora", True)):
+        cpu = reference_of(check, name)
         ours = reward_model_results(check, check.work / "tiny", "fp32", lora, merged=lora)
         settings = f"tiny Qwen2, {name}, 18 steps, float32; CPU"
-        compare_scores(check, ours, reference_of(check, name), settings)
+        compare_scores(check, ours, cpu, settings)
 
 
 def precision(check: Check) -> None:
@@ -359,7 +360,7 @@ def precision(check: Check) -> None:
     tiny = check.work / "tiny"
     for kind in ("bf16", "fp16"):
         for parameters in ("lora", "full"):
-            ours, cpu = planner_update(check, tiny, parameters, kind), reference_of(check, parameters)
+            cpu, ours = reference_of(check, parameters), planner_update(check, tiny, parameters, kind)
             compare_updates(check, ours, cpu, f"tiny Qwen2, GRPO {parameters}, 3 steps, same completions, {kind}; CPU")
     for name, lora in (("rm", False), ("rm lora", True)):
         ours = reward_model_results(check, tiny, "bf16", lora)
@@ -372,9 +373,10 @@ def four_bit(check: Check) -> None:
         raise NotRun("bitsandbytes is not installed")
     if not torch.cuda.is_available():
         raise NotRun("4-bit loading needs a GPU")
+    cpu = reference_of(check, "rm lora")
     ours = reward_model_results(check, check.work / "tiny", "bf16", lora=True, four_bit=True, merged=True)
     settings = "tiny Qwen2, LoRA on NF4, 18 steps, bf16; CPU, float32, no quantization"
-    compare_scores(check, ours, reference_of(check, "rm lora"), settings)
+    compare_scores(check, ours, cpu, settings)
     apart = float(np.abs(ours["merged"] - ours["scores"]).max())
     check.record("q of traces, merged against 4-bit", apart, "of 0 to 1", settings)
 
@@ -396,7 +398,7 @@ def tokenizers(check: Check) -> None:
         texts += [" ".join(words[i : i + 50]) for i in range(0, len(words), 50)] * 2
         tokenizer = train_tokenizer(texts, vocabulary)
         tokenizer.save_pretrained(check.work / f"tokenizer-{vocabulary}")
-        check.record("tokens", len(tokenizer), "", f"vocabulary {vocabulary}")
+        check.record("tokenizer", len(tokenizer), "tokens", f"vocabulary {vocabulary}")
 
 
 def made_up_words(n: int) -> list[str]:
