@@ -84,10 +84,6 @@ PARTS = {
 }
 
 
-class NotRun(Exception):
-    """Something that a part needs is not there; the message says what."""
-
-
 # --- results ----------------------------------------------------------------------------------
 
 
@@ -161,7 +157,7 @@ def run_part(name: str, out: Path, dry: bool) -> None:
     try:
         getattr(gpu_parts, part.work)(check, *part.arguments)
         status, message = OK, ""
-    except NotRun as missing:
+    except gpu_parts.NotRun as missing:
         status, message = "not run", str(missing)
     except Exception as error:
         traceback.print_exc()

@@ -30,7 +30,6 @@ import trl
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, TrainerCallback, set_seed
 
-from bench.gpu_check import NotRun
 from tests.same_completions import completions as same_completions
 from tests.same_completions import rewards as same_rewards
 from tracelift_lib.executor.backends import LocalBackend, ServerBackend
@@ -77,6 +76,10 @@ TINY = dict(
     num_key_value_heads=2,
     max_position_embeddings=1024,
 )
+
+
+class NotRun(Exception):
+    """Something that a part needs is not there; the message says what."""
 
 
 def _config(family: type[PreTrainedConfig], *sizes: int, **more: float) -> PreTrainedConfig:
@@ -686,7 +689,7 @@ def server(check: Check, kind: str, shape: str) -> None:
     texts, ids = made_up_completions(check, folder)
     world = {p.problem_id: p for p in problems(check.size.prompts)}
     with serving(command, folder) as url:
-        settings = ServerBackendSettings(kind="server", base_urls=[url], model=str(folder), retries=0)
+        settings = ServerBackendSettings(kind="server", base_urls=[url], model=str(folder), retries=0, timeout=60.0)
         backend = ServerBackend(settings, Sampling(0.5, 1.0, check.size.executor_tokens, 1))
         executor = Executor(backend, "instruct", PromptLimits(), Verifier())
         asked = [world[i] for i in ids][:traces]
@@ -714,7 +717,7 @@ def serving(command: list[str], folder: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
+        process.kill()  # asked to end, `transformers serve` waits for requests that hang
         process.wait()
 
 

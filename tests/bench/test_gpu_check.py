@@ -37,9 +37,9 @@ def test_time_and_share_of_each_phase_of_a_step(tmp_path):
 
 def test_a_part_says_what_it_lacks(tmp_path):
     check = gpu_parts.Check(tmp_path, True, print)
-    with pytest.raises(gpu_check.NotRun, match="reference"):
+    with pytest.raises(gpu_parts.NotRun, match="reference"):
         gpu_parts.right_planner(check)
-    with pytest.raises(gpu_check.NotRun, match="tokenizers"):
+    with pytest.raises(gpu_parts.NotRun, match="tokenizers"):
         gpu_parts.reward(check, "0.5B")
 
 
