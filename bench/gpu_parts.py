@@ -220,6 +220,7 @@ def generation_results(folder: Path, dtype: torch.dtype, n: int) -> dict:
 def right_generation(check: Check) -> None:
     """`Sampler` and log-likelihoods on the GPU, by type, against float32 on the CPU."""
     tiny, cpu = check.work / "tiny", reference_of(check, "generation")
+    check.record("float32 products in TF32", int(torch.backends.cuda.matmul.allow_tf32), "0 or 1")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         ours, settings = (
             generation_results(tiny, dtype, check.size.samples),
@@ -361,7 +362,7 @@ def right_reward_model(check: Check) -> None:
 def precision(check: Check) -> None:
     """The paths in 16 bits: how far from float32 on the CPU."""
     tiny = check.work / "tiny"
-    for kind in ("bf16", "fp16"):
+    for kind in ("bf16", "fp16") if torch.cuda.is_available() else ("bf16",):
         for parameters in ("lora", "full"):
             cpu, ours = reference_of(check, parameters), planner_update(check, tiny, parameters, kind)
             compare_updates(check, ours, cpu, f"tiny Qwen2, GRPO {parameters}, 3 steps, same completions, {kind}; CPU")
