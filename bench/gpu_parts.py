@@ -30,8 +30,6 @@ import trl
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, TrainerCallback, set_seed
 
-from tests.same_completions import completions as same_completions
-from tests.same_completions import rewards as same_rewards
 from tracelift_lib.executor.backends import LocalBackend, ServerBackend
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.executor.settings import ServerBackendSettings
@@ -53,6 +51,7 @@ from tracelift_lib.planner.training import (
     train_planner,
     trainable_model,
 )
+from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, as_chat, planner_prompt, reward_model_text, wrap_trace
 from tracelift_lib.problems.tinyworld import generate_splits
@@ -65,6 +64,9 @@ from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.runs.stages import with_upstream
 from tracelift_lib.verifier.verdicts import Verifier
+
+sys.path.append(str(PROJECT / "tests"))  # not as `tests.…`: an installed package of that name would come first
+import same_completions  # noqa: E402
 
 K = 3
 MATH = dimensions("math")
@@ -268,8 +270,8 @@ def planner_update(check: Check, folder: Path, parameters: str, precision: str) 
     out = check.fresh(f"planner-{parameters}-{precision}")
     settings = training_settings(parameters=parameters, precision=precision)
     with (
-        mock.patch.object(trl.GRPOTrainer, "_generate_single_turn", same_completions),
-        mock.patch.object(RewardEngine, "score", same_rewards),
+        mock.patch.object(trl.GRPOTrainer, "_generate_single_turn", same_completions.completions),
+        mock.patch.object(RewardEngine, "score", same_completions.rewards),
     ):
         engine, tokenizer = engine_at_once(out, 16), load_tokenizer(folder)
         train_planner(folder, tokenizer, engine, settings, "short", PromptLimits(), 0, out)
