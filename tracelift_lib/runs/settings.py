@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tracelift_lib.evaluation.settings import Evaluation, NaturalErrors
 from tracelift_lib.executor.settings import Execution
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.settings import Groups
 from tracelift_lib.models.settings import ModelSource, TrainedModel
 from tracelift_lib.planner.settings import PlannerSource, PlannerTraining, Prediction
@@ -53,6 +54,16 @@ class Preset(Section):
                 "arm released_code compares K runs with K runs: set execution.baseline to fresh, or "
                 f"execution.baseline_samples to k = {e.k}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_to_leave_out(self) -> Preset:
+        named = self.groups.leave_out if self.groups else []
+        kinds = kinds_of("code" if self.problems.source == "tiny_code" else "math")
+        if unknown := [name for name in named if name not in kinds]:
+            raise ValueError(f"groups.leave_out: unknown kind {unknown[0]!r}; these problems have {', '.join(kinds)}")
+        if named and self.groups.seeds:
+            raise ValueError("groups.leave_out is for generated problems: set it to [], or groups.seeds to null")
         return self
 
     @property

@@ -229,8 +229,13 @@ class Groups(Stage):
     required, splits = ("groups",), ("train", "test")
 
     def config(self, preset: Preset) -> dict[str, Any]:
-        """The section `groups`; without `seeds` where groups come from the preset's own problems."""
+        """The section `groups`; without `seeds` where groups come from the preset's own problems.
+
+        Nor an empty `leave_out`, so that results of before that setting stay valid.
+        """
         section = super().config(preset)
+        if not preset.groups.leave_out:
+            del section["groups"]["leave_out"]
         if _own_groups(preset):
             del section["groups"]["seeds"]
         return section
@@ -249,6 +254,8 @@ class Groups(Stage):
         by_id = {group.problem_id: group for group in kept["train"]}
         for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
             kept[split] = [by_id[i] for i in ids]
+        fewer = (group.without(g.leave_out) for group in kept["train"])
+        kept["train"] = [group for group in fewer if len(group.negative_bank) >= g.min_negatives]
         for split, groups in kept.items():
             write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
@@ -293,7 +300,13 @@ class RewardModel(Stage):
         tokenizer, groups = load_tokenizer(backbone), run.groups("train")
         frozen = torch.bfloat16 if settings.lora and settings.precision == "bf16" else torch.float32
         model = ReasoningRewardModel.from_backbone(
-            backbone, dimensions(groups[0].domain), seed, settings.new_layers, frozen, settings.four_bit
+            backbone,
+            dimensions(groups[0].domain),
+            seed,
+            settings.new_layers,
+            settings.lm_weight > 0,
+            frozen,
+            settings.four_bit,
         )
         log = train_reward_model(
             model, tokenizer, groups, run.groups("dev"), settings, seed, out / WORK / "trainer", out / "adapter"
