@@ -109,7 +109,10 @@ def _read_yaml(name: str, extended_by: tuple[str, ...] = ()) -> dict:
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no keys; a preset is a YAML mapping such as presets/tiny.yaml")
     base = data.pop("extends", None)
-    return _merge(_read_yaml(base, (*extended_by, name)), data) if base else data
+    if not base:
+        return data
+    inherited = _read_yaml(base, (*extended_by, name)) | {"variants": {}}  # sized for that preset alone
+    return _merge(inherited, data)
 
 
 def _merge(base: dict, change: dict) -> dict:
@@ -189,6 +192,9 @@ def _contradictions(preset: Preset, name: str) -> Iterator[str]:
             yield f"{key}: {values} must name at least one, and none twice"
     for split in set(preset.value("evaluation.splits") or []) - set(preset.problems.sizes):
         yield f"evaluation.splits: {split!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
+    training = preset.value("planner_training.split")
+    if training is not None and training not in preset.problems.sizes:
+        yield f"planner_training.split: {training!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
     for key in ("executor.mix", "planner.habits"):
         shares = preset.value(key)
         if shares is not None and not any(shares.values()):
