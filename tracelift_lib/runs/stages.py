@@ -499,9 +499,7 @@ class Habits(Answers):
         measured = preset.prediction.model_dump(include={"problems", "traces", "runs"})
         sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
         execution = _fields(preset, "execution")["execution"]
-        drawn = {
-            key: execution[key] for key in ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
-        }
+        drawn = {key: execution[key] for key in HOW_IT_ANSWERS}
         own = {"prediction": measured, "planner_sampling": sampling, "execution": drawn}
         return super().config(preset) | own | {"splits": preset.evaluation.splits} | _training_split(preset)
 
