@@ -33,7 +33,7 @@ def preset_names() -> list[str]:
 def load_preset(
     name: str, seed: int | None = None, overrides: dict[str, Any] | None = None, changed: str | None = None
 ) -> Preset:
-    """The preset `name` with `seed`, dotted `overrides` (such as `{"execution.k": 5}`) and its variant `changed` put in.
+    """The preset `name` with `seed`, dotted `overrides` (as `{"execution.k": 5}`) and its variant `changed` put in.
 
     Raises:
         InputError: no such preset, an unknown key, a value of the wrong type, or something that one of its notebooks
