@@ -340,7 +340,7 @@ seeds = seeds_of[OWN, "tracelift"]
 both = [matrix(OWN, arm, measure, split, seeds) for arm in ("tracelift", "exec_only")]
 apart = [paired_bootstrap(values, None, run.preset.evaluation.bootstrap, i) for i, values in enumerate(both)]
 _, low, high = paired_bootstrap(*both, run.preset.evaluation.bootstrap, 0)
-unpaired = np.hypot(*(h - l for _, l, h in apart))
+unpaired = np.hypot(*(top - bottom for _, bottom, top in apart))
 print(f"exercise 1: {measure}, {split}: width {high - low:.3f} paired, {unpaired:.3f} unpaired")
 m = len(effects)
 print(f"exercise 2: {m} intervals: {0.05 * m:.1f} expected by chance, at least one with probability {1 - 0.95**m:.0%}; "
