@@ -152,7 +152,7 @@ def test_several_overrides_and_the_seed():
 
 
 def test_a_section_may_be_left_out_with_the_notebooks_that_need_it():
-    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "12"), "no reward model")}
+    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "08", "12"), "no reward model")}
     assert load_preset("check", overrides=out | {"reward_model": None}).reward_model is None
 
 
@@ -391,14 +391,14 @@ def test_what_a_notebook_would_ask_for_in_vain_is_refused_when_the_preset_is_loa
 
 def test_what_only_left_out_notebooks_need_may_be_missing():
     """Without training no split `rl`, no planner; with a scoring service no reward model for arms with q."""
-    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "12"), "no training here")}
+    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "08", "12"), "no training here")}
     sizes = {"problems.sizes": {"train": 9, "test": 5}}
     assert load_preset("smol", overrides=out | sizes | {"planner": None, "planner_training": None}).planner is None
     out = {"leaves_out": dict.fromkeys(("00", "02", "06", "12"), "a service scores")}
     service = {"reward_model": None, "execution.scorer": {"url": "http://localhost:1", "model": "m"}}
     assert load_preset("smol", overrides=out | service).reward_model is None
     with pytest.raises(
-        InputError, match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07\)"
+        InputError, match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07, 08\)"
     ):
         load_preset("smol", overrides=out | {"reward_model": None})
 
