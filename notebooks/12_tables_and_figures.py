@@ -90,6 +90,9 @@ bounds.round(3)
 # are the warm start itself, and a model compared with itself has no difference to find.
 
 # %%
+NOT_RUN = "not run: no step of these trainings had a gradient"
+
+
 def moved(arm):
     """Whether any step of any training of this arm had a gradient."""
     logs = [run.need("planner_training", **p).path / "steps.csv" for p in run.policies() if p["arm"] == arm]
@@ -114,7 +117,7 @@ def compared(name, treated, control, measure, split, up=True):
     if not len(row):
         return "", "not tested at this size"
     if not {treated, control} & trained:
-        return "", "not run: no step of these trainings had a gradient"
+        return "", NOT_RUN
     return judged(row.iloc[0], up)
 
 
@@ -146,9 +149,9 @@ def optional(name):
 cells, score = optional("ablations"), optional("theory_prediction_score")
 control = cells[(cells["arm"] == "random_bonus") & (cells["measure"] == "faithful")] if len(cells) else cells
 if len(control):
-    text, verdict = judged(control.iloc[0], up=False)  # that it gains nothing: a gain contradicts, an interval with zero does not
-    ours["judgement_needed"] = (text, "disagrees" if verdict == "disagrees" else "no gain found" if control["moved"].iloc[0]
-                                else "not run: no step of these trainings had a gradient")
+    row = control.iloc[0]
+    ours["judgement_needed"] = (report.with_interval(row["difference"], row["low"], row["high"]),
+                                NOT_RUN if not row["moved"] else "disagrees" if row["low"] > 0 else "no gain found")
 if len(score):
     errors = {name: (score[name] - score["trained"]).abs().mean() for name in ("predicted", "start")}
     ours["prediction"] = (f"mean error of a share {errors['predicted']:.3f}, of 'nothing changes' {errors['start']:.3f}",
