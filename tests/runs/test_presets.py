@@ -349,9 +349,8 @@ MISSING = [  # preset, overrides, what the message must say
     ("check", {"planner": None}, ["planner: is null; add this section"]),
     ("check", {"groups": None}, ["groups: is null"]),
     ("check", {"evaluation": None}, ["evaluation: is null"]),
-    ("check", {"planner_training": None}, ["planner_training: is null", "00, 06, 07, 08, 12"]),
+    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 12"]),
     ("check", {"evaluation.splits": ["test", "nosuch"]}, ["evaluation.splits: 'nosuch' is no split of problems.sizes"]),
-    ("check", {"evaluation.splits": ["long"]}, ["evaluation.splits: has no 'test'", "12"]),
     ("check", {"evaluation.splits": []}, ["evaluation.splits: [] must name at least one"]),
     ("check", {"planner_training.arms": []}, ["planner_training.arms: [] must name at least one"]),
     (
@@ -471,4 +470,4 @@ def test_the_graph_of_check():
     assert made_from["planner_training/tracelift/1"] == {"problems", "executor", "planner", "reward_model", "baseline"}
     assert made_from["planner_training/exec_only/0"] == {"problems", "executor", "planner"}
     assert "planner_training/exec_only/1" in made_from["evaluation/exec_only/1"]
-    assert made_from["evaluation/warm_start/0"] == {"problems", "executor", "planner", "reward_model"}
+    assert made_from["evaluation/warm_start/0"] == {"problems", "executor", "second_executor", "planner", "reward_model"}
