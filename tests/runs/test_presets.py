@@ -397,7 +397,8 @@ def test_what_only_left_out_notebooks_need_may_be_missing():
     service = {"reward_model": None, "execution.scorer": {"url": "http://localhost:1", "model": "m"}}
     assert load_preset("smol", overrides=out | service).reward_model is None
     with pytest.raises(
-        InputError, match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07, 08\)"
+        InputError,
+        match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07, 08\)",
     ):
         load_preset("smol", overrides=out | {"reward_model": None})
 
@@ -470,4 +471,10 @@ def test_the_graph_of_check():
     assert made_from["planner_training/tracelift/1"] == {"problems", "executor", "planner", "reward_model", "baseline"}
     assert made_from["planner_training/exec_only/0"] == {"problems", "executor", "planner"}
     assert "planner_training/exec_only/1" in made_from["evaluation/exec_only/1"]
-    assert made_from["evaluation/warm_start/0"] == {"problems", "executor", "second_executor", "planner", "reward_model"}
+    assert made_from["evaluation/warm_start/0"] == {
+        "problems",
+        "executor",
+        "second_executor",
+        "planner",
+        "reward_model",
+    }
