@@ -119,6 +119,7 @@ def test_nothing_is_made_twice(world, builds):
         ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
         ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
         ({"planner_training.learning_rate": 0.5}, TRAINED),
+        ({"planner_training.split": "dev"}, {"baseline"} | TRAINED),
         ({"evaluation.traces": 3}, EVALS),
         ({"planner_training.parameters": "full"}, TRAINED),
         # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.

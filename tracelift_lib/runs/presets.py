@@ -40,8 +40,9 @@ def load_preset(
             needs is not there; names the key and what to do.
     """
     data = _read_yaml(name)
-    differing = data.pop("variants", {})[changed] if changed else {}
-    for key, value in ((overrides or {}) | differing).items():
+    for key, value in (overrides or {}).items():
+        _put(data, key, value)
+    for key, value in (data.pop("variants")[changed] if changed else {}).items():
         _put(data, key, value)
     if seed is not None:
         data["seed"] = seed
@@ -54,7 +55,7 @@ def load_preset(
         put_in = f" with {', '.join(overrides)} set" if overrides else ""
         where = f"variant {changed!r} of preset {name}" if changed else f"preset {name}"
         raise InputError(f"{where}{put_in} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
-    for other in preset.variants:
+    for other in preset.variants if "08" not in preset.leaves_out else ():
         load_preset(name, seed, overrides, other)
     return preset
 
