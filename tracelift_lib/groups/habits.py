@@ -86,14 +86,14 @@ def _wrong_reason(problem: Problem, rng: random.Random) -> str | None:
 
 WRITERS: dict[str, Callable[[Problem, random.Random], str | None]] = {
     FULL: lambda problem, rng: None,
-    "skipped_step": _flaw("unsupported_leap", "unsupported_leap"),
-    "bare_answer": _bare_answer,
-    "wrong_operation": _flaw("wrong_operation", "wrong_algorithm_choice"),
-    "misread": _flaw("misread_quantity", "misread_specification"),
     "lucky_order": _lucky_order,
     "restored_slip": _restored_slip,
     "padding": _padding,
     "wrong_reason": _wrong_reason,
+    "misread": _flaw("misread_quantity", "misread_specification"),
+    "skipped_step": _flaw("unsupported_leap", "unsupported_leap"),
+    "bare_answer": _bare_answer,
+    "wrong_operation": _flaw("wrong_operation", "wrong_algorithm_choice"),
 }
 
 

@@ -53,6 +53,7 @@ class PlannerTraining(Section):
 
     arms: list[Literal[tuple(ARMS)]]  # type: ignore[valid-type]
     seeds: list[int]
+    split: str = Field("rl", description="of the problems, on which it trains")
     steps: Positive
     problems_per_step: Positive
     generations: Annotated[int, Field(ge=2)]

@@ -6,7 +6,7 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from tracelift_lib.groups.habits import write_habit
+from tracelift_lib.groups.habits import WRITERS, write_habit
 from tracelift_lib.models.base import endlessly
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.models.supervised import supervised_training
@@ -27,7 +27,8 @@ def warm_start(
     """
     rng, n = random.Random(seed), source.steps * source.batch_size
     if isinstance(source, WarmStart):
-        habits = rng.choices(list(source.habits), list(source.habits.values()), k=n)
+        shares = [source.habits.get(habit, 0.0) for habit in WRITERS]  # not in the order of a file
+        habits = rng.choices(list(WRITERS), shares, k=n)
         examples = [(p, write_habit(p, habit, rng)) for habit, p in zip(habits, endlessly(problems, rng))]
     else:
         examples = [(p, p.reference_solution) for p in islice(endlessly(problems, rng), n)]

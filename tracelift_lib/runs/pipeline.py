@@ -50,12 +50,14 @@ SCORING_LENGTH = 3072  # tokens; docs/method.md section 5
 
 
 class Run:
-    """A preset with its seed and overrides, and the stages made for it so far."""
+    """A preset with its seed, overrides and perhaps a variant of it (`changed`), and the stages made for it so far."""
 
-    def __init__(self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None):
-        self.arguments = (preset, seed, overrides)
+    def __init__(
+        self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None, changed: str | None = None
+    ):
+        self.arguments = (preset, seed, overrides, changed)
         self.preset: Preset = load_preset(*self.arguments)
-        self.variant = variant(*self.arguments)
+        self.variant = variant(preset, seed, overrides)
         self.folder = store.home() / "runs" / self.preset.name
         self.on_build: Callable[[Path], None] = lambda out: None  # called before a stage is built in its folder
         if self.preset.threads:
@@ -108,8 +110,7 @@ class Run:
 
     def changed(self, name: str) -> Run:
         """This run with the values of a variant of its preset; what the variant does not change, both share."""
-        preset, seed, overrides = self.arguments
-        return Run(preset, seed, (overrides or {}) | self.preset.variants[name] | {"variants": {}})
+        return Run(*self.arguments[:3], changed=name)
 
     def make_variants(self) -> dict[tuple[str, str, int], store.Artifact]:
         """Train and evaluate every policy of every variant: (variant, arm, seed) -> its evaluation."""

@@ -451,11 +451,19 @@ def _uplift_rows(
 BASELINE_CHUNK = 256
 
 
+def _training_split(preset: Preset) -> dict[str, str]:
+    """The split that planners train on; nothing at its default, so that older results stay valid."""
+    return preset.planner_training.model_dump(include={"split"}, exclude_defaults=True)
+
+
 class Baseline(Answers):
     splits = ("rl",)
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [{}] if preset.planner_training and "05" not in preset.leaves_out else []
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        return super().config(preset) | _training_split(preset)
 
     def build(self, run: Run, out: Path) -> None:
         """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
@@ -463,7 +471,8 @@ class Baseline(Answers):
         What a server draws does not depend on the other requests, so it is saved and resumed in chunks; this process
         draws all at once.
         """
-        problems, executor, n = run.problems("rl"), run.executor(), run.preset.execution.baseline_samples
+        problems, n = run.problems(run.preset.planner_training.split), run.preset.execution.baseline_samples
+        executor = run.executor()
         executor.self_test(problems[:4])
 
         def rows_of(chunk: list[Problem], start: int) -> pd.DataFrame:
@@ -490,11 +499,9 @@ class Habits(Answers):
         measured = preset.prediction.model_dump(include={"problems", "traces", "runs"})
         sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
         execution = _fields(preset, "execution")["execution"]
-        drawn = {
-            key: execution[key] for key in ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
-        }
+        drawn = {key: execution[key] for key in HOW_IT_ANSWERS}
         own = {"prediction": measured, "planner_sampling": sampling, "execution": drawn}
-        return super().config(preset) | own | {"splits": preset.evaluation.splits}
+        return super().config(preset) | own | {"splits": preset.evaluation.splits} | _training_split(preset)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return super().needs(preset, instance) + _once("planner", *_scorer_stage(preset))
@@ -503,15 +510,16 @@ class Habits(Answers):
         return [{}] if preset.prediction else []
 
     def build(self, run: Run, out: Path) -> None:
-        """habits.parquet: rows of `measure_habits`, with their split."""
+        """habits.parquet: rows of `measure_habits`, with their split; the training problems are `rl`."""
         p, preset, parts = run.preset.prediction, run.preset, []
         planner, executor, scorer = run.planner(), run.executor(), run.scorer()
-        for i, split in enumerate(["rl", *preset.evaluation.splits]):
+        splits = {"rl": preset.planner_training.split} | {split: split for split in preset.evaluation.splits}
+        for i, (name, split) in enumerate(splits.items()):
             problems, seed = run.problems(split)[: p.problems], 1000 * preset.seed + 10 * i
             rows = measure_habits(
                 planner, executor, scorer, problems, p.traces, p.runs, preset.prompt_style, preset.limits, seed
             )
-            parts.append(rows.assign(split=split))
+            parts.append(rows.assign(split=name))
         pd.concat(parts, ignore_index=True).to_parquet(out / "habits.parquet", index=False)
 
 
@@ -607,7 +615,7 @@ class TrainedPlanner(Stage):
             ties=e.ties,
             scorer=run.scorer() if "q" in parts else None,
             judge=judge_of(arm, preset.planner_training.judge_saturation, seed),
-            problems={p.problem_id: p for p in run.problems("rl")},
+            problems={p.problem_id: p for p in run.problems(preset.planner_training.split)},
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
