@@ -82,9 +82,14 @@ else:
 run.make("problems")
 problems = run.problems("rl")[:200]
 taught = run.preset.planner.habits  # habit -> share of the planner's first lessons
-written = [{h: write_habit(p, h, random.Random(0)) for h in taught} for p in problems]
-suits = [len(set(by_habit.values())) == len(taught) for by_habit in written]
-problem, by_habit = next((x for x, suit in zip(zip(problems, written), suits) if suit), (problems[0], written[0]))
+
+
+def told_by_habits(problem):
+    """The problem's trace as each habit writes it."""
+    return {habit: write_habit(problem, habit, random.Random(0)) for habit in taught}
+
+
+problem = next((p for p in problems if len(set(told_by_habits(p).values())) == len(taught)), problems[0])
 print(problem.problem, "\n")
 print(problem.reference_solution)
 print("\nright answer:", problem.answer, sep="\n")
@@ -107,7 +112,8 @@ executor_files = run.make("executor")
 planner_files = run.make("planner")
 print(executor_files.cost())
 print(planner_files.cost())
-lessons = pd.DataFrame([{"habit": h, "share of lessons": taught[h], "our problem, as this habit tells it": by_habit[h]} for h in taught])
+by_habit = told_by_habits(problem)
+lessons = pd.DataFrame({"habit": h, "share of lessons": taught[h], "our problem, as this habit tells it": by_habit[h]} for h in taught)
 display(lessons.style.hide(axis="index").format(precision=2)
         .set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
 
@@ -131,7 +137,7 @@ print(as_chat(executor_prompt(problem, "(the trace)", executor.style), planner.t
 prompt = as_chat(planner_prompt(problem, executor.style), planner.tokenizer)
 completions = planner.sample([prompt], n=6, seed=run.preset.seed)[0]
 for trace in dict.fromkeys(extract_trace(completion) for completion in completions):
-    print(trace, "\n---")
+    print(trace or "(no well-formed trace)", "\n---")
 
 # %% [markdown]
 # ## The executor tries, the verifier judges
@@ -275,11 +281,11 @@ if lucky:
 # %%
 faithful = (habits["habit"] == FULL).mean()
 display(Markdown(
-    f"- Of the warm-started planner's traces {faithful:.0%} are faithful. It "
-    + ("knows how to reason, but does so only part of the time. " if 0.05 < faithful < 0.95 else "")
-    + "Notebooks 05 and 07 train it and measure what each reward changes.\n"
-    f"- With {len(lucky)} of {len(suspects)} unfaithful traces the executor is right all the same: a reward on success alone "
-    "cannot tell those from faithful ones."))
+    f"- Of the warm-started planner's traces {faithful:.0%} are faithful"
+    + (": it can reason, but does so only part of the time" if 0.05 < faithful < 0.95 else "")
+    + ". Notebooks 05 and 07 train it and measure what each reward changes.\n"
+    f"- With {len(lucky)} of {len(suspects)} unfaithful traces the executor is right all the same"
+    + (". A reward on success alone cannot tell those from faithful ones." if lucky else ".")))
 
 # %% [markdown]
 # - A trace is judged by two questions at once: does it read like sound reasoning ($q$), and does it help the executor

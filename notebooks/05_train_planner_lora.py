@@ -296,7 +296,7 @@ if "kl" in log:
 # Every completion of every step is kept, so we can read off the habits of the real planners as they train, and lay them
 # over the prediction. The simulation leaves out much (weights that habits share, problems that differ, an adapter that
 # starts slowly); where the lines part from the bands, it is because of those. The one fitted constant, how far a logit moves a
-# step, comes from a training that is in no result here.
+# step (`prediction.step_size`), is from one training of preset tiny with another seed, which is in no result.
 
 # %%
 pool = pd.concat([pd.read_parquet(f.path / "rollouts.parquet").assign(arm=arm, seed=seed) for (arm, seed), f in trained.items()])
