@@ -36,6 +36,22 @@ def _home(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def trained_home(tmp_path_factory):
+    """A home with all that planner training needs, made once for all tests, which copy it."""
+    from common import UPSTREAM
+
+    from tracelift_lib.runs.pipeline import Run
+
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(home))
+        run = Run("check", overrides=UPSTREAM)
+        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
+            run.make(stage)
+    return home
+
+
+@pytest.fixture(scope="session")
 def sandbox():
     """For tests that run programs: they skip where this machine offers no safe place."""
     from tracelift_lib.sandbox.host import SandboxError

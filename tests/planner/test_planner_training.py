@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import UPSTREAM
 from safetensors.torch import load_file
 
 from tracelift_lib.models import supervised
@@ -23,33 +24,15 @@ from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
-UPSTREAM = {
-    "problems.sizes": {"train": 200, "rl": 4, "dev": 8, "test": 24, "long": 8},
-    "executor.steps": 150,  # writes a trace about every second time
-    "planner_training.max_completion": 64,
-}
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
-    """A home with all that planner training needs."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("upstream")
-        patch.setenv("TRACELIFT_HOME", str(home))
-        run = Run("check", overrides=UPSTREAM)
-        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
-            run.make(stage)
-    return home
-
 
 @pytest.fixture
-def home(upstream, monkeypatch, tmp_path):
-    """A fresh copy of it."""
-    return move_to(upstream, tmp_path / "copy", monkeypatch)
+def home(trained_home, monkeypatch, tmp_path):
+    """All that planner training needs."""
+    return move_to(trained_home, tmp_path / "copy", monkeypatch)
 
 
-def move_to(upstream, folder, monkeypatch):
-    shutil.copytree(upstream, folder)
+def move_to(source, folder, monkeypatch):
+    shutil.copytree(source, folder)
     monkeypatch.setenv("TRACELIFT_HOME", str(folder))
     return folder
 
@@ -222,13 +205,15 @@ def results(folder):
         ("tracelift", {}, 99, 1),  # no checkpoint yet
     ],
 )
-def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):
+def test_killed_and_run_again_equals_a_run_in_one_piece(
+    trained_home, monkeypatch, tmp_path, arm, training, every, last
+):
     """6 steps of 2 out of 4 problems are three passes, each in its own order."""
     training = training | {"steps": 6}
-    move_to(upstream, tmp_path / "whole", monkeypatch)
+    move_to(trained_home, tmp_path / "whole", monkeypatch)
     whole = results(train(arm, **training))
 
-    home = move_to(upstream, tmp_path / "parts", monkeypatch)
+    home = move_to(trained_home, tmp_path / "parts", monkeypatch)
     process = forks.start(train_until_killed, arm, settings(**training), every, last, log=tmp_path / "log")
     process.join()
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]

@@ -17,7 +17,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from common import PROJECT
+from common import PROJECT, UPSTREAM
 from safetensors.torch import load_file
 
 from tracelift_lib.models.loading import load_model
@@ -28,21 +28,14 @@ from tracelift_lib.runs import launch, store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
-UPSTREAM = {"executor.steps": 150, "planner_training.max_completion": 64, "planner_training.generations": 4}
 TWO = {"planner_training.processes": 2, "planner_training.parameters": "full"}
 CONFIGS = sorted(launch.CONFIGS.glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
+def upstream(trained_home, tmp_path_factory):
     """A home with all that planner training needs."""
-    home = tmp_path_factory.mktemp("upstream")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACELIFT_HOME", str(home))
-        run = Run("check", overrides=UPSTREAM)
-        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
-            run.make(stage)
-    return home
+    return shutil.copytree(trained_home, tmp_path_factory.mktemp("upstream"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
