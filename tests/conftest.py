@@ -22,11 +22,20 @@ settings.load_profile("project")
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 
-SLOWEST = ["tests/notebooks/", "tests/planner/", "tests/runs/"]  # begun first, so that no process is left with them
+SLOWEST = [  # begun first, the longest before the others, so that no process is left with them
+    "tests/notebooks/test_notebooks.py",
+    "tests/runs/test_launch.py",
+    "tests/sandbox/",
+    "tests/planner/",
+    "tests/reward_model/",
+    "tests/problems/",
+]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: next((i for i, place in enumerate(SLOWEST) if item.nodeid.startswith(place)), 9))
+    items.sort(
+        key=lambda item: next((i for i, place in enumerate(SLOWEST) if item.nodeid.startswith(place)), len(SLOWEST))
+    )
 
 
 @pytest.fixture(autouse=True)

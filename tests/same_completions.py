@@ -30,7 +30,7 @@ async def rewards(engine, texts, problem_ids, seed):
     return [row | {"reward": zlib.crc32(text.encode()) % 97 / 97} for row, text in zip(rows, texts)], stats
 
 
-def keep(folder, self, args, state, control, model, **_):
+def keep(self, folder, args, state, control, model, **_):
     if state.is_world_process_zero:
         gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
         save_file(gradients, folder / f"{state.global_step}.safetensors")
