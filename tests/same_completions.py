@@ -19,7 +19,7 @@ def completions(trainer, prompt_ids, *_):
     """Text of 1 to 40 tokens; equal prompts of a step get different ones."""
     found, before = [], []
     for ids in prompt_ids:
-        draw = random.Random(f"{ids} {before.count(ids)} {trainer.state.global_step}")
+        draw = random.Random(f"step {ids} {before.count(ids)} {trainer.state.global_step}")
         found.append([draw.randrange(20, 120) for _ in range(draw.choice([1, 2, 5, 40]))])
         before.append(ids)
     return found, None
