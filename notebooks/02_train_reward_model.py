@@ -20,7 +20,7 @@
 # with its interval, by kind of flaw and by dimension, say whether a score is calibrated, load a checkpoint of the
 # released layout, and put the RM behind a server.
 #
-# **Time:** with `tiny`, about seven minutes the first time.
+# **Time:** with `tiny`, about four minutes the first time.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -159,19 +159,22 @@ print(f"neg-neg term: {by_hand:.3f}")
 #
 # A large language model brings along the ability to *compare*: to notice that a number is not the one it would have
 # expected. The backbone of the tiny presets has three layers and has only ever seen correct traces; nothing ever asked it
-# to compare, and the label of a whole trace does not say where to look. Two additions help at that size. Both are ours,
-# and both are off in preset `paper` (`reward_model.new_layers`, `reward_model.departure_weight`):
+# to compare, and the label of a whole trace does not say where to look. It does know what should stand there: its
+# likelihood, below, ranks nearly every pair right. Two additions bring that to the heads. Both are ours, and both are off
+# in preset `paper` (`reward_model.new_layers`, `reward_model.lm_weight`):
 #
-# - two new layers between the backbone and the heads. What the backbone expects at a token stands in its last layer, one
-#   token earlier; only a layer above can compare the two, and only one above that can gather what was found;
-# - while training, an auxiliary head that reads every token between these two layers and says whether the trace *departs*
-#   from its group's reference there. The groups make that label free: a flawed trace is the reference with one damage. It
-#   is the kind of help that process reward models give, one label a place instead of one a trace.
+# - the backbone keeps its language-model head, and at each token of the trace its **doubt** is written into the hidden
+#   state: $1 - p$, where $p$ is the probability that it gave this token. A fourth loss, the cross-entropy of the
+#   references, lets it get used to the text layout of the RM;
+# - two new layers between the backbone and the heads read the doubt: what kind of token it is, in which line, and what
+#   that means for each dimension. That is more than likelihood. A rare but harmless token is doubted too, and of two
+#   flaws that surprise alike one can cost a trace much and the other little. Only the rubric can teach that.
 #
-# The auxiliary head is dropped after training: what is saved has the layout of the released checkpoints.
+# The references are what the backbone was trained to write, so its doubt is well founded in this world; where a problem has
+# many good solutions it would be a weaker sign.
 
 # %%
-print(f"here: {settings.new_layers} new layers, departure weight {settings.departure_weight}\n")
+print(f"here: {settings.new_layers} new layers, weight of the language-model loss {settings.lm_weight}\n")
 for flawed in group.negative_bank[:3]:
     shared = os.path.commonprefix([reference, flawed.reasoning])
     print(f"{flawed.negative_kind}:\n{shared}[departs here]{flawed.reasoning[len(shared):]}\n")
@@ -242,7 +245,8 @@ held_out.round(3)
 # trace (longer is better), and the **log-likelihood** that the backbone itself gives to the trace, per token. The last is
 # telling: the backbone learned to write reference traces, so a flawed step should surprise it. If its likelihood
 # ranks better than the RM built on it, then what the RM needs is in the backbone, and the RM has not learned to bring it
-# to the last token.
+# to the last token. But a reference above its flawed versions is the easy half: the last column has the rank correlation
+# (Spearman) of each score with the gold total *among the flawed traces*, where a likelihood has no scale to offer.
 
 # %%
 def pair_accuracy(score):
@@ -252,9 +256,11 @@ def pair_accuracy(score):
 
 test = test.assign(coin=np.random.default_rng(run.preset.seed).random(len(test)))
 names = {"q": "RM", "log_likelihood": "backbone log-likelihood", "characters": "length", "coin": "coin"}
+flawed_traces = test[test["kind"] != "reference"]
 baselines = pd.DataFrame(
     {"score": name, **dict(zip(("pair_accuracy", "low", "high"),
-                               mean_interval(pair_accuracy(column), resamples, run.preset.seed)))}
+                               mean_interval(pair_accuracy(column), resamples, run.preset.seed))),
+     "rank_correlation": flawed_traces[column].corr(flawed_traces["gold_total"], method="spearman")}
     for column, name in names.items()
 )
 report.save_table(run, baselines, "rm_against_simple_scores", [scores_file, files], n=f"{len(references)} held-out groups")
@@ -324,10 +330,10 @@ report.save_figure(run, figure, "rm_calibration", curve, [scores_file, files],
 # ## The checkpoint
 #
 # What training leaves has the layout of the checkpoints that the authors released (`ScottHan/TraceLift`): the backbone's own
-# config with four `rm_*` keys, and weights named `model.*`, `dimension_heads.N.*`, `total_head.*`. So
-# `ReasoningRewardModel.from_pretrained` loads either, a folder or a name on the hub, whole or as a LoRA adapter (we could
-# not download the released ones; a test builds a checkpoint of that layout and compares every head with an independent
-# computation).
+# config with four `rm_*` keys, and weights named `model.*`, `dimension_heads.N.*`, `total_head.*`; with doubt there are also
+# `doubt.*` and two keys `rm_doubt_*`. So `ReasoningRewardModel.from_pretrained` loads either, a folder or a name on the
+# hub, whole or as a LoRA adapter (we could not download the released ones; a test builds a checkpoint of that layout and
+# compares every head with an independent computation).
 
 # %%
 checkpoint = files.path / "model"
@@ -341,20 +347,20 @@ heads = {name: shape for name, shape in shapes.items() if not name.startswith("m
 print(f"{len(shapes) - len(heads)} tensors under model.*, and:", *heads.items(), sep="\n  ")
 
 # %% [markdown]
-# Loaded again, and $q$ of one trace computed by hand from the hidden state of its last token:
+# Loaded again, and $q$ of one trace computed by hand from the hidden state of its last token, which a hook on a head notes:
 
 # %%
 scorer = run.reward_model()                # ReasoningRewardModel.from_pretrained(checkpoint), with its tokenizer
-model = scorer.model.eval()
-text = reward_model_text(group.as_problem(), reference)
-encoded = scorer.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+model, states = scorer.model, []
+hook = model.total_head.register_forward_pre_hook(lambda head, inputs: states.append(inputs[0]))
+library, _ = scorer.score([group.as_problem()], [reference])
+hook.remove()
 with torch.inference_mode():
-    last = model.model(input_ids=encoded["input_ids"]).last_hidden_state[0, -1].float()
+    last = states[0][0].float()
     of_label = torch.arange(5.0, device=model.device)
     labels = torch.stack([head(last).softmax(-1) @ of_label for head in model.dimension_heads])
     by_hand = (0.2 * labels / 4).sum() / 2 + torch.sigmoid(model.total_head(last)).squeeze() / 2
-    library = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).q
-assert torch.isclose(by_hand, library[0], atol=1e-5)
+assert np.isclose(by_hand.item(), library[0], atol=1e-5)
 said = ", ".join(f"{name} {label:.2f}" for name, label in zip(config["rm_dimension_names"], labels))
 print(f"q = {by_hand:.4f}; expected labels: {said}")
 
@@ -466,14 +472,13 @@ if natural_file:
 # - The tables above have the held-out ranking with its interval, the errors by kind and by dimension; the figures show
 #   where the RM is weak and how well its scale can be trusted.
 # - In the tiny world's math, flaws that change the *number* of steps are seen at once. Flaws that need a comparison come
-#   later, and each comparison on its own: first whether the sign fits the event, then whether a line goes on from the
-#   result before it, later whether a sum is right, and hardly at all, in the time that `tiny` takes, whether a number is
-#   the one that the story names. The row of the backbone's likelihood says that all of this was known to the backbone to
-#   begin with: knowing what should stand there, and bringing a departure from it to the last token, are two skills.
+#   later, and together, once the new layers have learned to read the backbone's doubt. Without it each comparison is
+#   learned on its own, and some hardly at all in that time, such as whether a number is the one that the story names:
+#   knowing what should stand there, and bringing a departure from it to the last token, are two skills.
 #
-# **Try it yourself.** `OVERRIDES = {"reward_model.departure_weight": 0.0}` leaves the paper's losses alone;
-# `{"reward_model.epochs": 9}` trains longer; `{"reward_model.dimension_loss": "mse"}` changes how labels are learned.
-# Compare ranking and calibration.
+# **Try it yourself.** `OVERRIDES = {"reward_model.lm_weight": 0.0}` takes the doubt away and leaves the paper's losses
+# alone; `{"groups.leave_out": ["misread_quantity"]}` keeps one kind out of training: is it seen all the same?
+# `{"reward_model.dimension_loss": "mse"}` changes how labels are learned. Compare ranking and calibration.
 #
 # ## Exercises
 #

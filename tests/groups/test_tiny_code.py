@@ -21,9 +21,9 @@ from tiny_programs import (
 
 from tracelift_lib.groups.flaws.tiny_code import flawed_traces
 from tracelift_lib.groups.group_maker import build_group, perturb
+from tracelift_lib.groups.habits import write_habit
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.truth import is_faithful, true_rubric
-from tracelift_lib.planner.warm_start import habitual_trace
 from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.tinycode import Action, Branch, generate_splits, read_plan, run_plan, write_program
 from tracelift_lib.problems.tinyworld import read_calculations
@@ -46,10 +46,10 @@ def test_the_reference_is_faithful_and_has_full_marks(problems):
 def test_faithfulness_and_habits_go_by_the_domain():
     rng = random.Random(0)
     assert is_faithful(LINE, LINE_TRACE) and not is_faithful(LINE, LINE_TRACE + "\nprint(n)")
-    assert habitual_trace(LINE, "full", rng) == LINE_TRACE
-    assert habitual_trace(LINE, "bare_answer", rng) == "Plan: times 3, plus 4, times 2"
-    assert habitual_trace(LINE, "skipped_step", rng) in flawed_traces(LINE, "unsupported_leap")
-    assert habitual_trace(LINE, "wrong_operation", rng) in flawed_traces(LINE, "wrong_algorithm_choice")
+    assert write_habit(LINE, "full", rng) == LINE_TRACE
+    assert write_habit(LINE, "bare_answer", rng) == "Plan: times 3, plus 4, times 2"
+    assert write_habit(LINE, "skipped_step", rng) in flawed_traces(LINE, "unsupported_leap")
+    assert write_habit(LINE, "wrong_operation", rng) in flawed_traces(LINE, "wrong_algorithm_choice")
 
 
 # --- the seven kinds --------------------------------------------------------------------------

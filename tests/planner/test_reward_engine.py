@@ -15,8 +15,9 @@ from common import lines, story
 
 from tracelift_lib.executor.backends import CallFailed
 from tracelift_lib.executor.frozen import Executor
+from tracelift_lib.planner.judges import TruthJudge
 from tracelift_lib.planner.log import collect_log
-from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures, TruthJudge
+from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures
 from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.problems.prompts import PromptLimits, extract_trace, wrap_trace
 from tracelift_lib.verifier.verdicts import Verifier
@@ -148,7 +149,7 @@ def test_an_arm_computes_only_what_it_needs(tmp_path, arm):
     )
     (row,) = score(e, [wrap_trace("good")], ["a"])
     assert e.executor.backend.calls[0][2] == (4 if compares(arm) else 1) and len(e.executor.backend.calls) == 1
-    assert (judge.judged == ["good"]) == (arm == "llm_judge")
+    assert (judge.judged == ["good"]) == ("j" in NEEDS[arm])
     s, q, u, j = 1.0, 0.8, 2 / 3 - 1 / 4, 0.6
     assert row["reward"] == pytest.approx(
         {
@@ -158,8 +159,20 @@ def test_an_arm_computes_only_what_it_needs(tmp_path, arm):
             "rm_uplift_only": q * u,
             "llm_judge": 0.5 * s + 0.5 * j * u,
             "released_code": 1.0,
+            "random_bonus": 0.5 * s + 0.5 * j * u,
+            "success_times_quality": s * q,
+            "quality_among_equals": s + q,  # a group of one has equal outcomes
         }[arm]
     )
+
+
+def test_quality_decides_only_among_completions_of_equal_outcome(tmp_path):
+    """Of problem a one succeeds and one has no trace; of problem b both do: only b's are paid for quality."""
+    e = engine(tmp_path, "quality_among_equals", scorer=FakeScorer(QUALITY))
+    rows = score(e, [wrap_trace("good"), "none", wrap_trace("good"), wrap_trace("good")], ["a", "a", "b", "b"])
+    assert [row["s"] for row in rows] == [1.0, 0.0, 1.0, 1.0]
+    assert [row["t"] for row in rows] == [0.0, 0.0, 1.0, 1.0]
+    assert [row["reward"] for row in rows] == pytest.approx([1.0, 0.0, 1.8, 1.8])
 
 
 # --- the released code's reward ---------------------------------------------------------------

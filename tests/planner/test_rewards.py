@@ -12,7 +12,9 @@ from tracelift_lib.planner.rewards import ARMS, NEEDS, code_coefficient, compare
 unit = st.floats(0, 1)
 effect = st.floats(-1, 1)
 verdicts = st.lists(st.integers(0, 1), min_size=1, max_size=8)
-NAMES = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge", "released_code")
+PAPER = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge", "released_code")
+OURS = ("random_bonus", "success_times_quality", "quality_among_equals")
+NAMES = PAPER + OURS
 
 
 @pytest.mark.parametrize(
@@ -28,12 +30,26 @@ NAMES = ("exec_only", "tracelift", "no_uplift", "rm_uplift_only", "llm_judge", "
 )
 def test_arms_by_hand(s, q, u, j, c, expected):
     assert tuple(ARMS) == NAMES
-    assert [ARMS[name](s, q, u, j, c) for name in NAMES] == pytest.approx(expected)
-    assert [ARMS[name](s, q, u, j) for name in NAMES[:-1]] == pytest.approx(expected[:-1])  # the paper's arms have no c
+    assert [ARMS[name](s, q, u, j, c) for name in PAPER] == pytest.approx(expected)
+    assert [ARMS[name](s, q, u, j) for name in PAPER[:-1]] == pytest.approx(expected[:-1])  # the paper's arms have no c
+
+
+@pytest.mark.parametrize(
+    "s, q, u, j, t, expected",
+    [
+        # In turn: 0.5 s + 0.5 j u; s q; s + t q.
+        (1.0, 0.8, 0.5, 0.6, 0.0, (0.65, 0.8, 1.0)),
+        (1.0, 0.8, 0.5, 0.6, 1.0, (0.65, 0.8, 1.8)),
+        (0.0, 0.8, -1.0, 0.6, 1.0, (-0.3, 0.0, 0.8)),
+    ],
+)
+def test_arms_of_ours_by_hand(s, q, u, j, t, expected):
+    assert [ARMS[name](s, q, u, j, 0.0, t) for name in OURS] == pytest.approx(expected)
 
 
 def test_which_arms_compare():
-    assert {arm for arm in ARMS if compares(arm)} == {"tracelift", "rm_uplift_only", "llm_judge", "released_code"}
+    compared = {"tracelift", "rm_uplift_only", "llm_judge", "released_code", "random_bonus"}
+    assert {arm for arm in ARMS if compares(arm)} == compared
 
 
 @pytest.mark.parametrize(
@@ -69,22 +85,22 @@ def test_uplift_of_nothing_is_an_error(a, b):
 
 def test_every_arm_says_what_it_needs():
     assert set(NEEDS) == set(ARMS)
-    assert all(needs <= set("squjc") for needs in NEEDS.values())
+    assert all(needs <= set("squjct") for needs in NEEDS.values())
 
 
 @pytest.mark.parametrize("arm", NAMES)
-@given(st.tuples(unit, unit, effect, unit, effect), st.tuples(unit, unit, effect, unit, effect))
+@given(st.tuples(unit, unit, effect, unit, effect, unit), st.tuples(unit, unit, effect, unit, effect, unit))
 def test_an_arm_ignores_what_it_does_not_need(arm, values, others):
     """While training such parts are not computed: a zero stands in their place and must not matter."""
-    mixed = [v if name in NEEDS[arm] else o for name, v, o in zip("squjc", values, others)]
-    blank = [v if name in NEEDS[arm] else 0.0 for name, v in zip("squjc", values)]
+    mixed = [v if name in NEEDS[arm] else o for name, v, o in zip("squjct", values, others)]
+    blank = [v if name in NEEDS[arm] else 0.0 for name, v in zip("squjct", values)]
     assert ARMS[arm](*values) == ARMS[arm](*mixed) == ARMS[arm](*blank)
 
 
 @pytest.mark.parametrize("arm", NAMES)
 def test_an_arm_uses_all_that_it_needs(arm):
-    base = dict(zip("squjc", (0.5, 0.5, 0.5, 0.5, 0.5)))
-    used = {name for name in "squjc" if ARMS[arm](*(base | {name: 0.9}).values()) != ARMS[arm](*base.values())}
+    base = dict(zip("squjct", (0.5,) * 6))
+    used = {name for name in "squjct" if ARMS[arm](*(base | {name: 0.9}).values()) != ARMS[arm](*base.values())}
     assert used == NEEDS[arm]
 
 

@@ -5,12 +5,13 @@ import random
 import pytest
 from common import story
 
+from tracelift_lib.groups.habits import write_habit
 from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.planner import warm_start as module
 from tracelift_lib.planner.settings import WarmStart
-from tracelift_lib.planner.warm_start import habitual_trace, warm_start
+from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems.tinyworld import generate_splits, read_calculations
 
 SHAPE = Qwen2Shape(
@@ -57,27 +58,27 @@ def test_a_warm_start_mixes_its_habits(monkeypatch, problems, tmp_path):
 
 
 def test_full_habit_is_the_reference(problems):
-    assert all(habitual_trace(p, "full", random.Random(0)) == p.reference_solution for p in problems)
+    assert all(write_habit(p, "full", random.Random(0)) == p.reference_solution for p in problems)
 
 
 def test_bare_answer_states_the_answer_and_no_calculation(problems):
     for p in problems:
-        trace = habitual_trace(p, "bare_answer", random.Random(0))
+        trace = write_habit(p, "bare_answer", random.Random(0))
         assert p.answer in trace and read_calculations(trace) == []
 
 
 def test_skipped_step_leaves_out_one_line_and_keeps_the_value(problems):
     for p in problems:
         rows = p.reference_solution.split("\n")
-        trace = habitual_trace(p, "skipped_step", random.Random(0))
+        trace = write_habit(p, "skipped_step", random.Random(0))
         assert trace in ["\n".join(rows[:i] + rows[i + 1 :]) for i in range(len(rows) - 1)]
         assert str(read_calculations(trace)[-1].after) == p.answer
 
 
 def test_wrong_operation_leads_elsewhere_or_has_no_place(problems):
-    traces = [(p, habitual_trace(p, "wrong_operation", random.Random(0))) for p in problems]
+    traces = [(p, write_habit(p, "wrong_operation", random.Random(0))) for p in problems]
     changed = [(p, z) for p, z in traces if z != p.reference_solution]
     assert len(changed) > len(problems) / 2
     assert all(not is_faithful(p, z) and str(read_calculations(z)[-1].after) != p.answer for p, z in changed)
     without_place = story(2, ("+", 5))  # 2 - 5 is below zero
-    assert habitual_trace(without_place, "wrong_operation", random.Random(0)) == without_place.reference_solution
+    assert write_habit(without_place, "wrong_operation", random.Random(0)) == without_place.reference_solution

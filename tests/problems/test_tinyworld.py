@@ -238,9 +238,12 @@ def test_exchanged_lines_are_unfaithful(problems, pick, place):
     assert is_faithful(p, "\n".join(rows)) == (first == second)
 
 
-def test_faithfulness_is_about_calculations_not_about_words():
+def test_faithfulness_asks_for_the_reasons_too():
     p = story(3, ("+", 2), ("*", 2))
-    assert is_faithful(p, "Zuerst 3 + 2 = 5, это 5 * 2 = 10, готово. 因此答案是十。")
+    assert is_faithful(p, "- gets 2: 3 + 2 = 5\n gets  : 5 * 2 = 10".replace("gets  ", "times 2"))
+    assert not is_faithful(p, "- loses 2: 3+2=5\n- times 2: 5*2=10")
+    assert not is_faithful(p, "3 + 2 = 5\n5 * 2 = 10")
+    assert not is_faithful(p, "- gets 2: 3+2=5\n- times 2: 5*2=10\nSo it is 10.")
     assert not is_faithful(p, "The result is 10.")
     assert not is_faithful(p, "")
 

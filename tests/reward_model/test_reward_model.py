@@ -13,7 +13,16 @@ from common import CODE, MATH, group_record, story
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, LlamaConfig, Qwen2Config, Qwen3Config, TrainerCallback, modeling_utils
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    TrainerCallback,
+    modeling_utils,
+)
 
 from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.schema import Group
@@ -22,17 +31,11 @@ from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.generation import seeded
 from tracelift_lib.models.settings import Qwen2Shape
 from tracelift_lib.problems.files import InputError
-from tracelift_lib.problems.prompts import reward_model_text
+from tracelift_lib.problems.prompts import OPEN, reward_model_text, wrap_trace
 from tracelift_lib.problems.tinyworld import generate_splits
 from tracelift_lib.reward_model import scorer as scoring
 from tracelift_lib.reward_model import training
-from tracelift_lib.reward_model.losses import (
-    Scores,
-    departure_loss,
-    expected_labels,
-    negatives_ranking,
-    reward_model_loss,
-)
+from tracelift_lib.reward_model.losses import Scores, expected_labels, lm_loss, negatives_ranking, reward_model_loss
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer, grow_trees
 from tracelift_lib.reward_model.training import collate, schedule, train_reward_model
@@ -209,6 +212,61 @@ def test_new_layers_stand_between_backbone_and_heads(tmp_path, folder, tokenizer
     again = ReasoningRewardModel.from_pretrained(tmp_path / "rm")
     ids, mask = torch.tensor([[5, 9, 40, 7]]), torch.ones(1, 4, dtype=torch.long)
     assert torch.equal(model.eval()(ids, mask).q, again.eval()(ids, mask).q)
+
+
+@pytest.fixture(scope="module")
+def doubting(tmp_path_factory, base):
+    """A checkpoint with doubt; its new layer is random."""
+    path = tmp_path_factory.mktemp("doubt")
+    ReasoningRewardModel.from_backbone(base, MATH, seed=1, new_layers=1, doubt=True).save_pretrained(path)
+    return path
+
+
+def test_doubt_is_what_the_language_model_would_not_have_written(base, doubting):
+    """In a trace, against the causal LM's own probabilities token by token; a problem gives no reason for it."""
+    language_model = AutoModelForCausalLM.from_pretrained(base).eval()
+    model = ReasoningRewardModel.from_pretrained(doubting).eval()
+    opening = model.config.rm_doubt_after
+    ids = torch.tensor([[5, 9, *opening, 40, 7, 7]])
+    start, seen = 2 + len(opening), []
+    model.model.layers[2].register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    with torch.no_grad():
+        log_p = model(ids, torch.ones_like(ids)).log_p
+        p = language_model(ids).logits.softmax(-1)
+    expected = torch.tensor([1.0] * start + [p[0, i, ids[0, i + 1]].item() for i in range(start - 1, start + 2)])
+    torch.testing.assert_close(log_p[0].exp(), expected, atol=1e-7, rtol=1e-4)
+    below = hidden_before_the_norm(language_model, ids)[0]
+    size = below.square().mean(-1, keepdim=True).sqrt()
+    by_hand = below + (1 - expected)[:, None] * size * model.doubt.direction
+    torch.testing.assert_close(seen[0][0], by_hand, atol=1e-4, rtol=1e-3)
+
+
+def test_where_traces_begin(doubting):
+    """Behind the first opening tag, padded or not; a text that is cut before its end has no trace."""
+    model = ReasoningRewardModel.from_pretrained(doubting)
+    model.config.rm_doubt_after = [1, 2]
+    ids = torch.tensor([[4, 1, 2, 9, 1, 2, 8], [0, 0, 4, 1, 2, 9, 9], [4, 4, 4, 4, 4, 4, 1], [1, 2, 9, 9, 0, 0, 0]])
+    n = -1
+    expected = [[n, n, n, 2, 3, 4, 5], [n, n, n, n, n, 4, 5], [n] * 7, [n, n, 1, 2, 3, 4, 5]]
+    assert model.trace_parents(ids).tolist() == expected
+
+
+def hidden_before_the_norm(language_model, ids):
+    """What its last layer gives."""
+    given = []
+    handle = language_model.model.norm.register_forward_pre_hook(lambda norm, args: given.append(args[0]))
+    with torch.no_grad():
+        language_model(ids)
+    handle.remove()
+    return given[0]
+
+
+def test_doubt_needs_tied_embeddings(tmp_path, base):
+    shutil.copytree(base, tmp_path / "untied")
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "untied" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="lm_weight needs an LM head tied"):
+        ReasoningRewardModel.from_backbone(tmp_path / "untied", MATH, 0, new_layers=1, doubt=True)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -413,7 +471,6 @@ def test_collate_cuts_traces_at_max_length(groups, tokenizer):
     longest = len(tokenizer(reward_model_text(g.as_problem(), g.reference_solution))["input_ids"])
     batch = collate([sample(g, g.negative_bank[0])], tokenizer, settings(max_length=longest - 5))
     assert batch["problem_mask"].sum() + batch["attention_mask"][0].sum() == longest - 5
-    assert batch["departures"].shape == batch["input_ids"].shape
 
 
 def test_collate_leaves_a_token_of_each_trace_behind_a_problem_of_any_length(groups, tokenizer):
@@ -422,33 +479,19 @@ def test_collate_leaves_a_token_of_each_trace_behind_a_problem_of_any_length(gro
     assert batch["problem_ids"].shape == (1, 3) and batch["input_ids"].shape == (2, 1)
 
 
-def test_departures_by_hand(groups, tokenizer):
-    """0 on what a trace shares with the start of the reference, 1 on the first other token, unknown after it."""
-    g = groups[0]
-    reference = g.positive_pool[0]
-    first_line = reference.reasoning.split("\n")[0]
-    flawed = reference.model_copy(update={"reasoning": first_line + "\nand so on", "negative_kind": "other"})
-    batch = collate([sample(g, flawed)], tokenizer, settings(max_length=512))
-    width = batch["attention_mask"].sum(1).tolist()
-    shared = len(tokenizer(first_line + "\n", add_special_tokens=False)["input_ids"])
-    expected = [[0] * width[0], [0] * shared + [1]]
-    for row, labels in enumerate(batch["departures"].tolist()):
-        assert labels == expected[row] + [-1] * (len(labels) - len(expected[row]))
+def test_lm_loss_by_hand():
+    """-log of 1/2, 1/4 and 1/8; the padded token does not count."""
+    log_p = torch.tensor([[0.5, 0.25], [0.125, 0.9]]).log()
+    assert lm_loss(log_p, torch.tensor([[1, 1], [1, 0]])).item() == pytest.approx(2 * math.log(2))
 
 
-def test_departure_loss_by_hand():
-    """Logit 0 costs log 2 either way, logit 2 where there is a departure log(1 + e^-2); the rest does not count."""
-    logits = torch.tensor([[0.0, 0.0, 9.0], [0.0, 2.0, -9.0]])
-    labels = torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
-    assert departure_loss(logits, labels).item() == pytest.approx((3 * math.log(2) + math.log(1 + math.exp(-2))) / 4)
-
-
-def test_reading_a_problem_once_for_its_traces_changes_nothing(folder, groups, tokenizer):
+@pytest.mark.parametrize("made", ["folder", "doubting"])
+def test_reading_a_problem_once_for_its_traces_changes_nothing(request, made, groups, tokenizer):
     """Problems and traces of different lengths, so that both sides are padded; gradients too."""
     items = [sample(g, *g.negative_bank[:2]) for g in groups[:3]]
     batch = collate(items, tokenizer, settings(max_length=512))
     assert not batch["problem_mask"].all() and not batch["attention_mask"].all()
-    model = ReasoningRewardModel.from_pretrained(folder).eval()
+    model = ReasoningRewardModel.from_pretrained(request.getfixturevalue(made)).eval()
     shared = model(**{k: v for k, v in batch.items() if k.endswith(("ids", "mask"))})
     gradient = torch.autograd.grad(shared.q.sum(), model.model.embed_tokens.weight)[0]
     whole = torch.zeros_like(gradient)
@@ -486,7 +529,7 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
     model = ReasoningRewardModel.from_pretrained(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     few = [g for g in groups if len(g.negative_bank) >= 4][:2]
-    chosen = settings(epochs=6, groups_per_step=2, learning_rate=0.01, new_layers=0)
+    chosen = settings(epochs=6, groups_per_step=2, learning_rate=0.01, new_layers=0, lm_weight=0.0)
     log = train_reward_model(model, tokenizer, few, few, chosen, 0, tmp_path / "work")
     scorer, shares = Scorer(model, tokenizer, 1000, 512), []
     for g in few:
@@ -501,23 +544,25 @@ def test_a_few_steps_of_training_lower_the_loss(tmp_path, folder, groups, tokeni
     moved = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor.cpu(), before[name])]
     assert any(name.startswith("model.layers.0") for name in moved)
     assert {"total_head.weight", *(f"dimension_heads.{i}.weight" for i in range(5))} <= set(moved)
-    assert set(model.state_dict()) == set(before)  # the departure head is gone: checkpoints have the released layout
+    assert set(model.state_dict()) == set(before)
 
 
-def test_departures_are_learned_from_every_token(tmp_path, folder, groups, tokenizer, monkeypatch):
-    """With a weight their loss falls; without one, no such head is there."""
-    losses = []
+def test_the_backbone_goes_on_learning_the_references_alone(tmp_path, base, tokenizer, groups, monkeypatch):
+    """Its loss falls, and reads a group's positive; without a weight there is none."""
+    losses, few = [], [g for g in groups if len(g.negative_bank) >= 4][:2]
+    traces = [wrap_trace(g.reference_solution).removeprefix(OPEN + "\n") for g in few]
+    lengths = sorted(len(ids) for ids in tokenizer(traces, add_special_tokens=False)["input_ids"])
 
-    def noted(logits, departures):
-        losses.append(departure_loss(logits, departures))
+    def noted(log_p, mask):
+        assert sorted(mask.sum(1).tolist()) == lengths
+        losses.append(lm_loss(log_p, mask))
         return losses[-1]
 
-    monkeypatch.setattr(training, "departure_loss", noted)
-    few = [g for g in groups if len(g.negative_bank) >= 4][:2]
+    monkeypatch.setattr(training, "lm_loss", noted)
     for weight, epochs in ((0.0, 1), (5.0, 12)):
         assert not losses
-        chosen = settings(epochs=epochs, groups_per_step=2, learning_rate=0.01, new_layers=0, departure_weight=weight)
-        model = ReasoningRewardModel.from_pretrained(folder)
+        chosen = settings(epochs=epochs, groups_per_step=2, learning_rate=0.01, new_layers=1, lm_weight=weight)
+        model = ReasoningRewardModel.from_backbone(base, MATH, seed=1, new_layers=1, doubt=weight > 0)
         train_reward_model(model, tokenizer, few, few[:1], chosen, 0, tmp_path / f"work-{weight}")
     assert len(losses) == 12 and losses[-1] < 0.7 * losses[0]
 
@@ -525,7 +570,8 @@ def test_departures_are_learned_from_every_token(tmp_path, folder, groups, token
 # --- ways to train ----------------------------------------------------------------------------
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
-RESUMED_LORA = {"lora": LORA | {"dropout": 0.3}, "departure_weight": 3.0}
+RESUMED_LORA = {"lora": LORA | {"dropout": 0.3}}
+DOUBT = {"new_layers": 1, "lm_weight": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -533,6 +579,7 @@ def base(tmp_path_factory, tokenizer):
     """A causal LM to build on."""
     path = tmp_path_factory.mktemp("base")
     new_qwen2(tokenizer, Qwen2Shape(**SHAPE), seed=3).save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return path
 
 
@@ -540,9 +587,10 @@ def trained(base, tokenizer, groups, work, **change):
     """(the RM after a few steps on six groups, its log); LoRA's adapter goes to work/adapter."""
     few = [g for g in groups if len(g.negative_bank) >= 4][:6]
     chosen = settings(
-        **{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0, "departure_weight": 0.0, **change}
+        **{"epochs": 2, "groups_per_step": 2, "learning_rate": 0.01, "new_layers": 0, "lm_weight": 0.0, **change}
     )
-    model = ReasoningRewardModel.from_backbone(base, MATH, seed=1)
+    doubt = chosen.lm_weight > 0
+    model = ReasoningRewardModel.from_backbone(base, MATH, seed=1, new_layers=chosen.new_layers, doubt=doubt)
     log = train_reward_model(model, tokenizer, few, few[:2], chosen, 0, work / "trainer", work / "adapter")
     return model, log
 
@@ -569,7 +617,7 @@ def same_weights(one, other, atol=0.0):
         torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("change", [{"lora": LORA}, RESUMED_LORA], ids=["plain", "departures"])
+@pytest.mark.parametrize("change", [{"lora": LORA}, RESUMED_LORA], ids=["plain", "dropout"])
 def test_lora_trains_adapter_and_heads_and_merges(tmp_path, base, tokenizer, groups, once, change):
     model, _, folder = once(**change)
     start = ReasoningRewardModel.from_backbone(base, MATH, seed=1).state_dict()
@@ -607,7 +655,7 @@ def test_an_adapter_with_its_heads_in_a_file_of_their_own(tmp_path, base, once):
         ReasoningRewardModel.from_adapter(other, backbone=base)
 
 
-@pytest.mark.parametrize("change", [{"departure_weight": 3.0}, {"lora": LORA}], ids=["full", "lora"])
+@pytest.mark.parametrize("change", [{"learning_rate": 0.01}, {"lora": LORA}], ids=["full", "lora"])
 def test_gradient_checkpointing_trains_the_same_weights(tmp_path, base, tokenizer, groups, change, monkeypatch, once):
     """It reads each text whole, where the other way reads a group's problem once."""
     _, plain_log, _ = once(**change)
@@ -653,7 +701,7 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("change", [{"departure_weight": 3.0}, RESUMED_LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("change", [DOUBT, RESUMED_LORA], ids=["doubt", "lora"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, groups, monkeypatch, change, once):
     """With dropout, so that the random state has to come back too."""
     whole, whole_log, _ = once(**change)
@@ -692,8 +740,10 @@ def test_four_bits_without_a_gpu_are_refused(base):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"lora": LORA, "new_layers": 1}, "new_layers to 0"),
+        ({"lora": LORA}, "new_layers to 0"),
         ({"four_bit": True}, "four_bit needs lora"),
+        ({"new_layers": 0}, "lm_weight needs new_layers"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: false"),
         ({"precision": "fp8"}, "precision"),
         ({"negatives_weight": -0.1}, "negatives_weight"),
     ],
@@ -772,10 +822,14 @@ def test_a_tree_stays_within_its_size(monkeypatch):
     assert [list(tree.paths) for tree in grow_trees(texts, range(6))] == [[0, 1, 2], [3, 4, 5]]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monkeypatch):
+@pytest.mark.parametrize("kind", [*CONFIGS, "doubt"])
+def test_shared_prefixes_change_no_score(tmp_path, tokenizer, groups, kind, monkeypatch, doubting):
     """Against the plain padded batches, which a backbone that is not known to allow it gets."""
-    checkpoint(tmp_path, kind, tokenizer)
+    if kind == "doubt":
+        shutil.copytree(doubting, tmp_path, dirs_exist_ok=True)
+        tokenizer.save_pretrained(tmp_path)
+    else:
+        checkpoint(tmp_path, kind, tokenizer)
     scorer = Scorer.from_folder(tmp_path, 2000, 512)
     traces = [(g.as_problem(), c.reasoning) for g in groups[:6] for c in [*g.positive_pool, *g.negative_bank]]
     problems, written = [p for p, _ in traces], [z for _, z in traces]

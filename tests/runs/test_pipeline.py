@@ -15,7 +15,7 @@ from common import DATA
 from tracelift_lib.groups import builder
 from tracelift_lib.groups.group_files import violations
 from tracelift_lib.groups.group_maker import make_group
-from tracelift_lib.groups.schema import dimensions, split_train_dev
+from tracelift_lib.groups.schema import Group, dimensions, split_train_dev
 from tracelift_lib.groups.seeds import LeakageError
 from tracelift_lib.groups.truth import is_faithful
 from tracelift_lib.problems.files import PROJECT, InputError
@@ -113,6 +113,7 @@ def test_nothing_is_made_twice(world, builds):
         ({"prompt_style": "instruct"}, set(ALL) - {"problems", "groups"}),
         ({"planner.steps": 11}, {"planner"} | TRAINED | EVALS),
         ({"groups.min_negatives": 5}, {"groups", "uplift"} | RM),
+        ({"groups.leave_out": ["stale_value"]}, {"groups", "uplift"} | RM),
         ({"reward_model.epochs": 7}, RM),
         ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
         ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
@@ -343,6 +344,22 @@ def test_groups_on_disk_come_from_their_own_splits(real):
     assert all(len(x.negative_bank) >= g.min_negatives for x in [*train, *dev, *test])
 
 
+def test_a_kind_that_is_left_out_is_missing_in_train_groups_alone(real, tmp_path):
+    """The other splits are as ever; a group that is left with too few flawed traces is dropped."""
+    run = Run("check", overrides={"groups.leave_out": ["stale_value", "lost_event"]})
+    STAGES["groups"].build(run, tmp_path)
+    written = {
+        s: [Group(**json.loads(line)) for line in (tmp_path / f"{s}.jsonl").open()] for s in ("train", "dev", "test")
+    }
+    assert [written[s] for s in ("dev", "test")] == [real.groups(s) for s in ("dev", "test")]
+    expected = []
+    for group in real.groups("train"):
+        rest = [c for c in group.negative_bank if c.negative_kind not in ("stale_value", "lost_event")]
+        expected += [(group.problem_id, rest)] * (len(rest) >= real.preset.groups.min_negatives)
+    assert 0 < len(expected) < len(real.groups("train"))
+    assert [(g.problem_id, g.negative_bank) for g in written["train"]] == expected
+
+
 def test_a_trained_executor_loads_and_answers(real):
     executor = real.executor()
     problems = real.problems("test")[:2]
@@ -373,7 +390,7 @@ def test_deleting_the_groups_leaves_the_executor_alone(real):
 def test_the_manifest_of_a_stage_holds_its_slice_of_the_preset(real):
     manifest = json.loads((real.need("groups").path / "manifest.json").read_text())
     assert (manifest["stage"], manifest["preset"], manifest["seed"]) == ("groups", "check", real.preset.seed)
-    groups = real.preset.groups.model_dump(mode="json", exclude={"seeds"})
+    groups = real.preset.groups.model_dump(mode="json", exclude={"seeds", "leave_out"})
     assert manifest["config"] == {"seed": real.preset.seed, "groups": groups}
     assert manifest["upstream"] == {"problems": real.need("problems").digest}
 

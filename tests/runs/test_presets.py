@@ -187,6 +187,19 @@ def test_unknown_override_keys_are_refused_even_without_one(key):
     assert "did you mean" not in str(caught.value) or key == "problems.folder"
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"groups.leave_out": ["stale_values"]}, "unknown kind 'stale_values'; these problems have wrong_operation, "),
+        ({"groups.leave_out": ["missing_step"]}, "unknown kind 'missing_step'"),  # of the other domain
+        ({"groups.leave_out": ["stale_value"], "groups.seeds": {"source": "gsm8k"}}, "groups.seeds to null"),
+    ],
+)
+def test_only_kinds_of_the_presets_own_problems_can_be_left_out(change, message):
+    with pytest.raises(InputError, match=message):
+        load_preset("check", overrides=change)
+
+
 @pytest.mark.parametrize("key", ["executor.mix.plann", "planner.habits.lazy", "groups.sizes.validation"])
 def test_unknown_names_in_a_table_are_refused(key):
     with pytest.raises(InputError, match=key.split(".")[-1]):

@@ -9,10 +9,12 @@ import pandas as pd
 from scipy import stats
 
 from tracelift_lib.executor.frozen import Executor
-from tracelift_lib.groups.truth import has_truth, is_faithful
+from tracelift_lib.groups.habits import habit_of
+from tracelift_lib.groups.truth import corrupted, has_truth, is_faithful, is_sufficient
 from tracelift_lib.models.generation import Sampler
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
+from tracelift_lib.problems.tinyworld import ask_between
 from tracelift_lib.reward_model.scorer import TraceScorer
 
 CONFIDENCE = 0.95
@@ -27,12 +29,16 @@ def evaluate_planner(
     style: PromptStyle,
     limits: PromptLimits,
     seed: int,
+    second: Executor | None = None,
 ) -> pd.DataFrame:
-    """One row per sampled trace: problem_id, sample, trace, success, quality, faithful, tokens (a count).
+    """One row per sampled trace: problem_id, sample, trace, success, quality, tokens (a count), well_formed.
 
     For each problem `traces` completions are drawn as in training; the executor answers once per trace. A completion
-    without a well-formed trace is no success, is not faithful and has quality 0. Where the true steps of the problems
-    are not known, there is no column faithful.
+    without a well-formed trace is no success and has quality 0.
+
+    Where the true steps of the problems are known also: faithful, habit (groups/habits.py), sufficient, and corrupted,
+    the success with the trace once one step is falsified. With a `second` executor, which has never seen the planner:
+    second, its success, and for stories intermediate, its success at what comes after the first event.
     """
     prompts = [as_chat(planner_prompt(p, style, limits), planner.tokenizer) for p in problems]
     completions = planner.sample(prompts, traces, seed, progress="planner")
@@ -48,9 +54,18 @@ def evaluate_planner(
         "success": executor.verdicts(asked, texts, 1, seed + 1, progress="executor")[:, 0],
         "quality": scorer.score(asked, texts, progress="reward model")[0],
     }
-    if all(has_truth(p) for p in problems):
+    if truth := all(has_truth(p) for p in problems):
         measures["faithful"] = [is_faithful(p, z) for p, z in zip(asked, texts)]
+        measures["sufficient"] = [is_sufficient(p, z) for p, z in zip(asked, texts)]
+        measures["corrupted"] = executor.verdicts(asked, [corrupted(z) for z in texts], 1, seed + 2)[:, 0]
+    if second:
+        measures["second"] = second.verdicts(asked, texts, 1, seed + 3)[:, 0]
+        if truth and asked[0].domain == "math":
+            measures["intermediate"] = second.verdicts([ask_between(p) for p in asked], texts, 1, seed + 4)[:, 0]
+    measures["well_formed"] = [1.0] * len(written)
     rows = rows.join(pd.DataFrame(measures, written.index, dtype=float).reindex(rows.index, fill_value=0.0))
+    if truth:
+        rows["habit"] = [habit_of(by_id[i], z) for i, z in zip(rows["problem_id"], rows["trace"])]
     rows["tokens"] = [len(ids) for ids in planner.tokenizer(rows["trace"].fillna("").tolist())["input_ids"]]
     return rows
 

@@ -7,7 +7,7 @@ so the trace stays plausible, as after a natural slip. kinds.yaml defines the fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +103,11 @@ class Group(BaseModel):
     @property
     def domain(self) -> Literal["math", "code"]:
         return self.positive_pool[0].rubric.domain
+
+    def without(self, kinds: Collection[str]) -> Group:
+        """The group without its flawed traces of some kinds."""
+        bank = [c for c in self.negative_bank if c.negative_kind not in kinds]
+        return self.model_copy(update={"negative_bank": bank})
 
     def as_problem(self) -> Problem:
         """The problem of this group, for prompts and the RM text."""

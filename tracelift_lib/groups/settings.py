@@ -35,3 +35,6 @@ class Groups(Section):
     seeds: Annotated[PublicSeeds | ReleasedGroups, Field(discriminator="source")] | None = Field(
         None, description="null: the preset's own generated problems"
     )
+    leave_out: list[str] = Field(
+        [], description="kinds of flaw that train groups lack, dev and test groups have; of generated problems only"
+    )

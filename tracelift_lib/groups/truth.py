@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from tracelift_lib.groups.schema import Rubric, dimensions, rubric_from_shares
 from tracelift_lib.problems.problem import Problem
-from tracelift_lib.problems.tinycode import Branch, Plan, derive_reasoning, has_code, plan_of, read_plan, true_branches
-from tracelift_lib.problems.tinyworld import Calculation, apply, read_calculations, true_steps
+from tracelift_lib.problems.tinycode import (
+    Branch,
+    Plan,
+    derive_reasoning,
+    has_code,
+    plan_of,
+    read_plan,
+    run_plan,
+    true_branches,
+)
+from tracelift_lib.problems.tinyworld import Calculation, apply, read_calculations, read_lines, true_steps
 
+LAST_NUMBER = re.compile(r"\d+(?=\D*\Z)")
 SOURCES_WITH_TRUTH = ("tiny_world", "tiny_code")
 
 
@@ -19,13 +30,36 @@ def has_truth(problem: Problem) -> bool:
 
 
 def is_faithful(problem: Problem, trace: str) -> bool:
-    """True if `trace` makes exactly the true calculations: all of them, in order, none wrong or extra.
+    """True if `trace` is the true reasoning: every true calculation with its reason, in order, and no line beside them.
 
     That of a program must also state the true plan and hold no code. Raises KeyError outside the generated worlds.
     """
-    if read_calculations(trace) != [(s.before, s.op, s.operand, s.after) for s in true_steps(problem)]:
+    reference = problem.reference_solution
+    true_steps(problem)
+    if len(trace.strip().splitlines()) != len(reference.splitlines()) or read_lines(trace) != read_lines(reference):
         return False
-    return problem.domain == "math" or read_plan(trace) == _true_plan(problem) and not has_code(trace)
+    return problem.domain == "math" or plan_is_true(problem, trace)
+
+
+def is_sufficient(problem: Problem, trace: str) -> bool:
+    """True if who follows `trace` to the letter, without the problem, gets it right (sufficiency, section 10).
+
+    Math: the last calculation's result is the answer. Code: the program of the plan passes the tests.
+    """
+    if problem.domain == "math":
+        return [str(c.after) for c in read_calculations(trace)[-1:]] == [problem.answer]
+    cases, plan = problem.metadata["tests"]["cases"], read_plan(trace)
+    return bool(plan) and all(run_plan(plan, int(case["input"])) == int(case["output"]) for case in cases)
+
+
+def corrupted(trace: str) -> str:
+    """`trace` with one step falsified, its last number one higher: causal importance is the success that this costs."""
+    return LAST_NUMBER.sub(lambda number: str(int(number[0]) + 1), trace, count=1)
+
+
+def plan_is_true(problem: Problem, trace: str) -> bool:
+    """Whether the trace of a program states the true plan, and no code."""
+    return read_plan(trace) == _true_plan(problem) and not has_code(trace)
 
 
 def _true_plan(problem: Problem) -> Plan:

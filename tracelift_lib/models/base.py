@@ -12,6 +12,7 @@ from tracelift_lib.models.settings import Qwen2Shape, TrainedModel
 from tracelift_lib.models.supervised import Pair, supervised_training
 from tracelift_lib.problems import prompts
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.tinyworld import ask_between
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -58,7 +59,8 @@ def _base_pair(kind: str, p: Problem, style: prompts.PromptStyle, tokenizer: Pre
     """One training example of `train_base`."""
     if kind == "plan":
         return prompts.as_chat(prompts.planner_prompt(p, style), tokenizer), prompts.wrap_trace(p.reference_solution)
-    trace = p.reference_solution if kind == "solve_with_trace" else None
+    trace = None if kind == "solve_without_trace" else p.reference_solution
+    p = ask_between(p) if kind == "solve_between" else p
     prompt = prompts.as_chat(prompts.executor_prompt(p, trace, style), tokenizer)
     cut = prompt.index(prompts.OPEN) if trace else len(prompt)
     return prompt[:cut], prompt[cut:] + answer_text(p)

@@ -35,7 +35,9 @@ class TrainedModel(SupervisedTraining):
     source: Literal["train"]
     vocab_size: Positive
     shape: Qwen2Shape
-    mix: dict[Literal["plan", "solve_with_trace", "solve_without_trace"], Share]
+    mix: dict[Literal["plan", "solve_with_trace", "solve_without_trace", "solve_between"], Share] = Field(
+        description="shares of the examples; solve_between: a story's quantity after its first event, with the trace"
+    )
 
 
 class WheelModel(Section):

@@ -28,23 +28,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from tracelift_lib.executor.backends import CallFailed, derived_seed
 from tracelift_lib.executor.frozen import Executor
-from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.planner.rewards import ARMS, NEEDS, code_coefficient, compares, uplift
 from tracelift_lib.problems.files import write_json
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import extract_trace
 from tracelift_lib.reward_model.remote import ScoringError
-from tracelift_lib.reward_model.scorer import TraceScorer, TraceScores
+from tracelift_lib.reward_model.scorer import TraceScorer
 from tracelift_lib.verifier.verdicts import Verdict
 
 log = logging.getLogger(__name__)
 Runs = list[Verdict] | CallFailed  # verdicts of some executor runs, or why there are none
 Score = float | CallFailed
-PARTS = ("s", "q", "u", "j", "c")  # in the order in which the arms take them
+PARTS = ("s", "q", "u", "j", "c", "t")  # in the order in which the arms take them
 BASELINE = "baseline_success"  # mean verdict without a trace
 FORMAT_ERRORS = "format_errors"  # share of completions without a trace
 STEPS = "steps"  # folder of each step's stats, beside the files of rollouts
@@ -65,7 +62,7 @@ class RewardEngine:
     Attributes:
         baseline: problem id -> no-trace verdicts, drawn once from the frozen executor; None: drawn anew (`fresh`).
         ties: bonus coefficients of `released_code` for a tie of 0..K successes; None: those of the released code.
-        scorer, judge: who gives q, and j of the arm `llm_judge` (rubric total of an LLM judge); called in threads.
+        scorer, judge: who gives q, and j (judges.py); called in threads.
         n_rewards: number of rewards so far, failed ones too.
         failures: kind -> number of failed rewards so far.
         began, ended: when the newest batch came and was done (time.monotonic).
@@ -144,6 +141,7 @@ class RewardEngine:
             }
             for problem_id, trace, text in zip(problem_ids, traces, completions)
         ]
+        self._reward(rows)
         self._count(rows)
         return rows, {
             "seconds": time.monotonic() - start,
@@ -155,7 +153,7 @@ class RewardEngine:
         }
 
     async def _parts(self, keys: list[tuple[str, str]], seed: int, seconds: Counter[str]) -> list[dict]:
-        """Parts, reward and failure of each (problem id, trace); executor, RM and judge work at the same time."""
+        """Parts, or failure, of each (problem id, trace); executor, RM and judge work at the same time."""
         problems, traces = [self.problems[i] for i, _ in keys], [trace for _, trace in keys]
         verified = self.executor.verified
         k = self.k + (self.s_run == "separate") if compares(self.arm) else 1
@@ -170,7 +168,7 @@ class RewardEngine:
         return [self._part(problem, **dict(zip(calls, row))) for problem, *row in zip(problems, *results)]
 
     def _part(self, problem: Problem, runs: Runs, without: Runs | None = None, q: Score = 0.0, j: Score = 0.0) -> dict:
-        """One trace's parts and reward, or the first failure. Of separate runs the first is s."""
+        """One trace's parts, or the first failure. Of separate runs the first is s."""
         for result in (runs, without, q, j):
             if isinstance(result, CallFailed):
                 log.warning("no reward for a trace of problem %s: %s", problem.problem_id, result)
@@ -185,7 +183,16 @@ class RewardEngine:
             parts |= {"u": uplift(with_trace, no_trace), BASELINE: _mean(no_trace)}
             if "c" in NEEDS[self.arm]:
                 parts["c"] = float(code_coefficient(sum(with_trace), sum(no_trace), self.k, self.ties))
-        return {**parts, "reward": ARMS[self.arm](*(parts[name] for name in PARTS))}
+        return parts
+
+    def _reward(self, rows: list[dict]) -> None:
+        """Put the rewards in, once all of a problem's completions have their parts; a failed one has None already."""
+        outcomes: dict[str, set[float]] = {}
+        for row in rows:
+            outcomes.setdefault(row["problem_id"], set()).add(row["s"])
+        for row in (row for row in rows if row["trace"] and not row["failure"]):
+            row["t"] = float("t" in NEEDS[self.arm] and len(outcomes[row["problem_id"]]) == 1)
+            row["reward"] = ARMS[self.arm](*(row[name] for name in PARTS))
 
     async def _scores(
         self, name: str, scorer: TraceScorer, problems: list[Problem], traces: list[str], seconds: Counter[str]
@@ -225,11 +232,3 @@ class RewardEngine:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-class TruthJudge:
-    """The ground truth's rubric, standing in for an LLM judge in the tiny world: total and labels of each trace."""
-
-    def score(self, problems: Sequence[Problem], traces: Sequence[str], progress: str | None = None) -> TraceScores:
-        rubrics = [true_rubric(p, z) for p, z in zip(problems, traces, strict=True)]
-        return np.array([r.total for r in rubrics]), np.array([list(r.labels.values()) for r in rubrics])

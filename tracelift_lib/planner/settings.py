@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
+from tracelift_lib.groups.habits import WRITERS
 from tracelift_lib.models.settings import HubModel, SupervisedTraining, WheelModel
 from tracelift_lib.planner.rewards import ARMS
 from tracelift_lib.problems.settings import Positive, Section, Share
@@ -15,7 +16,9 @@ class WarmStart(SupervisedTraining):
     """A planner fine-tuned from the executor's own weights on traces that mix habits."""
 
     source: Literal["executor"]
-    habits: dict[Literal["full", "skipped_step", "bare_answer", "wrong_operation"], Share]
+    habits: dict[Literal[tuple(WRITERS)], Share] = Field(
+        description="shares of the traces; habits.py says what each is"
+    )  # type: ignore[valid-type]
 
 
 class ReferenceStart(SupervisedTraining):
@@ -35,11 +38,22 @@ class Collapse(Section):
     entropy: NonNegativeFloat = Field(0.005, description="nats per token, up to which")
 
 
+class Prediction(Section):
+    """What the trainings will do, said before they start (prediction.py). Ours."""
+
+    problems: Positive = Field(description="of each split, on which the warm start's habits are measured")
+    traces: Positive = Field(description="sampled per problem")
+    runs: Positive = Field(description="of the executor with each trace, and without")
+    trainings: Positive = Field(description="simulated for each arm")
+    step_size: PositiveFloat = Field(description="gain of a logit per step and unit of mean advantage")
+
+
 class PlannerTraining(Section):
     """GRPO (docs/method.md section 6)."""
 
     arms: list[Literal[tuple(ARMS)]]  # type: ignore[valid-type]
     seeds: list[int]
+    split: str = Field("rl", description="of the problems, on which it trains")
     steps: Positive
     problems_per_step: Positive
     generations: Annotated[int, Field(ge=2)]
@@ -59,6 +73,7 @@ class PlannerTraining(Section):
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
     backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner/unsloth.py")
     collapse: Collapse | None = Field(Collapse(), description="null: only a NaN or infinite loss stops a run")
+    judge_saturation: Share = Field(0.955, description="share of the simulated LLM judge's scores that are exactly 1")
     processes: Positive = Field(1, description="that share the completions of a step; more than one: runs/launch.py")
 
     @model_validator(mode="after")

@@ -6,12 +6,11 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from tracelift_lib.groups.group_maker import perturb
+from tracelift_lib.groups.habits import WRITERS, write_habit
 from tracelift_lib.models.base import endlessly
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.models.supervised import supervised_training
 from tracelift_lib.planner.settings import ReferenceStart, WarmStart
-from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptStyle, as_chat, planner_prompt, wrap_trace
 
@@ -28,19 +27,11 @@ def warm_start(
     """
     rng, n = random.Random(seed), source.steps * source.batch_size
     if isinstance(source, WarmStart):
-        habits = rng.choices(list(source.habits), list(source.habits.values()), k=n)
-        examples = [(p, habitual_trace(p, habit, rng)) for habit, p in zip(habits, endlessly(problems, rng))]
+        shares = [source.habits.get(habit, 0.0) for habit in WRITERS]  # not in the order of a file
+        habits = rng.choices(list(WRITERS), shares, k=n)
+        examples = [(p, write_habit(p, habit, rng)) for habit, p in zip(habits, endlessly(problems, rng))]
     else:
         examples = [(p, p.reference_solution) for p in islice(endlessly(problems, rng), n)]
     tokenizer, model = load_tokenizer(start), load_model(start)
     pairs = [(as_chat(planner_prompt(p, style), tokenizer), wrap_trace(trace)) for p, trace in examples]
     supervised_training(model, tokenizer, pairs, source, seed, out)
-
-
-def habitual_trace(problem: Problem, habit: str, rng: random.Random) -> str:
-    """A trace as a planner with this habit writes it; the full trace where the habit does not apply."""
-    if habit == "bare_answer":
-        return f"The result is {problem.answer}." if problem.domain == "math" else tinycode.bare_plan(problem)
-    operation = "wrong_operation" if problem.domain == "math" else "wrong_algorithm_choice"
-    kind = {"skipped_step": "unsupported_leap", "wrong_operation": operation}.get(habit)
-    return (perturb(problem, kind, rng) if kind else None) or problem.reference_solution

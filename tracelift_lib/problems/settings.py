@@ -26,11 +26,18 @@ class TinyWorld(Section):
     max_value: Positive = Field(description="all values in a true trace stay in 1..max_value")
     sizes: dict[str, Positive] = Field(description="problems of each split")
     steps: dict[str, list[Positive]] = Field(description="numbers of steps of each split")
+    shortcut: dict[str, Share] | None = Field(
+        None, description="split -> share of stories in which the order of the first two events makes no difference"
+    )
 
     @model_validator(mode="after")
     def _same_splits(self) -> TinyWorld:
         if set(self.sizes) != set(self.steps):
             raise ValueError("sizes and steps must name the same splits")
+        if unknown := set(self.shortcut or {}) - set(self.sizes):
+            raise ValueError(f"shortcut: {', '.join(sorted(unknown))} is no split of sizes ({', '.join(self.sizes)})")
+        if self.shortcut and self.source == "tiny_code":
+            raise ValueError("shortcut: programs of tiny_code have no events to swap; set it to null")
         if self.source == "tiny_code" and self.max_value > 20:
             raise ValueError("max_value of tiny_code must be at most 20: its problems name all values in words")
         return self

@@ -10,10 +10,12 @@ Source: ours. The paper has no such world.
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from tracelift_lib.problems.problem import Frozen, Problem
@@ -39,6 +41,7 @@ EVENTS = {
 OPENINGS = ["{who} has {n} {o}.", "At first {who} has {n} {o}.", "{who} starts with {n} {o}."]
 LINKS = ["{who} {event}.", "Then {who} {event}.", "After that {who} {event}."]
 QUESTIONS = ["How many {o} does {who} have now?", "How many {o} does {who} have in the end?"]
+QUESTION, BETWEEN = re.compile(r"How many [^?]*\?"), " after the first event?"
 DISTRACTORS = ["There are {n} {o} in the room.", "A neighbour owns {n} {o}."]
 # A trace line is "- <what happens>: a+b=c"; anything else in a trace is free text. It is short because tokens are what
 # training on a CPU pays for. What goes on from an operator (2*5+3=8) is not read; a list mark is no operator.
@@ -80,6 +83,12 @@ def apply(op: str, before: int, operand: int) -> int:
     return ARITHMETIC[op](before, operand)
 
 
+def read_lines(trace: str) -> list[tuple[str, Calculation]]:
+    """(reason, calculation) of each line of `trace` that makes one: ("buys three", 4+3=7) of "- buys three: 4+3=7"."""
+    lines = [(line.strip().removeprefix("-"), read_calculations(line)) for line in trace.split("\n")]
+    return [(line.rpartition(":")[0].strip(), found[0]) for line, found in lines if found]
+
+
 def read_calculations(trace: str) -> list[Calculation]:
     """All `a+b=c` (any of + - * /, with or without spaces) in `trace`, in order. Text between them is ignored."""
     return [Calculation(int(a), op, int(b), int(c)) for a, op, b, c in STEP_PATTERN.findall(trace)]
@@ -88,6 +97,46 @@ def read_calculations(trace: str) -> list[Calculation]:
 def write_trace(steps: list[Step]) -> str:
     """The trace that states `steps`, one on each line."""
     return "\n".join(step.line() for step in steps)
+
+
+def carry_on(value: int, steps: list[Step]) -> list[Step]:
+    """`steps` computed anew: the first from `value`, each other one from the result before it."""
+    carried = []
+    for step in steps:
+        before, value = value, apply(step.op, value, step.operand)
+        carried.append(step.model_copy(update={"before": before, "after": value}))
+    return carried
+
+
+def plausible(steps: list[Step]) -> bool:
+    """Whole positive results, and no halving of an odd number."""
+    return all(s.after > 0 and (s.op != "/" or s.before % s.operand == 0) for s in steps)
+
+
+def lucky_order(problem: Problem) -> list[Step] | None:
+    """The steps with the first two events in the other order; None if that is impossible or changes nothing.
+
+    A shortcut: the answer stays right where gains and losses stand side by side, and only there.
+    """
+    first, second, *rest = true_steps(problem) if len(problem.metadata["steps"]) > 1 else [None, None]
+    if first is None or (first.op, first.operand) == (second.op, second.operand):
+        return None
+    swapped = carry_on(first.before, [second, first, *rest])
+    return swapped if plausible(swapped) else None
+
+
+def shortcut_holds(problem: Problem) -> bool | None:
+    """Whether the lucky order gives the right answer; None where the story has no such order."""
+    swapped = lucky_order(problem)
+    return None if swapped is None else swapped[-1].after == int(problem.answer)
+
+
+def ask_between(problem: Problem) -> Problem:
+    """The same story, asked for the quantity after its first event. Raises KeyError for another problem."""
+    question = QUESTION.search(problem.problem)[0]
+    between = question.replace(" now?", BETWEEN).replace(" in the end?", BETWEEN)
+    answer = str(true_steps(problem)[0].after)
+    return problem.model_copy(update={"problem": problem.problem.replace(question, between), "answer": answer})
 
 
 def true_steps(problem: Problem) -> list[Step]:
@@ -173,6 +222,7 @@ def generate_splits(
     seed: int,
     generate: Callable[..., Problem] = generate_problem,
     sign: Callable[[Problem], Hashable] = signature,
+    shortcut: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, list[Problem]]:
     """Problems for each split; no two problems in any splits have the same `signature`.
 
@@ -180,6 +230,7 @@ def generate_splits(
         sizes: number of problems of each split.
         steps: lengths (numbers of steps) of each split; lengths take turns.
         generate, sign: `generate_problem` and `signature` of the family.
+        shortcut: for some splits the share of problems on which the shortcut holds, in [0, 1]; on the others it fails.
     Raises:
         ValueError: if the world is too small to hold that many different problems.
     """
@@ -192,12 +243,20 @@ def generate_splits(
         while len(problems) < size:
             n_steps = steps[split][len(problems) % len(steps[split])]
             candidate = generate(rng, n_steps, max_number, max_value, f"tiny-{split}-{len(problems):05d}")
-            if sign(candidate) not in seen:
+            unwanted = split in shortcut and shortcut_holds(candidate) is not _takes_turn(
+                len(problems), shortcut[split]
+            )
+            if not unwanted and sign(candidate) not in seen:
                 seen.add(sign(candidate))
                 problems.append(candidate)
-            elif (misses := misses + 1) > 100 * size:
+            elif (misses := misses + 1) > 1000 * size:
                 raise ValueError(
                     f"the tiny world has too few different problems for split {split!r} of {size}: "
                     "raise problems.max_number or lower the split sizes"
                 )
     return splits
+
+
+def _takes_turn(i: int, share: float) -> bool:
+    """True for `share` of the numbers i = 0, 1, ..., spread evenly."""
+    return math.floor((i + 1) * share + 1e-9) > math.floor(i * share + 1e-9)

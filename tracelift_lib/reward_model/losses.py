@@ -16,13 +16,13 @@ NEGATIVES_MARGIN = 0.15  # gold totals of two negatives must be this far apart t
 class Scores:
     """Head outputs of B traces: `logits` (B, 5 dimensions, 5 labels), `total` and `q` (B,) in [0, 1].
 
-    `departures` (B, T), in training only: logit that the trace leaves the reference at this token.
+    `log_p` (B, T), of an RM with doubt: what the backbone held each token for, as a log-probability.
     """
 
     logits: Tensor
     total: Tensor
     q: Tensor
-    departures: Tensor | None = None
+    log_p: Tensor | None = None
 
 
 def expected_labels(logits: Tensor) -> Tensor:
@@ -78,7 +78,6 @@ def negatives_ranking(q: Tensor, totals: Tensor) -> Tensor:
     return by_group.sum() / (pairs > 0).sum().clamp(min=1)
 
 
-def departure_loss(logits: Tensor, departures: Tensor) -> Tensor:
-    """Cross-entropy of "the trace leaves the reference here", over the tokens (B, T) labelled 0 or 1. Source: ours."""
-    known = departures >= 0
-    return F.binary_cross_entropy_with_logits(logits[known], departures[known])
+def lm_loss(log_p: Tensor, mask: Tensor) -> Tensor:
+    """Mean of -log p over the tokens (B, T) that `mask` names: how well the backbone foretells them."""
+    return -log_p[mask.bool()].mean()

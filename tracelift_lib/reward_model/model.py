@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,57 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, set_seed
-from transformers.utils import is_bitsandbytes_available
+from transformers.utils import ModelOutput, is_bitsandbytes_available
 
+from tracelift_lib.models.loading import load_tokenizer
 from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.prompts import OPEN
 from tracelift_lib.reward_model.losses import Scores, expected_labels
 
 HEAD = re.compile(r"(dimension_heads\.\d+|total_head)\.(?:modules_to_save\.\w+\.)?(weight|bias)$")
+
+
+@dataclass
+class Reading:
+    """What `Doubt` needs of a forward pass, and what it leaves behind.
+
+    Attributes:
+        ids: (B, T) tokens. parents: (B, T), the place of the token before each token of a trace; -1 for `before`, or
+            outside of traces, where nothing is doubted. None: those of whole RM texts (`trace_parents`).
+        before: (B, 1, hidden_size), the `last` of a pass that this one goes on from.
+        log_p: (B, T), how likely the layers below held each token. last: their hidden state of the last token.
+    """
+
+    ids: Tensor
+    parents: Tensor | None = None
+    before: Tensor | None = None
+    log_p: Tensor | None = None
+    last: Tensor | None = None
+
+
+class Doubt(nn.Module):
+    """Tells the layers above, at each token, how much the language model below would have written another one.
+
+    (1 - p) * direction is added to every hidden state, in proportion to its size, so that it shows beside any; p is the
+    probability that the backbone, by its final norm and its (tied) embeddings, gave this token. To compare its own
+    guess with what stands there is what a small backbone does not learn from a few thousand groups. Source: ours.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.direction = nn.Parameter(torch.randn(config.hidden_size))
+
+    def forward(self, hidden: Tensor, reading: Reading, embeddings: Tensor) -> Tensor:
+        before = torch.zeros_like(hidden[:, :1]) if reading.before is None else reading.before
+        guessing = torch.cat([before, hidden], 1).take_along_dim(reading.parents[..., None] + 1, 1)
+        log_p = F.linear(self.norm(guessing), embeddings).float().log_softmax(-1)
+        log_p = log_p.gather(-1, reading.ids[..., None]).squeeze(-1)
+        reading.log_p = log_p if reading.before is not None else log_p.masked_fill(reading.parents < 0, 0.0)
+        reading.last = hidden[:, -1:]
+        doubt = (1 - reading.log_p.exp()[..., None]).to(hidden.dtype)
+        size = (hidden.square().mean(-1, keepdim=True) + self.norm.eps).sqrt()
+        return hidden + doubt * size * self.direction
 
 
 class ReasoningRewardModel(PreTrainedModel):
@@ -54,7 +100,10 @@ class ReasoningRewardModel(PreTrainedModel):
             nn.Linear(config.hidden_size, config.rm_num_labels) for _ in config.rm_dimension_names
         )
         self.total_head = nn.Linear(config.hidden_size, 1)
-        self.departure_head: nn.Linear | None = None  # see `training.train_reward_model`
+        self.doubt: Doubt | None = None
+        if getattr(config, "rm_doubt_layer", None) is not None:
+            self.doubt = Doubt(config)
+            self.model.layers[config.rm_doubt_layer].register_forward_pre_hook(self._add_doubt, with_kwargs=True)
         self.post_init()
 
     def forward(
@@ -69,25 +118,38 @@ class ReasoningRewardModel(PreTrainedModel):
         With `problem_ids` (G, P), padded on the left, `input_ids` continue them: B / G traces for each problem, which
         is read once for all of them.
         """
-        cache, full_mask = None, attention_mask
+        cache, full_mask, reading = None, attention_mask, Reading(input_ids)
         if problem_ids is not None:
-            cache = self.model(input_ids=problem_ids, attention_mask=problem_mask, use_cache=True).past_key_values
+            problem = Reading(problem_ids, torch.full_like(problem_ids, -1))
+            reading.parents = torch.arange(-1, input_ids.shape[1] - 1, device=input_ids.device).expand_as(input_ids)
+            cache = self.read(problem, attention_mask=problem_mask, use_cache=True).past_key_values
             traces = len(input_ids) // len(problem_ids)
             cache.batch_repeat_interleave(traces)
             full_mask = torch.cat([problem_mask.repeat_interleave(traces, 0), attention_mask], 1)
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=full_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=self.departure_head is not None,
-        )
+            reading.before = None if problem.last is None else problem.last.repeat_interleave(traces, 0)
+        output = self.read(reading, attention_mask=full_mask, past_key_values=cache, use_cache=cache is not None)
         last = attention_mask.cumsum(-1).argmax(-1)  # where the count of tokens first reaches its end
         scores = self.heads(output.last_hidden_state.take_along_dim(last[:, None, None], 1).squeeze(1))
-        if self.departure_head is not None:
-            hidden = output.hidden_states[self.departure_layer]
-            scores.departures = self.departure_head(F.rms_norm(hidden, hidden.shape[-1:])).squeeze(-1)
+        scores.log_p = reading.log_p
         return scores
+
+    def read(self, reading: Reading, **inputs: Any) -> ModelOutput:
+        """The backbone's output for the tokens of `reading`; with doubt, its results are noted there."""
+        if self.doubt is not None:
+            inputs["reading"] = reading
+            reading.parents = self.trace_parents(reading.ids) if reading.parents is None else reading.parents
+        return self.model(input_ids=reading.ids, **inputs)
+
+    def trace_parents(self, ids: Tensor) -> Tensor:
+        """(B, T), for whole RM texts: the place of the token before each token of the trace, -1 outside of it."""
+        opening = torch.tensor(self.config.rm_doubt_after, device=ids.device)
+        places, n = torch.arange(ids.shape[1], device=ids.device), len(opening)
+        ends = F.pad(ids, (n, 0), value=-1).unfold(1, n, 1)[:, :-1].eq(opening).all(-1)  # the opening stands before it
+        return torch.where(ends.cumsum(-1) > 0, places - 1, -1)
+
+    def _add_doubt(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Before the layer that is the first to see it."""
+        return (self.doubt(args[0], kwargs["reading"], self.model.embed_tokens.weight), *args[1:]), kwargs
 
     def heads(self, pooled: Tensor) -> Scores:
         """Scores of B traces from the hidden states (B, hidden_size) of their last tokens."""
@@ -141,12 +203,17 @@ class ReasoningRewardModel(PreTrainedModel):
         dimensions: Sequence[str],
         seed: int,
         new_layers: int = 0,
+        doubt: bool = False,
         dtype: torch.dtype = torch.float32,
         four_bit: bool = False,
     ) -> ReasoningRewardModel:
         """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them.
 
-        `four_bit` loads the body in 4-bit NF4 (bitsandbytes), for training with LoRA on a GPU.
+        With `doubt` the first of these sees what the causal LM made of each token. `four_bit` loads the body in 4-bit
+        NF4 (bitsandbytes), for training with LoRA on a GPU.
+
+        Raises:
+            InputError: `doubt`, and the LM head is not tied to the embeddings.
         """
         settings = AutoConfig.from_pretrained(folder).to_dict() | {
             "dtype": dtype,
@@ -156,6 +223,13 @@ class ReasoningRewardModel(PreTrainedModel):
             "rm_num_labels": 5,
             "rm_use_total_head": True,
         }
+        if doubt:
+            if not settings["tie_word_embeddings"]:
+                raise InputError(
+                    f"{folder}: reward_model.lm_weight needs an LM head tied to the embeddings; set it to 0"
+                )
+            opening = load_tokenizer(folder)(OPEN + "\n", add_special_tokens=False)["input_ids"]
+            settings |= {"rm_doubt_layer": settings["num_hidden_layers"], "rm_doubt_after": opening}
         if new_layers:
             settings |= {"num_hidden_layers": settings["num_hidden_layers"] + new_layers, "layer_types": None}
         config = AutoConfig.for_model(**settings)
@@ -165,6 +239,8 @@ class ReasoningRewardModel(PreTrainedModel):
         model = cls(config, None if new_layers else body)
         if new_layers:
             model.model.load_state_dict(body.state_dict(), strict=False)
+        if doubt:
+            model.doubt.norm.load_state_dict(body.norm.state_dict())
         model.is_loaded_in_4bit = four_bit  # PEFT asks for it
         return model
 

@@ -18,7 +18,7 @@ from tracelift_lib.models.loading import load_tokenizer
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.losses import Scores, expected_labels
-from tracelift_lib.reward_model.model import ReasoningRewardModel
+from tracelift_lib.reward_model.model import Reading, ReasoningRewardModel
 
 CPU_BATCH_TOKENS = 1024  # larger batches fall out of a core's cache: a third slower at 4,096 (tiny RM)
 TREE_TOKENS = 1024  # attention inside a tree is dense: beyond this its cost eats what sharing saves
@@ -140,14 +140,18 @@ def grow_trees(encoded: Sequence[list[int]], order: Sequence[int]) -> list[Token
 def score_trees(model: ReasoningRewardModel, trees: Sequence[TokenTree]) -> Scores:
     """Scores of all texts of some token trees, tree after tree, in one forward pass."""
     width, dtype = max(len(tree.ids) for tree in trees), model.model.dtype
-    ids = torch.zeros(len(trees), width, dtype=torch.long)
+    ids, parents = torch.zeros(len(trees), width, dtype=torch.long), torch.full((len(trees), width), -1)
     seen = torch.zeros(len(trees), width, width, dtype=torch.bool)
     for row, tree in enumerate(trees):
         n = len(tree.ids)
         ids[row, :n], seen[row, :n, :n] = torch.tensor(tree.ids), torch.from_numpy(tree.visible())
+        for path in tree.paths.values() if model.doubt is not None else ():
+            before = model.trace_parents(ids[row, path][None])[0]
+            parents[row, path] = torch.tensor(path)[before].where(before >= 0, -1)
     blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
     depths = (seen.sum(-1) - 1).clamp(min=0)  # how many ancestors a node has; 0 for padding
-    inputs = {"input_ids": ids, "attention_mask": blocked[:, None], "position_ids": depths}
-    output = model.model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, use_cache=False)
+    inputs = {"attention_mask": blocked[:, None], "position_ids": depths}
+    reading = Reading(ids.to(model.device), parents.to(model.device))
+    output = model.read(reading, **{k: v.to(model.device) for k, v in inputs.items()}, use_cache=False)
     ends = [row * width + path[-1] for row, tree in enumerate(trees) for path in tree.paths.values()]
     return model.heads(output.last_hidden_state.flatten(0, 1)[ends])

@@ -20,7 +20,7 @@ class RewardModelTraining(Section):
 
     backbone: Literal["planner", "executor"]
     new_layers: Annotated[int, Field(ge=0)] = Field(0, description="untrained layers between backbone and heads")
-    departure_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours; see training.train_reward_model")
+    lm_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="ours, see model.Doubt; 0: without")
     negatives: Positive
     groups_per_step: Positive
     accumulation: Positive
@@ -40,6 +40,8 @@ class RewardModelTraining(Section):
     def _trainable(self) -> RewardModelTraining:
         if self.lora and self.new_layers:
             raise ValueError("lora would leave new_layers as random as they start: set new_layers to 0")
+        if self.lm_weight and (not self.new_layers or self.gradient_checkpointing):
+            raise ValueError("lm_weight needs new_layers, which read the doubt, and gradient_checkpointing: false")
         if self.four_bit and not self.lora:
             raise ValueError("weights in 4 bits cannot be trained: four_bit needs lora")
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from functools import partial
 from itertools import chain
@@ -17,7 +16,7 @@ from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.models.generation import seeded
 from tracelift_lib.models.supervised import train_resumably, trainer_arguments
 from tracelift_lib.problems.prompts import OPEN, reward_model_text
-from tracelift_lib.reward_model.losses import departure_loss, reward_model_loss
+from tracelift_lib.reward_model.losses import lm_loss, reward_model_loss
 from tracelift_lib.reward_model.metrics import pair_wins, reward_model_metrics, score_groups
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer
@@ -38,9 +37,8 @@ def train_reward_model(
 ) -> list[dict]:
     """Train on groups of one positive and sampled negatives; resumes from checkpoints in `work`.
 
-    With `departure_weight` a further head learns from every token whether the trace leaves the reference there, read
-    below the last new layer. It serves training alone: a label for the whole trace does not say where to look, and a
-    small backbone does not find it out from a few thousand groups. Source: ours.
+    With `lm_weight` the backbone goes on learning to write the references, now in the RM's layout, so that its doubt
+    (`model.Doubt`) stays what the new layers take it for. Source: ours.
 
     With `lora` only the adapter and the heads learn. They end in the folder `adapter`, which
     `ReasoningRewardModel.from_adapter` loads and merges; `model` keeps the adapter beside its weights.
@@ -49,10 +47,6 @@ def train_reward_model(
     log, in which those rows have `dev_pair_accuracy`, `dev_KIND` for each kind of flaw, and the rest of
     `metrics.reward_model_metrics`.
     """
-    if settings.departure_weight:
-        model.departure_layer = model.config.num_hidden_layers - min(1, settings.new_layers)
-        with seeded(seed):
-            model.departure_head = nn.Linear(model.config.hidden_size, 1)
     with seeded(seed):
         trained = add_lora(model, settings.lora) if settings.lora else model
     steps = schedule(groups, settings, seed)
@@ -65,7 +59,6 @@ def train_reward_model(
         callbacks=[DevMetrics(Scorer(model, tokenizer, DEV_BATCH_TOKENS, settings.max_length), dev_groups)],
     )
     log = train_resumably(trainer)
-    model.departure_head = None
     if settings.lora:
         _save_adapter(trained, adapter)
         tokenizer.save_pretrained(adapter)
@@ -80,13 +73,13 @@ class GroupTrainer(Trainer):
         self.settings = settings
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels, totals, departures = (inputs.pop(name) for name in ("labels", "totals", "departures"))
-        scores, settings = model(**inputs), self.settings
-        loss = reward_model_loss(
-            scores, labels, totals, 1 + settings.negatives, settings.dimension_loss, settings.negatives_weight
-        )["loss"]
-        if scores.departures is not None:
-            loss = loss + settings.departure_weight * departure_loss(scores.departures, departures)
+        labels, totals = inputs.pop("labels"), inputs.pop("totals")
+        scores, settings, size = model(**inputs), self.settings, 1 + self.settings.negatives
+        loss = reward_model_loss(scores, labels, totals, size, settings.dimension_loss, settings.negatives_weight)[
+            "loss"
+        ]
+        if scores.log_p is not None:
+            loss = loss + settings.lm_weight * lm_loss(scores.log_p[::size], inputs["attention_mask"][::size])
         return (loss, scores) if return_outputs else loss
 
 
@@ -142,8 +135,6 @@ def add_lora(model: ReasoningRewardModel, lora: LoRA) -> PeftModel:
 
 def _save_adapter(trained: PeftModel, folder: Path) -> None:
     """The adapter with the RM's heads and settings, as `ReasoningRewardModel.from_adapter` reads it."""
-    settings = trained.peft_config["default"]
-    settings.modules_to_save = [name for name in settings.modules_to_save if name != "departure_head"]
     trained.save_pretrained(folder, save_embedding_layers=False)  # else PEFT reads the base's settings as an RM's
     trained.get_base_model().config.save_pretrained(folder)
 
@@ -181,10 +172,9 @@ def collate(
     problem's part (G, P) is padded on the left, the traces' (B, T) on the right. With `gradient_checkpointing` the
     traces' part is the whole text, as that cannot have the cache which a shared problem needs.
     Texts are cut to `max_length` tokens; of a trace behind a problem that long, its first token is left.
-    `labels` (B, 5), `totals` (B,); `departures` (B, T): 1 at the first token that differs from the group's reference,
-    0 before it, -1 behind it and on the problem.
+    `labels` (B, 5), `totals` (B,).
     """
-    problems, traces, departures, rubrics = [], [], [], []
+    problems, traces, rubrics = [], [], []
     for group in groups:
         candidates = group.candidates
         texts = [reward_model_text(group.as_problem(), c.reasoning) for c in candidates]
@@ -194,20 +184,11 @@ def collate(
         before = problem if settings.gradient_checkpointing else []
         problems.append(problem)
         traces += [before + trace[: settings.max_length - len(problem)] for trace in ids]
-        departures += [[-1.0] * len(before) + _departure(trace, ids[0]) for trace in ids]
         rubrics += [c.rubric for c in candidates]
     batch = dict(tokenizer.pad({"input_ids": traces}, padding_side="right", return_tensors="pt"))
-    width = batch["input_ids"].shape[1]
     batch["labels"] = torch.tensor([[r.labels[name] for name in dimensions(r.domain)] for r in rubrics])
     batch["totals"] = torch.tensor([r.total for r in rubrics])
-    batch["departures"] = torch.tensor([(d + [-1.0] * width)[:width] for d in departures])
     if not settings.gradient_checkpointing:
         shared = tokenizer.pad({"input_ids": problems}, padding_side="left", return_tensors="pt")
         batch |= {"problem_ids": shared["input_ids"], "problem_mask": shared["attention_mask"]}
     return batch
-
-
-def _departure(trace: list[int], reference: list[int]) -> list[float]:
-    """0 for each token that `trace` shares with the start of `reference`, then 1, if it does not end there."""
-    same = len(os.path.commonprefix([trace, reference]))
-    return [0.0] * same + [1.0] * (same < len(trace))

@@ -100,7 +100,7 @@ def train_in_processes(
     """
     where = ["--config_file", str(CONFIGS / f"{config}.yaml")]
     where += ["--num_processes", str(run.preset.planner_training.processes)]
-    preset, preset_seed, overrides = run.arguments
+    preset, preset_seed, overrides = run.arguments[:3]
     missing = [f"{i['arm']}:{i['seed']}" for i in instances if not run.has(STAGE, **i)]
     if missing:
         command = [sys.executable, "-m", "accelerate.commands.launch", *where, "-m", "tracelift_lib.runs.launch"]

@@ -32,7 +32,17 @@ from tracelift_lib.runs import gpu_budget, store
 from tracelift_lib.runs.parallel import run_in_processes
 from tracelift_lib.runs.presets import load_preset, variant
 from tracelift_lib.runs.settings import Preset
-from tracelift_lib.runs.stages import STAGES, WARM_START, config_of, key_of, label_of, lacking, policies, stage_graph
+from tracelift_lib.runs.stages import (
+    STAGES,
+    WARM_START,
+    config_of,
+    key_of,
+    label_of,
+    lacking,
+    policies,
+    stage_graph,
+    with_upstream,
+)
 from tracelift_lib.verifier.verdicts import Verifier
 
 __all__ = ["STAGES", "WARM_START", "Run", "stage_graph", "stale_lines"]
@@ -40,12 +50,14 @@ SCORING_LENGTH = 3072  # tokens; docs/method.md section 5
 
 
 class Run:
-    """A preset with its seed and overrides, and the stages made for it so far."""
+    """A preset with its seed, overrides and perhaps a variant of it (`changed`), and the stages made for it so far."""
 
-    def __init__(self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None):
-        self.arguments = (preset, seed, overrides)
+    def __init__(
+        self, preset: str, seed: int | None = None, overrides: dict[str, Any] | None = None, changed: str | None = None
+    ):
+        self.arguments = (preset, seed, overrides, changed)
         self.preset: Preset = load_preset(*self.arguments)
-        self.variant = variant(*self.arguments)
+        self.variant = variant(preset, seed, overrides)
         self.folder = store.home() / "runs" / self.preset.name
         self.on_build: Callable[[Path], None] = lambda out: None  # called before a stage is built in its folder
         if self.preset.threads:
@@ -94,18 +106,24 @@ class Run:
 
     def make_all(self, stage: str, instances: list[dict[str, Any]]) -> list[store.Artifact]:
         """`make` for several instances of a stage, side by side on a CPU, in turn on a GPU."""
-        missing = [i for i in instances if not self.has(stage, **i)]
-        if missing and not torch.cuda.is_available():
-            steps, logged = STAGES[stage].progress(self.preset)
-            folders = [self.folder_of(stage, **i) for i in missing]
-            run_in_processes(
-                _make_in_worker,
-                [(self.arguments, stage, i) for i in missing],
-                steps * len(missing),
-                lambda: sum(steps if (f / store.MANIFEST).exists() else len(list(f.glob(logged))) for f in folders),
-                f"{stage}: {len(missing)} runs",
-            )
-        return [self.make(stage, **i) for i in instances]
+        return make_side_by_side(stage, [(self, instance) for instance in instances])
+
+    def changed(self, name: str) -> Run:
+        """This run with the values of a variant of its preset; what the variant does not change, both share."""
+        return Run(*self.arguments[:3], changed=name)
+
+    def make_variants(self) -> dict[tuple[str, str, int], store.Artifact]:
+        """Train and evaluate every policy of every variant: (variant, arm, seed) -> its evaluation."""
+        runs = {name: self.changed(name) for name in self.preset.variants}
+        policies = [(name, policy) for name, run in runs.items() for policy in run.policies()]
+        for name, policy in policies:
+            for stage, instance in with_upstream(runs[name].preset, "evaluation", policy):
+                if not instance:
+                    runs[name].make(stage)
+        calls = [(runs[name], policy) for name, policy in policies]
+        make_side_by_side("planner_training", calls)
+        evaluated = make_side_by_side("evaluation", calls)
+        return {(name, *policy.values()): files for (name, policy), files in zip(policies, evaluated)}
 
     def need(self, stage: str, **instance: Any) -> store.Artifact:
         """A stage of an earlier notebook.
@@ -150,12 +168,12 @@ class Run:
         """The groups of one split, from the stage `groups`."""
         return list(load_groups(self.need("groups").path / f"{split}.jsonl"))
 
-    def executor(self) -> Executor:
-        """The frozen executor, loaded, or asked over HTTP."""
+    def executor(self, stage: str = "executor") -> Executor:
+        """The frozen executor, loaded, or asked over HTTP; or the `second_executor`, which is always loaded."""
         e = self.preset.execution
         sampling = Sampling(e.temperature, e.top_p, e.max_new_tokens, e.batch_tokens)
-        if self.preset.local_executor:
-            folder = self.need("executor").path
+        if self.preset.local_executor or stage != "executor":
+            folder = self.need(stage).path
             backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
         else:
             backend = ServerBackend(e.backend, sampling)
@@ -184,6 +202,27 @@ class Run:
     def policies(self) -> list[dict[str, Any]]:
         """Every (arm, seed) of the preset."""
         return policies(self.preset)
+
+
+def make_side_by_side(stage: str, calls: list[tuple[Run, dict[str, Any]]]) -> list[store.Artifact]:
+    """`make` of instances of one stage in several runs, each in a process of its own on a CPU, in turn on a GPU."""
+    missing = [(run, instance) for run, instance in calls if not run.has(stage, **instance)]
+    if missing and not torch.cuda.is_available():
+        folders = {run.folder_of(stage, **i): STAGES[stage].progress(run.preset) for run, i in missing}
+
+        def done() -> int:
+            return sum(
+                n if (f / store.MANIFEST).exists() else len(list(f.glob(log))) for f, (n, log) in folders.items()
+            )
+
+        run_in_processes(
+            _make_in_worker,
+            [(run.arguments, stage, i) for run, i in missing],
+            sum(n for n, _ in folders.values()),
+            done,
+            f"{stage}: {len(missing)} runs",
+        )
+    return [run.make(stage, **instance) for run, instance in calls]
 
 
 def _make_in_worker(arguments: tuple, stage: str, instance: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from tracelift_lib.planner.rewards import NEEDS
 from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.problems.settings import Section, TinyWorld
 from tracelift_lib.runs.settings import Preset
-from tracelift_lib.runs.stages import STAGES, Instance, lacking, missing, result_of, with_upstream
+from tracelift_lib.runs.stages import STAGES, Instance, lacking, missing, policies, result_of, with_upstream
 
 PRESET_FOLDER = PROJECT / "presets"
 
@@ -30,26 +30,32 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
 
 
-def load_preset(name: str, seed: int | None = None, overrides: dict[str, Any] | None = None) -> Preset:
-    """The preset `name` with `seed` and dotted `overrides` (such as `{"execution.k": 5}`) put in.
+def load_preset(
+    name: str, seed: int | None = None, overrides: dict[str, Any] | None = None, changed: str | None = None
+) -> Preset:
+    """The preset `name` with `seed`, dotted `overrides` (as `{"execution.k": 5}`) and its variant `changed` put in.
 
     Raises:
         InputError: no such preset, an unknown key, a value of the wrong type, or something that one of its notebooks
             needs is not there; names the key and what to do.
     """
     data = _read_yaml(name)
-    for key, value in (overrides or {}).items():
+    differing = data.pop("variants", {})[changed] if changed else {}
+    for key, value in ((overrides or {}) | differing).items():
         _put(data, key, value)
     if seed is not None:
         data["seed"] = seed
     try:
         preset = Preset.model_validate(data)
-        wrong = [*_contradictions(preset, name), *_unmet(preset)]
+        wrong = [*_contradictions(preset, name), *(_untrainable(preset) if changed else _unmet(preset))]
     except ValidationError as error:
         wrong = list(_explain(error))
     if wrong:
-        changed = f" with {', '.join(overrides)} set" if overrides else ""
-        raise InputError(f"preset {name}{changed} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
+        put_in = f" with {', '.join(overrides)} set" if overrides else ""
+        where = f"variant {changed!r} of preset {name}" if changed else f"preset {name}"
+        raise InputError(f"{where}{put_in} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
+    for other in preset.variants:
+        load_preset(name, seed, overrides, other)
     return preset
 
 
@@ -107,7 +113,10 @@ def _read_yaml(name: str, extended_by: tuple[str, ...] = ()) -> dict:
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no keys; a preset is a YAML mapping such as presets/tiny.yaml")
     base = data.pop("extends", None)
-    return _merge(_read_yaml(base, (*extended_by, name)), data) if base else data
+    if not base:
+        return data
+    inherited = _read_yaml(base, (*extended_by, name)) | {"variants": {}}  # sized for that preset alone
+    return _merge(inherited, data)
 
 
 def _merge(base: dict, change: dict) -> dict:
@@ -187,6 +196,9 @@ def _contradictions(preset: Preset, name: str) -> Iterator[str]:
             yield f"{key}: {values} must name at least one, and none twice"
     for split in set(preset.value("evaluation.splits") or []) - set(preset.problems.sizes):
         yield f"evaluation.splits: {split!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
+    training = preset.value("planner_training.split")
+    if training is not None and training not in preset.problems.sizes:
+        yield f"planner_training.split: {training!r} is no split of problems.sizes ({', '.join(preset.problems.sizes)})"
     for key in ("executor.mix", "planner.habits"):
         shares = preset.value(key)
         if shares is not None and not any(shares.values()):
@@ -218,6 +230,12 @@ def _unmet(preset: Preset) -> Iterator[str]:
             wanted[line].add(number)
     for line, numbers in wanted.items():
         yield f"{line} (for notebooks {', '.join(sorted(numbers))}), or say under leaves_out why these are not run"
+
+
+def _untrainable(preset: Preset) -> Iterator[str]:
+    """What a variant lacks for notebook 08, which trains and evaluates its policies and asks for nothing else."""
+    wanted = [line for policy in policies(preset) for line in lacking(preset, "evaluation", policy)]
+    yield from dict.fromkeys(wanted)
 
 
 def _unmade(preset: Preset, number: str, name: str, instance: Instance) -> Iterator[str]:

@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from tracelift_lib.evaluation.settings import Evaluation, NaturalErrors
 from tracelift_lib.executor.settings import Execution
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.settings import Groups
-from tracelift_lib.models.settings import ModelSource
-from tracelift_lib.planner.settings import PlannerSource, PlannerTraining
+from tracelift_lib.models.settings import ModelSource, TrainedModel
+from tracelift_lib.planner.settings import PlannerSource, PlannerTraining, Prediction
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle
 from tracelift_lib.problems.settings import GSM8K, GsmSymbolic, Positive, Section, TinyWorld
 from tracelift_lib.reward_model.settings import RewardModelTraining
@@ -31,13 +32,18 @@ class Preset(Section):
     limits: PromptLimits = PromptLimits()
     problems: Annotated[TinyWorld | GSM8K | GsmSymbolic, Field(discriminator="source")]
     executor: ModelSource
+    second_executor: TrainedModel | None = Field(None, description="reads traces that were never written for it")
     planner: PlannerSource | None = None
     groups: Groups | None = None
     reward_model: RewardModelTraining | None = None
     execution: Execution
     planner_training: PlannerTraining | None = None
+    prediction: Prediction | None = None
     evaluation: Evaluation | None = None
     natural_errors: NaturalErrors | None = None
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="name -> values of keys that differ from this preset; notebook 08 trains and compares them"
+    )
     simulated_groups: Positive = Field(50_000, description="groups that a simulation of notebooks 04 and 09 draws")
 
     @model_validator(mode="after")
@@ -48,6 +54,16 @@ class Preset(Section):
                 "arm released_code compares K runs with K runs: set execution.baseline to fresh, or "
                 f"execution.baseline_samples to k = {e.k}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_to_leave_out(self) -> Preset:
+        named = self.groups.leave_out if self.groups else []
+        kinds = kinds_of("code" if self.problems.source == "tiny_code" else "math")
+        if unknown := [name for name in named if name not in kinds]:
+            raise ValueError(f"groups.leave_out: unknown kind {unknown[0]!r}; these problems have {', '.join(kinds)}")
+        if named and self.groups.seeds:
+            raise ValueError("groups.leave_out is for generated problems: set it to [], or groups.seeds to null")
         return self
 
     @property

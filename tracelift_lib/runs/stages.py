@@ -32,9 +32,11 @@ from tracelift_lib.models import base
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import SupervisedTraining, TrainedModel
+from tracelift_lib.planner.judges import judge_of
 from tracelift_lib.planner.log import OTHER_PROCESS
-from tracelift_lib.planner.reward_engine import RewardEngine, TruthJudge
-from tracelift_lib.planner.rewards import NEEDS, compares
+from tracelift_lib.planner.prediction import Simulation, measure_habits, predict
+from tracelift_lib.planner.reward_engine import RewardEngine
+from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
@@ -146,7 +148,8 @@ class Problems(Stage):
     def build(self, run: Run, out: Path) -> None:
         p = run.preset.problems
         if p.source in GENERATED:
-            splits = GENERATED[p.source].generate_splits(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed)
+            generate = GENERATED[p.source].generate_splits
+            splits = generate(p.sizes, p.steps, p.max_number, p.max_value, run.preset.seed, shortcut=p.shortcut or {})
         elif p.source == "gsm_symbolic":
             splits = symbolic_splits(p.sizes, run.preset.seed)
         else:
@@ -194,6 +197,21 @@ class Model(Stage):
             fetch(source, out)
 
 
+class SecondExecutor(Model):
+    """Another model, from another seed, that answers with traces that were never written for it."""
+
+    notebook, code = "07_evaluate", ("models",)
+    sections, section, trained_from = ("second_executor", "prompt_style"), "second_executor", ("problems",)
+    required = ("second_executor",)
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.second_executor else []
+
+    def build(self, run: Run, out: Path) -> None:
+        preset = run.preset
+        base.train_base(preset.second_executor, run.problems("train"), preset.prompt_style, preset.seed + 1, out)
+
+
 class ExecutorModel(Model):
     notebook, also_made_by = "00_start_here", ("02_train_reward_model", "03_executor_uplift")
     code, sections = ("models",), ("executor", "prompt_style")
@@ -211,8 +229,13 @@ class Groups(Stage):
     required, splits = ("groups",), ("train", "test")
 
     def config(self, preset: Preset) -> dict[str, Any]:
-        """The section `groups`; without `seeds` where groups come from the preset's own problems."""
+        """The section `groups`; without `seeds` where groups come from the preset's own problems.
+
+        Nor an empty `leave_out`, so that results of before that setting stay valid.
+        """
         section = super().config(preset)
+        if not preset.groups.leave_out:
+            del section["groups"]["leave_out"]
         if _own_groups(preset):
             del section["groups"]["seeds"]
         return section
@@ -231,6 +254,8 @@ class Groups(Stage):
         by_id = {group.problem_id: group for group in kept["train"]}
         for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
             kept[split] = [by_id[i] for i in ids]
+        fewer = (group.without(g.leave_out) for group in kept["train"])
+        kept["train"] = [group for group in fewer if len(group.negative_bank) >= g.min_negatives]
         for split, groups in kept.items():
             write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
 
@@ -275,7 +300,13 @@ class RewardModel(Stage):
         tokenizer, groups = load_tokenizer(backbone), run.groups("train")
         frozen = torch.bfloat16 if settings.lora and settings.precision == "bf16" else torch.float32
         model = ReasoningRewardModel.from_backbone(
-            backbone, dimensions(groups[0].domain), seed, settings.new_layers, frozen, settings.four_bit
+            backbone,
+            dimensions(groups[0].domain),
+            seed,
+            settings.new_layers,
+            settings.lm_weight > 0,
+            frozen,
+            settings.four_bit,
         )
         log = train_reward_model(
             model, tokenizer, groups, run.groups("dev"), settings, seed, out / WORK / "trainer", out / "adapter"
@@ -420,11 +451,19 @@ def _uplift_rows(
 BASELINE_CHUNK = 256
 
 
+def _training_split(preset: Preset) -> dict[str, str]:
+    """The split that planners train on; nothing at its default, so that older results stay valid."""
+    return preset.planner_training.model_dump(include={"split"}, exclude_defaults=True)
+
+
 class Baseline(Answers):
     splits = ("rl",)
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [{}] if preset.planner_training and "05" not in preset.leaves_out else []
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        return super().config(preset) | _training_split(preset)
 
     def build(self, run: Run, out: Path) -> None:
         """No-trace verdicts of every training problem: a property of the frozen executor, so drawn once.
@@ -432,7 +471,8 @@ class Baseline(Answers):
         What a server draws does not depend on the other requests, so it is saved and resumed in chunks; this process
         draws all at once.
         """
-        problems, executor, n = run.problems("rl"), run.executor(), run.preset.execution.baseline_samples
+        problems, n = run.problems(run.preset.planner_training.split), run.preset.execution.baseline_samples
+        executor = run.executor()
         executor.self_test(problems[:4])
 
         def rows_of(chunk: list[Problem], start: int) -> pd.DataFrame:
@@ -442,6 +482,95 @@ class Baseline(Answers):
         size = len(problems) if run.preset.local_executor else BASELINE_CHUNK
         rows = _rows_by_chunk(out, "baseline", problems, size, "baseline: problems", rows_of)
         write_json(out / "baseline.json", {i: v.tolist() for i, v in zip(rows["problem_id"], rows["verdicts"])})
+
+
+HOW_IT_ANSWERS = ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
+
+
+class Habits(Answers):
+    """What the warm start does, on the training problems and those of every evaluation split."""
+
+    notebook, code = "05_train_planner_lora", ("planner/prediction.py", "groups/habits.py", "groups/truth.py")
+    sections = ("prompt_style", "limits")
+    required, splits = ("prediction", "planner_training", "evaluation"), ("rl",)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """How it is measured; neither K nor how trainings use it."""
+        measured = preset.prediction.model_dump(include={"problems", "traces", "runs"})
+        sampling = preset.planner_training.model_dump(include={"temperature", "top_p", "max_completion"})
+        execution = _fields(preset, "execution")["execution"]
+        drawn = {key: execution[key] for key in HOW_IT_ANSWERS}
+        own = {"prediction": measured, "planner_sampling": sampling, "execution": drawn}
+        return super().config(preset) | own | {"splits": preset.evaluation.splits} | _training_split(preset)
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return super().needs(preset, instance) + _once("planner", *_scorer_stage(preset))
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.prediction else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """habits.parquet: rows of `measure_habits`, with their split; the training problems are `rl`."""
+        p, preset, parts = run.preset.prediction, run.preset, []
+        planner, executor, scorer = run.planner(), run.executor(), run.scorer()
+        splits = {"rl": preset.planner_training.split} | {split: split for split in preset.evaluation.splits}
+        for i, (name, split) in enumerate(splits.items()):
+            problems, seed = run.problems(split)[: p.problems], 1000 * preset.seed + 10 * i
+            rows = measure_habits(
+                planner, executor, scorer, problems, p.traces, p.runs, preset.prompt_style, preset.limits, seed
+            )
+            parts.append(rows.assign(split=name))
+        pd.concat(parts, ignore_index=True).to_parquet(out / "habits.parquet", index=False)
+
+
+class Predicted(Stage):
+    notebook, required = "05_train_planner_lora", ("prediction", "planner_training")
+    code = ("planner/prediction.py", "planner/theory.py", "planner/rewards.py")
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """What the simulated trainings need to know of the real ones."""
+        t, e = preset.planner_training, preset.execution
+        training = t.model_dump(include={"steps", "problems_per_step", "generations", "judge_saturation"})
+        return {
+            "step_size": preset.prediction.step_size,
+            "trainings": preset.prediction.trainings,
+            "planner_training": training,
+            "execution": e.model_dump(include={"k", "baseline", "baseline_samples"}),
+        }
+
+    def needs(self, preset: Preset, instance: Instance) -> Needs:
+        return _once("habits")
+
+    def instances(self, preset: Preset) -> list[Instance]:
+        return [{}] if preset.prediction else []
+
+    def build(self, run: Run, out: Path) -> None:
+        """prediction.parquet: `predict` for every arm that this preset can pay."""
+        rows = pd.read_parquet(run.need("habits").path / "habits.parquet").query("split == 'rl'")
+        parts = [
+            predict(rows, simulation_of(run.preset, arm), run.preset.prediction.trainings, run.preset.seed).assign(
+                arm=arm
+            )
+            for arm in tqdm(ARMS, desc="predicted arms")
+            if arm != "released_code" or run.preset.execution.baseline == "fresh"
+        ]
+        pd.concat(parts, ignore_index=True).to_parquet(out / "prediction.parquet", index=False)
+
+
+def simulation_of(preset: Preset, arm: str) -> Simulation:
+    """The tabular training that stands for a real one of this arm."""
+    t, e = preset.planner_training, preset.execution
+    return Simulation(
+        arm=arm,
+        k=e.k,
+        baseline_samples=e.baseline_samples,
+        fresh=e.baseline == "fresh",
+        groups=t.problems_per_step,
+        generations=t.generations,
+        steps=t.steps,
+        step_size=preset.prediction.step_size,
+        saturation=t.judge_saturation,
+    )
 
 
 NO_PART_IN_RESULT = {"arms", "seeds", "collapse"}
@@ -485,8 +614,8 @@ class TrainedPlanner(Stage):
             s_run=e.s_run,
             ties=e.ties,
             scorer=run.scorer() if "q" in parts else None,
-            judge=TruthJudge() if "j" in parts else None,
-            problems={p.problem_id: p for p in run.problems("rl")},
+            judge=judge_of(arm, preset.planner_training.judge_saturation, seed),
+            problems={p.problem_id: p for p in run.problems(preset.planner_training.split)},
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
@@ -529,7 +658,8 @@ class Evaluated(Stage):
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         trained = [] if instance == WARM_START else [("planner_training", instance)]
-        return _once("problems", *_executor_stage(preset), "planner", *_scorer_stage(preset)) + trained
+        second = ["second_executor"] * bool(preset.second_executor)
+        return _once("problems", *_executor_stage(preset), *second, "planner", *_scorer_stage(preset)) + trained
 
     def instances(self, preset: Preset) -> list[Instance]:
         return [WARM_START, *policies(preset)]
@@ -539,9 +669,12 @@ class Evaluated(Stage):
         policy, p = {"arm": arm, "seed": seed}, run.preset
         planner = run.planner(None if policy == WARM_START else policy)
         executor, scorer, traces, parts = run.executor(), run.scorer(), p.evaluation.traces, []
+        second = run.executor("second_executor") if p.second_executor else None
         for split in p.evaluation.splits:
             problems = run.problems(split)
-            rows = evaluate_planner(planner, executor, scorer, problems, traces, p.prompt_style, p.limits, p.seed)
+            rows = evaluate_planner(
+                planner, executor, scorer, problems, traces, p.prompt_style, p.limits, p.seed, second
+            )
             parts.append(rows.assign(split=split, arm=arm, seed=seed))
         pd.concat(parts).to_parquet(out / "rows.parquet", index=False)
 
@@ -556,7 +689,10 @@ STAGES: dict[str, Stage] = {
     "natural_errors": NaturalErrors(),
     "uplift": Uplift(),
     "baseline": Baseline(),
+    "habits": Habits(),
+    "prediction": Predicted(),
     "planner_training": TrainedPlanner(),
+    "second_executor": SecondExecutor(),
     "evaluation": Evaluated(),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tracelift_lib.groups.kinds import kinds_of, makers_in
 from tracelift_lib.problems.problem import Problem
-from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, true_steps, write_trace
+from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, carry_on, plausible, true_steps, write_trace
 
 OPPOSITE = {"+": "-", "-": "+", "*": "+", "/": "-"}
 SLIPS = (-10, -2, -1, 1, 2, 10)
@@ -26,7 +26,7 @@ def arithmetic_slip(steps: list[Step]) -> Iterator[list[Step]]:
     """One result is off by one, two or ten."""
     for i, step in enumerate(steps):
         for after in (step.after + slip for slip in SLIPS):
-            yield [*steps[:i], step.model_copy(update={"after": after}), *_carry_on(after, steps[i + 1 :])]
+            yield [*steps[:i], step.model_copy(update={"after": after}), *carry_on(after, steps[i + 1 :])]
 
 
 def misread_quantity(steps: list[Step]) -> Iterator[list[Step]]:
@@ -41,19 +41,19 @@ def misread_quantity(steps: list[Step]) -> Iterator[list[Step]]:
 def lost_event(steps: list[Step]) -> Iterator[list[Step]]:
     """One event is forgotten together with its effect."""
     for i, step in enumerate(steps if len(steps) > 1 else []):
-        yield [*steps[:i], *_carry_on(step.before, steps[i + 1 :])]
+        yield [*steps[:i], *carry_on(step.before, steps[i + 1 :])]
 
 
 def swapped_events(steps: list[Step]) -> Iterator[list[Step]]:
     """Two neighbouring events are taken in the wrong order."""
     for i, (first, second) in enumerate(zip(steps, steps[1:])):
-        yield [*steps[:i], *_carry_on(first.before, [second, first, *steps[i + 2 :]])]
+        yield [*steps[:i], *carry_on(first.before, [second, first, *steps[i + 2 :]])]
 
 
 def stale_value(steps: list[Step]) -> Iterator[list[Step]]:
     """One step goes on from the value before the previous step, as if that had not happened."""
     for i, previous in enumerate(steps[:-1], 1):
-        yield [*steps[:i], *_carry_on(previous.before, steps[i:])]
+        yield [*steps[:i], *carry_on(previous.before, steps[i:])]
 
 
 def unsupported_leap(steps: list[Step]) -> Iterator[list[Step]]:
@@ -75,24 +75,10 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
     return [
         write_trace(steps)
         for steps in MAKERS[kind](truth)
-        if _plausible(steps) and (keeps_answer or steps[-1].after != truth[-1].after)
+        if plausible(steps) and (keeps_answer or steps[-1].after != truth[-1].after)
     ]
-
-
-def _carry_on(value: int, steps: list[Step]) -> list[Step]:
-    """`steps` computed anew: the first from `value`, each other one from the result before it."""
-    carried = []
-    for step in steps:
-        before, value = value, apply(step.op, value, step.operand)
-        carried.append(step.model_copy(update={"before": before, "after": value}))
-    return carried
 
 
 def _with_change(steps: list[Step], i: int, **change: Any) -> list[Step]:
     """`steps` with step i changed, and its result and later steps computed anew."""
-    return [*steps[:i], *_carry_on(steps[i].before, [steps[i].model_copy(update=change), *steps[i + 1 :]])]
-
-
-def _plausible(steps: list[Step]) -> bool:
-    """Whole positive results, and no halving of an odd number."""
-    return all(s.after > 0 and (s.op != "/" or s.before % s.operand == 0) for s in steps)
+    return [*steps[:i], *carry_on(steps[i].before, [steps[i].model_copy(update=change), *steps[i + 1 :]])]
