@@ -11,7 +11,7 @@ from tracelift_lib.problems.problem import Problem
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT.parent / "shared" / "data"  # public data; tests that read it skip where it is absent
 UPSTREAM = {  # overrides of preset check with which the fixture `trained_home` is made
-    "problems.sizes": {"train": 200, "rl": 4, "dev": 8, "test": 24, "long": 8},
+    "problems.sizes.rl": 4,
     "executor.steps": 150,  # writes a trace about every second time
     "planner_training.max_completion": 64,
 }
