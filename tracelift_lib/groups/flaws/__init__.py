@@ -1,6 +1,7 @@
 """Makers of flawed traces: of a sound trace versions with exactly one flaw, of a kind that groups/kinds.yaml names.
 
-In the modules of exact makers each public function before `MAKERS` is named after the kind that it makes.
+In the modules of exact makers each public function before `MAKERS` is named after the kind that it makes; `MAKERS`
+holds them in the order of groups/kinds.yaml, in which kinds are drawn.
 
     tiny_math.py    flaws in traces of the generated stories, whose true steps are known
     tiny_code.py    flaws in plans of the generated programs, whose true reasoning is known

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
+import regex
+
 from tracelift_lib.problems.records import data_file
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS
 
@@ -23,13 +25,16 @@ NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 TOKEN = re.compile(
     rf"(?P<number>{NUMBER})|(?P<word>/?[^\W\d_]{{2,}}(?:[/'-][^\W\d_]+)*)"
     r"|(?P<op>[-+*/×÷−–]|(?<=[^\S\n]|[\d)%])[xX](?=[^\S\n]|[\d($.]))"
-    r"|(?P<paren>[()])|(?P<eq>=)|(?P<currency>[$€£])|(?P<percent>%)|(?P<other>\n|\S)"
+    r"|(?P<bracket>[()])|(?P<equals>=)|(?P<currency>[$€£])|(?P<percent>%)|(?P<text>\n|\S)"
 )
+# The grammar of a calculation, over the first letters of its tokens' kinds, with brackets as they are: sums of terms,
+# each a number or a sum in brackets with a currency before it, and a percent sign and three words of unit after it.
+LEFT_SIDE = regex.compile(r"(?<![co])(?<sum>(?<term>c*(?:n|\((?&sum)\))p?w{0,3})(?:o(?&term))*)(?=e)")
+RIGHT_SIDE = re.compile(r"c*n(?!c*(?:oc*)?[n()])")  # a number from which no calculation goes on
 OPERATORS = {"−": "-", "–": "-", "×": "*", "x": "*", "X": "*", "÷": "/"}
 _OTHER_WORDS = data_file(Path(__file__).with_name("number_words.yaml"), dict[str, int])
 WORD_VALUES = {word: Fraction(value) for value, word in enumerate(NUMBER_WORDS)}
 WORD_VALUES |= {word: Fraction(value) for word, value in _OTHER_WORDS.items()}
-MAX_UNIT_WORDS = 3
 
 
 class Number(NamedTuple):
@@ -149,64 +154,31 @@ def read_trace(text: str, problem: str) -> Trace:
             what, line = len(numbers), text.count("\n", 0, match.start())
             numbers.append(Number(*match.span(), _fraction(match[0]), line, text.startswith("%", match.end())))
         tokens.append(Token(match.lastgroup, what, *match.span()))
+    kinds = "".join(t.what if t.kind == "bracket" else t.kind[0] for t in tokens)
+    left_sides = {found.end(): tokens[slice(*found.span())] for found in LEFT_SIDE.finditer(kinds)}
     calculations: list[Calculation] = []
     unread: set[int] = set()
-    for i, token in enumerate(tokens):
-        if token.kind == "eq":
-            line = text.count("\n", 0, token.start)
-            left, result = _left_side(tokens[:i]), _right_side(tokens[i + 1 : i + 5])
-            if left and result and evaluate(left, numbers) == evaluate([result], numbers):
-                calculations.append(Calculation(left, result.what, line, token.start))
-            else:
-                unread.add(line)
+    for i in [i for i, kind in enumerate(kinds) if kind == "e"]:
+        line = text.count("\n", 0, tokens[i].start)
+        left = tuple(t for t in left_sides.get(i, []) if t.kind in ("number", "op", "bracket"))
+        right = RIGHT_SIDE.match(kinds, i + 1, i + 5)
+        result = tokens[right.end() - 1] if right else None
+        readable = result and any(t.kind == "op" for t in left)
+        if readable and evaluate(left, numbers) == evaluate([result], numbers):
+            calculations.append(Calculation(left, result.what, line, tokens[i].start))
+        else:
+            unread.add(line)
     return Trace(text, numbers, calculations, unread, quantities(problem))
-
-
-def _right_side(tokens: list[Token]) -> Token | None:
-    """The number after an `=`; None if there is none or the calculation goes on after it."""
-    right = [t for t in tokens if t.kind != "currency"]
-    kinds = " ".join(t.kind for t in right)
-    return right[0] if re.match(r"number(?! (?:op )?(?:number|paren))", kinds) else None
-
-
-def _left_side(tokens: list[Token]) -> tuple[Token, ...] | None:
-    """The expression that ends `tokens`, read backwards; words between a number and an operator are its unit."""
-    left: list[Token] = []
-    depth = 0
-    while True:
-        _drop_unit(tokens)
-        if not tokens or tokens[-1].kind not in ("number", "paren") or tokens[-1].what == "(":
-            return None  # an operator or `=` with nothing readable before it
-        left.append(tokens.pop())
-        if left[-1].what == ")":
-            depth += 1
-            continue
-        while tokens and (tokens[-1].kind == "currency" or depth and tokens[-1].what == "("):
-            if (token := tokens.pop()).kind == "paren":
-                left.append(token)
-                depth -= 1
-        if not tokens or tokens[-1].kind != "op":
-            return tuple(left[::-1]) if depth == 0 and any(t.kind == "op" for t in left) else None
-        left.append(tokens.pop())
-
-
-def _drop_unit(tokens: list[Token]) -> None:
-    """Takes up to three unit words and a percent sign off the end."""
-    for kind in ["word"] * MAX_UNIT_WORDS + ["percent"]:
-        if tokens and tokens[-1].kind == kind:
-            tokens.pop()
 
 
 def evaluate(left: Sequence[Token], numbers: Sequence[Number], values: Mapping[int, Fraction] = {}) -> Fraction | None:
     """The value of an expression, its numbers taken from `values` where they are there; None if it has none."""
     amounts = {}
-    for place, token in enumerate(left):
-        if token.kind == "number":
-            number = numbers[token.what]
-            value = values.get(token.what, number.value)
-            amounts[f"n{place}"] = value / 100 if number.percent else value
+    for number in [t.what for t in left if t.kind == "number"]:
+        value = values.get(number, numbers[number].value)
+        amounts[f"n{number}"] = value / 100 if numbers[number].percent else value
     try:  # n0*(n3+n5): the reader lets nothing but numbers, operators and brackets through
-        formula = _formula("".join(f"n{i}" if t.kind == "number" else t.what for i, t in enumerate(left)))
+        formula = _formula("".join(f"n{t.what}" if t.kind == "number" else t.what for t in left))
         return eval(formula, {"__builtins__": {}}, amounts)
     except (ZeroDivisionError, SyntaxError, RecursionError):  # the latter two: hundreds of brackets, thousands of terms
         return None

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from tracelift_lib.groups.flaws.calculations import Trace, evaluate, read_trace
 from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite
-from tracelift_lib.groups.kinds import Flaw, kinds_of, makers_in
+from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.verifier.answers import expected_number
 
@@ -118,7 +118,7 @@ def unsupported_leap(trace: Trace) -> Iterator[Edit]:
             yield Edit(k, drop={c.line})
 
 
-MAKERS = makers_in(__name__, "math")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("math")}
 
 
 def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tracelift_lib.groups.kinds import kinds_of, makers_in
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.truth import true_shares
 from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.problem import Problem
@@ -90,7 +90,7 @@ def leaked_code(branches: list[Branch]) -> Iterator[Reasoning]:
     yield derive_reasoning(branches)
 
 
-MAKERS = makers_in(__name__, "code")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("code")}
 
 
 def flawed_traces(problem: Problem, kind: str) -> list[str]:

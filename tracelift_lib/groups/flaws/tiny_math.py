@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracelift_lib.groups.kinds import kinds_of, makers_in
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, true_steps, write_trace
 
@@ -62,7 +62,7 @@ def unsupported_leap(steps: list[Step]) -> Iterator[list[Step]]:
         yield [*steps[:i], *steps[i + 1 :]]
 
 
-MAKERS = makers_in(__name__, "math")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("math")}
 
 
 def flawed_traces(problem: Problem, kind: str) -> list[str]:
