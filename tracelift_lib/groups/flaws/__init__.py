@@ -10,5 +10,4 @@ holds them in the order of groups/kinds.yaml, in which kinds are drawn.
     math_makers.py  flaws in solutions in prose
     plans.py        the reference trace of a program, a line for each statement, in the words of plan_words.yaml
     code_makers.py  flaws in a program's syntax tree, and so in its plan; what replaces what is in replacements.yaml
-    by_model.py     flaws by a language model, in any reference
 """

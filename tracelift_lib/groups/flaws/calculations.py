@@ -106,12 +106,10 @@ class Trace:
         for i in [i for i in range(len(self.numbers)) if i not in self.results]:
             same = [k for k, c in enumerate(self.calculations) if self.value(c.result) == self.value(i)]
             before = [k for k in same if self.calculations[k].result < i]
-            if found := before or [k for k in same if self._announces(i, self.calculations[k])][:1]:
+            here = [k for k in same if self.calculations[k].line == self.numbers[i].line]
+            if found := before or [k for k in here if i not in self.calculations[k].operands][:1]:
                 quotes[i] = found
         return quotes
-
-    def _announces(self, number: int, c: Calculation) -> bool:
-        return c.line == self.numbers[number].line and number not in c.operands
 
     def value(self, number: int) -> Fraction:
         """The value of a number as the text states it."""
