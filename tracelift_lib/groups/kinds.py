@@ -7,8 +7,11 @@ programmatic rubric read this registry; its order is the order in which kinds ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
 
 from tracelift_lib.problems.records import data_file
 
@@ -44,6 +47,11 @@ KINDS = {(kind.domain, kind.name): kind for kind in data_file(Path(__file__).wit
 def kinds_of(domain: str) -> dict[str, Kind]:
     """The seven kinds of a domain by name, in the registry's order."""
     return {name: kind for (of, name), kind in KINDS.items() if of == domain}
+
+
+def with_change(items: Sequence[BaseModel], i: int, **change: Any) -> list:
+    """`items` with fields of item i changed."""
+    return [*items[:i], items[i].model_copy(update=change), *items[i + 1 :]]
 
 
 def changed_share(before: str, after: str, heading: int = 0) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracelift_lib.groups.kinds import kinds_of
+from tracelift_lib.groups.kinds import kinds_of, with_change
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, apply, true_steps, write_trace
 
@@ -90,7 +90,7 @@ def _carry_on(value: int, steps: list[Step]) -> list[Step]:
 
 def _with_change(steps: list[Step], i: int, **change: Any) -> list[Step]:
     """`steps` with step i changed, and its result and later steps computed anew."""
-    return [*steps[:i], *_carry_on(steps[i].before, [steps[i].model_copy(update=change), *steps[i + 1 :]])]
+    return [*steps[:i], *_carry_on(steps[i].before, with_change(steps[i:], 0, **change))]
 
 
 def _plausible(steps: list[Step]) -> bool:
