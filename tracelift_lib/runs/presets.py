@@ -189,6 +189,8 @@ def _contradictions(preset: Preset, name: str) -> Iterator[str]:
     own = isinstance(preset.problems, TinyWorld)  # then every true step of a trace is known
     if preset.name != name:
         yield f"name: {preset.name!r} in {name}.yaml; write name: {name}, which is the folder of its results"
+    if preset.results not in preset_names():
+        yield f"results_of: no preset {preset.results!r}; there are {', '.join(preset_names())}"
     for number in sorted(set(preset.leaves_out) - set(_numbers())):
         yield f"leaves_out: no notebook {number!r}; there are {', '.join(_numbers())}"
     for key in ("planner_training.arms", "planner_training.seeds", "evaluation.splits"):
