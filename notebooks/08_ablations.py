@@ -259,8 +259,9 @@ if len(places):
             axis.plot(line["shortcut holds"], line["predicted"], "--", color=f"C{i}", lw=1)
             for x in crossings(line["shortcut holds"].tolist(), line["predicted"].tolist()):
                 axis.axvline(x, color=f"C{i}", ls=":")
-        axis.set(xlabel="share of problems on which the shortcut holds", ylabel="tracelift - exec_only",
+        axis.set(xlabel="share of problems on which the shortcut holds",
                  title=f"{measure}, {split.replace('_', ' ')}", xlim=(-0.05, 1.05))
+    axes[0, 0].set_ylabel("tracelift - exec_only")
     axes[0, 0].legend(fontsize=5)
     report.save_figure(run, figure, "ablations_map", places, sources, n, all_seeds)
 
