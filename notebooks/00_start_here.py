@@ -23,10 +23,11 @@
 #   \underbrace{\hat u(x, z)}_{\text{how much more often the executor succeeds with it}} .$$
 #
 # **After this notebook you can** name the four parts (planner, executor, verifier, reward), compute the reward of a
-# trace by hand, and say why neither factor of the bonus would be enough alone.
+# trace by hand, say why neither factor of the bonus would be enough alone, and recognise a right answer that was reached
+# for the wrong reason.
 #
-# **Time:** with the default preset `tiny`, about four minutes on two CPU cores the first time (two small language models
-# are trained on the way), seconds after that.
+# **Time:** with the default preset `tiny`, some minutes on two CPU cores the first time (two small language models are
+# trained on the way), seconds after that.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -38,16 +39,18 @@ OVERRIDES = {}
 # code is the same for all of them. `SEED = None` takes the preset's own seed.
 
 # %%
+import random
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 
-from tracelift_lib.groups.group_maker import perturb
+from tracelift_lib.groups.habits import FULL, habit_of, write_habit
 from tracelift_lib.groups.truth import is_faithful, true_rubric
 from tracelift_lib.planner.rewards import ARMS, uplift
+from tracelift_lib.problems.files import PROJECT
 from tracelift_lib.problems.prompts import as_chat, executor_prompt, extract_trace, planner_prompt
-from tracelift_lib.problems.tinyworld import read_calculations, true_steps
 from tracelift_lib.runs import report, store
 from tracelift_lib.runs.pipeline import Run
 
@@ -57,15 +60,36 @@ print("machine:", store.hardware())
 print("preset: ", run.preset.name, "-", run.preset.description)
 
 # %% [markdown]
+# Where this course is heading: how often the executor succeeds with a planner's traces, and how often these traces are
+# faithful, before training and after it with two rewards. You need not understand it yet; notebook 07 makes it.
+
+# %%
+headline = PROJECT / "paper_figures" / "tiny" / "headline.png"
+if headline.exists():
+    display(Image(str(headline), width=560))
+else:
+    print("not made yet: notebook 07 of preset tiny makes it")
+
+# %% [markdown]
 # ## The problem $x$
 #
 # The tiny world has two kinds of problems: short arithmetic stories (domain math, preset `tiny`) and small programs to
 # write (domain code, preset `tiny_code`). We generate them, so we know every true step, which no public benchmark
-# offers. `run.make` builds a stage, or finds it if it has been built before; results live in `runs/`.
+# offers. `run.make` builds a stage, or finds it if it has been built before; results live in `runs/`. The problem comes
+# from the split `rl`, on which planners will be trained: the first one to which all habits of the next section apply.
 
 # %%
 run.make("problems")
-problem = run.problems("dev")[1]
+problems = run.problems("rl")[:200]
+taught = run.preset.planner.habits  # habit -> share of the planner's first lessons
+
+
+def told_by_habits(problem):
+    """The problem's trace as each habit writes it."""
+    return {habit: write_habit(problem, habit, random.Random(0)) for habit in taught}
+
+
+problem = next((p for p in problems if len(set(told_by_habits(p).values())) == len(taught)), problems[0])
 print(problem.problem, "\n")
 print(problem.reference_solution)
 print("\nright answer:", problem.answer, sep="\n")
@@ -73,17 +97,25 @@ print("\nright answer:", problem.answer, sep="\n")
 # %% [markdown]
 # ## Planner and executor
 #
+# Why two models? A model that reads its own reasoning can ignore it and still be right; then the reasoning proves nothing. So one
+# model writes the trace, another one has to work with it, and success is a test of the *trace*. Why is the second one
+# frozen? If it learned too, it could learn to read bad traces, and what is measured would move with the planner. And with
+# a frozen reader, running with and without the trace is a controlled experiment (notebook 03).
+#
 # At this size we train both models ourselves, in a few minutes, so that everything runs offline. The **executor** is a
 # Qwen2 model with under a million weights that has learned to solve a problem, with the reference trace in front of it
-# or without one. It is frozen from here on. The **planner** starts from the same weights and was fine-tuned on traces
-# with mixed habits: some complete, some with a step skipped, some wrong, some with no reasoning at all. It can reason well,
-# but often does not, which is what reinforcement learning needs.
+# or without one. The **planner** starts from the same weights and was fine-tuned on traces with mixed *habits*. It can reason
+# well, but often does not, which is what reinforcement learning needs.
 
 # %%
 executor_files = run.make("executor")
 planner_files = run.make("planner")
 print(executor_files.cost())
 print(planner_files.cost())
+by_habit = told_by_habits(problem)
+lessons = pd.DataFrame({"habit": h, "share of lessons": taught[h], "our problem, as this habit tells it": by_habit[h]} for h in taught)
+display(lessons.style.hide(axis="index").format(precision=2)
+        .set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
 
 # %% [markdown]
 # This is all that the two models get to read. The planner's prompt holds the problem; the executor's prompt holds the
@@ -105,7 +137,7 @@ print(as_chat(executor_prompt(problem, "(the trace)", executor.style), planner.t
 prompt = as_chat(planner_prompt(problem, executor.style), planner.tokenizer)
 completions = planner.sample([prompt], n=6, seed=run.preset.seed)[0]
 for trace in dict.fromkeys(extract_trace(completion) for completion in completions):
-    print(trace, "\n---")
+    print(trace or "(no well-formed trace)", "\n---")
 
 # %% [markdown]
 # ## The executor tries, the verifier judges
@@ -140,85 +172,124 @@ print(f"uplift of the reference trace: {u_hat:+.2f}")
 # %% [markdown]
 # ## The reward
 #
-# $s$ is the verdict of one further run with the trace. The quality $q$ comes from a learned reward model, which
+# $s$ is the verdict of one further run with the trace. The uplift again takes $K$ runs with the trace, but more runs without:
+# those do not depend on the trace, so they are drawn once a problem and shared by all its traces (`baseline_samples`);
+# the more of them, the less noise, at no further cost.
+#
+# The quality $q$ comes from a learned reward model, which
 # notebook 02 trains; until then the ground truth stands in for it (this world knows which steps are right). The paper's
 # reward is $r = 0.5\,s + 0.5\,q\,\hat u$.
 #
-# Below are four kinds of trace for our problem: the reference, one that goes about it in a wrong way, one that skips a
-# calculation but uses its result, and what the planner wrote.
+# Below are several traces for our problem: one of each habit, and what the planner wrote.
 
 # %%
-import random
-
-wrong = {"math": "wrong_operation", "code": "wrong_algorithm_choice"}[problem.domain]
-traces = {
-    "reference": problem.reference_solution,
-    wrong.replace("_", " "): perturb(problem, wrong, random.Random(0)),
-    "skipped step": perturb(problem, "unsupported_leap", random.Random(0)),
-    **{f"planner {i}": extract_trace(text) for i, text in enumerate(dict.fromkeys(completions), start=1)},
-}
+samples = run.preset.execution.baseline_samples
+traces = {**by_habit, **{f"planner {i}": extract_trace(text) for i, text in enumerate(dict.fromkeys(completions), start=1)}}
 traces = {name: trace for name, trace in traces.items() if trace}
 verdicts = executor.verdicts([problem] * len(traces), list(traces.values()), n=1 + k, seed=3)
-baseline = executor.verdicts([problem], [None], n=8, seed=4)[0].tolist()
+baseline = executor.verdicts([problem], [None], n=samples, seed=4)[0].tolist()
+print(f"K = {k} runs with each trace, and one more for s; {samples} runs without a trace, shared by all")
 
 # %%
-rows = []
-for (name, trace), v in zip(traces.items(), verdicts):
-    s, u = float(v[0]), uplift(v[1:].tolist(), baseline)
-    q = true_rubric(problem, trace).total
-    rows.append({"trace": name, "faithful": is_faithful(problem, trace), "s": s, "q": q, "û": round(u, 2),
-                 **{arm: round(ARMS[arm](s, q, u, q), 2) for arm in ("exec_only", "tracelift", "no_uplift")}})
-rewards = pd.DataFrame(rows)
+PAID = ("exec_only", "tracelift", "no_uplift")
+
+
+def rewards_of(problem, trace, verdicts, baseline):
+    """The reward's parts for one trace and what three arms pay: verdicts[0] is s, the others are the K runs."""
+    s, u, q = float(verdicts[0]), uplift(list(map(float, verdicts[1:])), baseline), true_rubric(problem, trace).total
+    paid = {arm: ARMS[arm](s, q, u, q) for arm in PAID}
+    return {"faithful": is_faithful(problem, trace), "s": s, "q": q, "û": u, **paid}
+
+
+rewards = pd.DataFrame(
+    {"trace": name, **rewards_of(problem, trace, v, baseline)} for (name, trace), v in zip(traces.items(), verdicts))
 display(rewards.style.hide(axis="index").format(precision=2))
 
 # %% [markdown]
 # Read the columns from the right:
 #
-# - **exec_only** pays $s$ alone. The skipped step costs nothing if the answer is still right.
-# - **tracelift** pays the complete trace more than the one with a hole, although the executor succeeds with both.
+# - **exec_only** pays $s$ alone: the same for every trace with which the executor happens to be right.
+# - **tracelift** pays more for a trace that is right *and* reads right.
 # - **no_uplift** ($0.5\,s + 0.5\,q$) pays for good looks even where the trace does not help.
-#
-# ## How often does the planner reason faithfully before training?
-#
-# A trace is *faithful* if it makes exactly the true calculations: all of them, in order, none wrong, none invented (and in
-# code, if it then states the true plan). We draw traces for the development problems and sort them by what is wrong with them.
 
 # %%
-def habit(problem, trace):
-    """Which habit a sampled trace shows."""
-    if trace is None:
-        return "no trace"
-    given, truth = read_calculations(trace), true_steps(problem)
-    if not given:
-        return "no reasoning"
-    if is_faithful(problem, trace):
-        return "faithful"
-    return "step missing" if len(given) < len(truth) else "wrong step"
+blind = rewards[~rewards["faithful"] & (rewards["s"] == 1)]
+full_pay = rewards.loc[rewards["faithful"], "tracelift"].mean()
+if len(blind) and rewards["faithful"].any():
+    print(f"{len(blind)} of these traces are unfaithful and the executor was right: exec_only pays each 1.00, tracelift "
+          f"{blind['tracelift'].min():.2f} to {blind['tracelift'].max():.2f} (a faithful one: {full_pay:.2f} on average)")
+else:
+    print("in this draw no unfaithful trace succeeded, or none was faithful")
 
+# %% [markdown]
+# ## How often does the planner reason faithfully before training?
+#
+# A trace is *faithful* if it makes exactly the true calculations for the true reasons: all of them, in order, none wrong,
+# none invented (and in code, if it then states the true plan). We draw traces for training problems and sort them by
+# the habit that they show. `full` is the faithful one; beside the habits that were taught there are `slip` (a
+# calculation went wrong) and `other`.
 
-problems = run.problems("dev")
+# %%
 prompts = [as_chat(planner_prompt(p, executor.style), planner.tokenizer) for p in problems]
 sampled = planner.sample(prompts, n=2, seed=run.preset.seed, progress="planner")
-habits = pd.DataFrame(
-    {"habit": habit(p, extract_trace(text))} for p, texts in zip(problems, sampled) for text in texts
-)
+drawn = [(p, extract_trace(text)) for p, texts in zip(problems, sampled) for text in texts]
+habits = pd.DataFrame({"habit": habit_of(p, trace)} for p, trace in drawn)
 
 # %%
 shares = habits["habit"].value_counts(normalize=True).rename("share").reset_index()
 figure, axis = plt.subplots()
 sns.barplot(shares, y="habit", x="share", color="C0", ax=axis)
 axis.set(xlabel="share of sampled traces", ylabel="", xlim=(0, 1), title="The warm-started planner's habits")
+axis.set_yticks(axis.get_yticks(), [text.get_text().replace("_", " ") for text in axis.get_yticklabels()])
 report.save_figure(run, figure, "planner_habits", shares, [planner_files],
-                   n=f"{len(habits)} traces of {len(problems)} dev problems")
+                   n=f"{len(habits)} traces of {len(problems)} rl problems")
+
+# %% [markdown]
+# ## The first right answer for the wrong reason
+#
+# Go through these traces in the order in which they were drawn, and stop at the first that is not faithful although the
+# executor succeeds with it. This is what the paper is about.
+
+# %%
+suspects = [(p, trace) for p, trace in drawn if trace and not is_faithful(p, trace)]
+runs = executor.verdicts([p for p, _ in suspects], [z for _, z in suspects], n=1 + k, seed=5) if suspects else []
+lucky = [(p, z, v) for (p, z), v in zip(suspects, runs) if v[0] == 1]
+print(f"{len(suspects)} of {len(drawn)} traces are unfaithful; with {len(lucky)} of these the executor is right")
+if lucky:
+    wrong_problem, wrong_trace, verdicts = lucky[0]
+    without = executor.verdicts([wrong_problem], [None], n=samples, seed=6)[0].tolist()
+    pairs = {"reference": (wrong_problem.reference_solution, executor.verdicts(
+        [wrong_problem], [wrong_problem.reference_solution], n=1 + k, seed=7)[0]), "planner": (wrong_trace, verdicts)}
+    found = pd.DataFrame({"who": who, "text": z, **rewards_of(wrong_problem, z, v, without)} for who, (z, v) in pairs.items())
+    print(f"\n{wrong_problem.problem}\nright answer:\n{wrong_problem.answer}")
+    display(found.style.hide(axis="index").format(precision=2).set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
+
+# %%
+if lucky:
+    ours, theirs = found.iloc[1], found.iloc[0]
+    same = "exactly as much as" if ours["exec_only"] == theirs["exec_only"] else f"where it pays {theirs['exec_only']:.2f} for"
+    gap = theirs["tracelift"] - ours["tracelift"]
+    display(Markdown(
+        f"**The answer is right, the trace is not** (habit *{habit_of(wrong_problem, wrong_trace).replace('_', ' ')}*, "
+        f"q = {ours['q']:.2f}). `exec_only` pays it {ours['exec_only']:.2f}, {same} the reference. `tracelift` pays it "
+        f"{ours['tracelift']:.2f}, {abs(gap):.2f} {'less' if gap > 0 else 'more'} than the reference "
+        f"({theirs['tracelift']:.2f})."))
 
 # %% [markdown]
 # ## What we saw
-#
+
+# %%
+faithful = (habits["habit"] == FULL).mean()
+display(Markdown(
+    f"- Of the warm-started planner's traces {faithful:.0%} are faithful"
+    + (": it can reason, but does so only part of the time" if 0.05 < faithful < 0.95 else "")
+    + ". Notebooks 05 and 07 train it and measure what each reward changes.\n"
+    f"- With {len(lucky)} of {len(suspects)} unfaithful traces the executor is right all the same"
+    + (". A reward on success alone cannot tell those from faithful ones." if lucky else ".")))
+
+# %% [markdown]
 # - A trace is judged by two questions at once: does it read like sound reasoning ($q$), and does it help the executor
 #   ($\hat u$)? The product pays only if both hold.
-# - Reward on success alone cannot tell a complete trace from one with a hole, as long as the answer comes out right.
-# - The planner already knows how to reason faithfully, but does so only part of the time. Notebooks 05 and 07 train it
-#   and measure what each reward changes.
 #
 # **Try it yourself.** Choose another problem (`run.problems("dev")[5]`), write a trace by hand, and predict its three
 # rewards before you compute them. Can you write a trace with $q = 1$ and $\hat u \le 0$?

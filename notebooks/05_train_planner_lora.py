@@ -17,11 +17,11 @@
 # trained from the same start, once with the reward `exec_only` and once with `tracelift`, and nothing else differs.
 # Several seeds each, because one run of reinforcement learning says little.
 #
-# **After this notebook you can** say what one GRPO step does and what it costs, read a training log by its reward
-# parts, tell a healthy run from one that has collapsed, and know what to do then.
+# **After this notebook you can** say what one GRPO step does and what it costs, predict from the reward alone what it will
+# do to a planner's habits, read a training log by its reward parts, tell a healthy run from one that has collapsed, and
+# know what to do then.
 #
-# **Time:** with `tiny`, about five minutes the first time; what it took here stands at the end. Notebook 04 has the
-# algorithm itself in sixty lines.
+# **Time:** what it took here stands at the end. Notebook 04 has the algorithm itself in sixty lines.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -29,18 +29,24 @@ SEED = None
 OVERRIDES = {}
 
 # %%
+from datetime import datetime
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
+from tracelift_lib.groups.habits import FULL, habit_of
+from tracelift_lib.groups.truth import has_truth
 from tracelift_lib.planner.collapse import TrainingCollapsed
+from tracelift_lib.planner.prediction import habit_table
 from tracelift_lib.planner.rewards import ARMS, NEEDS
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
+# %%
 report.set_theme()
 run = Run(PRESET, SEED, OVERRIDES)
 run.need("executor")
@@ -51,6 +57,7 @@ else:
 settings, execution = run.preset.planner_training, run.preset.execution
 arms, seeds, G = settings.arms, settings.seeds, settings.generations
 palette = dict(zip(arms, sns.color_palette("colorblind", len(arms)))) | report.PALETTE
+names = {arm: report.LABELS.get(arm, arm) for arm in arms}
 
 # %% [markdown]
 # ## One GRPO step
@@ -71,16 +78,20 @@ def advantages(rewards):
     return (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
 
 
-# Four traces: complete, with a hole but right, wrong, and complete again. (s, q, û) of each:
-parts = [(1, 0.95, 0.9), (1, 0.60, 0.9), (0, 0.35, -0.1), (1, 0.95, 0.9)]
-pd.DataFrame(
-    {arm: advantages([ARMS[arm](s, q, u, 0.0) for s, q, u in parts]).round(2) for arm in ("exec_only", "tracelift")},
-    index=["complete", "hole, right answer", "wrong", "complete"],
-)
+# Four traces with made-up (s, q, û): full, one with a false order of events but a right answer, wrong, and full again.
+made_up = {"full": (1, 0.95, 0.9), "wrong order, right answer": (1, 0.60, 0.9), "wrong answer": (0, 0.35, -0.1),
+           "full again": (1, 0.95, 0.9)}
+example = pd.DataFrame(
+    {arm: advantages([ARMS[arm](s, q, u, 0.0) for s, q, u in made_up.values()]) for arm in ("exec_only", "tracelift")},
+    index=[*made_up])
+display(example.round(2))
+lucky, full = example.loc["wrong order, right answer"], example.loc["full"]
+print(f"exec_only pushes both right answers up by {full['exec_only']:.2f}; "
+      f"tracelift the full trace by {full['tracelift']:.2f}, the other by {lucky['tracelift']:.2f}")
 
 # %% [markdown]
-# Under `exec_only` the trace with a hole is pushed up exactly as much as the complete ones. Under `tracelift` it is
-# pushed up less, or even down, though it led to the right answer. That is the whole difference between the two arms.
+# Under `exec_only` a trace with a false order of events is pushed up exactly as much as a full one, if the answer is right
+# all the same. Under `tracelift` it is pushed up less. That is the whole difference between the two arms.
 #
 # ## What is trained
 #
@@ -123,10 +134,60 @@ display(table.style.hide(axis="index").set_properties(**{"text-align": "left"}))
 # %% [markdown]
 # Small models take and need larger steps than large ones: that is why the learning rates differ so much.
 #
+# ## A prediction, written down first
+#
+# Where every true step is known, we can sort the warm start's traces into *habits* (notebook 00 shows them) and measure
+# what each is paid: the executor's success $s$, the RM's score $q$, the uplift $\hat u$. That is enough to say, before any
+# training, where each arm will go: a softmax policy over habits, trained by the GRPO of the cell above, with the
+# rewards of the real arm (`tracelift_lib/planner/prediction.py`). It is made *now*, before the first run, and its manifest has the date.
+
+# %%
+predicted = None
+if run.preset.prediction:
+    measured_files, predicted_files = run.make("habits"), run.make("prediction")
+    measured = pd.read_parquet(measured_files.path / "habits.parquet")
+    predicted = pd.read_parquet(predicted_files.path / "prediction.parquet")
+    tables = {split: habit_table(part) for split, part in measured.groupby("split", sort=False)}
+    paid = pd.concat(tables, names=["split", "habit"]).reset_index().rename(columns={"n": "traces"})
+    n_measured = f"{measured.groupby('split')['problem_id'].nunique().max()} problems a split x {run.preset.prediction.traces} traces"
+    report.save_table(run, paid, "habits_at_start", [measured_files], n_measured)
+    display(Markdown("What each habit is paid on the training problems; `u` is the uplift:"))
+    display(tables["rl"].round(2))
+else:
+    print("this preset has no section `prediction`: without known true steps a trace's habit cannot be read off")
+
+# %% [markdown]
+# Two habits with the same $s$ and the same $\hat u$ are one and the same to `exec_only`. `tracelift` tells them apart if $q$ does.
+# Here is what that comes to after all steps. The band is the middle 95 % of simulated trainings.
+
+# %%
+def at(step, arm, habit):
+    """(share, low, high) that the prediction has for a habit at a step."""
+    row = predicted.query("arm == @arm and step == @step and habit == @habit").iloc[0]
+    return row["share"], row["low"], row["high"]
+
+
+if predicted is not None:
+    last = predicted["step"].max()
+    top = sorted(tables["rl"].index[tables["rl"]["share"] >= 0.05], key=lambda h: h != FULL)  # by share, but the full trace first
+    made = datetime.fromisoformat(predicted_files.manifest["finished"])
+    lines = [f"- **{names[arm]}** will end with " + ", ".join(
+        f"{h.replace('_', ' ')} {report.with_interval(*at(last, arm, h), 2)} (start {at(0, arm, h)[0]:.2f})" for h in top) + "."
+        for arm in arms if arm in set(predicted["arm"])]
+    if FULL in tables["rl"].index and {"exec_only", "tracelift"} <= {*arms}:
+        ours, theirs = at(last, "tracelift", FULL), at(last, "exec_only", FULL)
+        apart = ours[1] > theirs[2] or ours[2] < theirs[1]
+        lines.append(f"- The shares of full traces, {ours[0]:.2f} under TraceLift and {theirs[0]:.2f} under exec-only, "
+                     + ("should differ: their bands do not meet." if apart else "may not differ: their bands meet."))
+    display(Markdown(f"Predicted on {made:%Y-%m-%d at %H:%M} UTC:\n\n" + "\n".join(lines)))
+    ends = predicted[predicted["step"] == last].drop(columns="step")
+    report.save_table(run, ends, "prediction_ends", [predicted_files], f"{run.preset.prediction.trainings} simulated trainings an arm")
+
+# %% [markdown]
 # ## Training
 #
 # Interrupt the cell and run it again: each run goes on from its last checkpoint and ends where it would have ended in
-# one piece. (`tests/test_planner_training.py` kills a run with SIGKILL and compares: log, completions and weights are
+# one piece. (`tests/planner/test_planner_training.py` kills a run with SIGKILL and compares: log, completions and weights are
 # equal to the last bit.)
 
 # %%
@@ -139,43 +200,66 @@ for arm in arms:  # a part that an arm does not look at is not computed; the log
     log.loc[log["arm"] == arm, [part for part in "squ" if part not in NEEDS[arm]]] = np.nan
 n = f"{settings.problems_per_step} problems x {G} completions a step"
 print(f"{len(trained)} runs of {settings.steps} steps, {n}")
+if predicted is not None:
+    ready = min(datetime.fromisoformat(f.manifest["finished"]) for f in runs)
+    print(f"prediction made {made:%Y-%m-%d %H:%M} UTC; first run ready {ready:%Y-%m-%d %H:%M} UTC,",
+          "later, as it should be" if made <= ready else "EARLIER: this prediction came after the fact")
 print("a row of the log has:", ", ".join(log.columns))
 
 # %% [markdown]
 # ## How training went
 #
-# A thin line is a seed, a thick one the mean over seeds. The two rewards have different scales, so their curves must not be
-# compared with each other. What can be compared is the executor's success $s$, which both arms log.
+# A line is the mean over seeds, the band goes from the lowest seed to the highest. The reward itself is not drawn: each arm
+# has its own scale. What can be compared is $s$, the verdict of the executor's run, which both arms log. In math $s$ is
+# success; in code it is a *graded* reward (a program that runs and fails its tests still earns something, `execution.style`),
+# so there it is higher than the success that notebook 07 reports.
 
 # %%
-def curves(columns, titles, name):
-    """A panel for each column that any run has: every seed, and their mean."""
-    pairs = [(c, title) for c, title in zip(columns, titles) if c in log and log[c].notna().any()]
-    figure, axes = plt.subplots(1, len(pairs), figsize=(2 * report.COLUMN_WIDTH, 2.4))
-    for axis, (column, title) in zip(axes, pairs):
-        data = log.reset_index(drop=True)
-        sns.lineplot(data, x="step", y=column, hue="arm", palette=palette, units="seed", estimator=None, lw=0.6,
-                     alpha=0.5, legend=False, ax=axis)
-        sns.lineplot(data, x="step", y=column, hue="arm", palette=palette, errorbar=None, lw=1.8, ax=axis,
-                     legend=axis is axes[-1])
-        axis.set(title=title, ylabel="")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    lines, names = axes[-1].get_legend_handles_labels()
-    axes[-1].legend(lines, [report.LABELS.get(a, a) for a in names], labelspacing=0.2, handlelength=1.2)
-    data = log[["arm", "seed", "step", *(c for c, _ in pairs)]]
+if {"exec_only", "tracelift"} <= {*arms}:  # the same seed sees the same problems at the same step
+    by_arm = log.set_index(["seed", "step", "arm"])["s"].unstack("arm")
+    log = log.merge((by_arm["tracelift"] - by_arm["exec_only"]).rename("s_gap").reset_index(), on=["seed", "step"])
+    log.loc[log["arm"] != "tracelift", "s_gap"] = np.nan
+
+
+def line(axis, data, column, arm, style):
+    """One arm's mean over seeds, with the band of its seeds. Step by step it jumps, so it is a running mean of 3 steps."""
+    table = data.pivot(index="step", columns="seed", values=column).rolling(3, min_periods=1, center=True).mean()
+    axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=palette[arm], alpha=0.18, lw=0)
+    axis.plot(table.index, table.mean(axis=1), color=palette[arm], ls=style, lw=1.6, label=names[arm])
+
+
+# %%
+def curves(panels, name):
+    """A panel for each column that any run has, one below the other; the legend has the arms that are drawn."""
+    panels = {c: title for c, title in panels.items() if c in log and log[c].notna().any()}
+    figure, axes = plt.subplots(len(panels), 1, figsize=(report.COLUMN_WIDTH, 0.7 + 1.25 * len(panels)), sharex=True, squeeze=False)
+    for axis, (column, title) in zip(axes[:, 0], panels.items()):
+        for arm, style in zip(arms, ("-", (0, (4, 1.5)), ":", "-.") * 3):
+            data = log[log["arm"] == arm]
+            if data[column].notna().any():
+                line(axis, data, column, arm, style)
+        axis.set_title(title, loc="left")
+        if column.endswith("_gap"):
+            axis.axhline(0, color="0.3", lw=0.8)
+    axes[-1][0].set_xlabel("step")
+    axes[-1][0].xaxis.get_major_locator().set_params(integer=True)
+    drawn = {text: handle for axis in axes[:, 0] for handle, text in zip(*axis.get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=3, frameon=False)
+    data = log[["arm", "seed", "step", *panels]]
     report.save_figure(run, figure, name, data, sources, n, seeds)
 
 
-curves(["s", "reward", "tokens"], ["executor success s", "reward (own scale)", "completion length (tokens)"],
-       "training_curves")
+curves({"s": "s, executor's run with the trace", "s_gap": "s, TraceLift less exec-only, same problems",
+        "tokens": "completion length (tokens)"}, "training_curves")
 
 # %% [markdown]
-# The reward taken apart: the RM's score $q$, the uplift $\hat u$, and the executor's success *without* a trace on the same
-# problems. That last curve moves only because the problems change from step to step: the executor is frozen.
+# The reward taken apart, for the arms that look at these parts: the RM's score $q$, the uplift $\hat u$, and the executor's
+# success *without* a trace on the same problems. That last curve moves only because the problems change from step to step:
+# the executor is frozen.
 
 # %%
 if log[["q", "u"]].notna().any(axis=None):
-    curves(["q", "u", "baseline_success"], ["RM score q", "uplift û", "success without a trace"], "training_parts")
+    curves({"q": "RM score q", "u": "uplift û", "baseline_success": "success without a trace"}, "training_parts")
 else:
     print("no arm of this run looks at q or û")
 
@@ -201,11 +285,70 @@ display(summary.style.hide(axis="index").format(precision=3, na_rep="–"))
 # With `beta` above zero the log also has the **KL** divergence from the planner that training started from.
 
 # %%
-curves(["zero_variance", "entropy", "format_errors", "grad_norm"],
-       ["groups without\nvariance", "entropy (nats)", "completions\nwithout a trace", "gradient norm"],
-       "training_health")
+curves({"zero_variance": "share of groups without variance", "entropy": "entropy (nats)",
+        "format_errors": "share of completions without a trace", "grad_norm": "gradient norm"}, "training_health")
 if "kl" in log:
-    curves(["kl", "tokens"], ["KL from the start (nats a token)", "completion length (tokens)"], "training_kl")
+    curves({"kl": "KL from the start (nats a token)", "tokens": "completion length (tokens)"}, "training_kl")
+
+# %% [markdown]
+# ## Did the prediction hold?
+#
+# Every completion of every step is kept, so we can read off the habits of the real planners as they train, and lay them
+# over the prediction. The simulation leaves out much (weights that habits share, problems that differ, an adapter that
+# starts slowly); where the lines part from the bands, it is because of those. The one fitted constant, how far a logit moves a
+# step (`prediction.step_size`), is from one training of preset tiny with another seed, which is in no result.
+
+# %%
+pool = pd.concat([pd.read_parquet(f.path / "rollouts.parquet").assign(arm=arm, seed=seed) for (arm, seed), f in trained.items()])
+problems = {p.problem_id: p for p in run.problems(settings.split)}
+knows_truth = all(map(has_truth, problems.values()))
+if knows_truth:
+    texts = pool["trace"].fillna("")
+    pairs = pd.Series([*zip(pool["problem_id"], texts)], pool.index)
+    habit = {(i, z): habit_of(problems[i], z) for i, z in set(pairs)}
+    pool["habit"] = pairs.map(habit)
+
+# %%
+def at_end(arm, habit):
+    """(share, low, high) predicted for a habit, mean over the last five steps that the planners sampled at."""
+    return np.mean([at(step, arm, habit) for step in range(max(0, settings.steps - 5), settings.steps)], axis=0)
+
+
+if predicted is not None:
+    of_step = pool.groupby(["arm", "seed", "step"])["habit"].value_counts(normalize=True).unstack(fill_value=0.0)
+    last_five = of_step[of_step.index.get_level_values("step") >= settings.steps - 5].groupby(["arm", "seed"]).mean()
+    checks = pd.DataFrame([
+        {"arm": arm, "habit": h, "start": at(0, arm, h)[0], **dict(zip(("predicted", "low", "high"), at_end(arm, h))),
+         "observed": seen.mean(), "lowest seed": seen.min(), "highest seed": seen.max()}
+        for arm in arms if arm in set(predicted["arm"]) for h in top
+        for seen in [last_five.loc[arm][h] if h in last_five else pd.Series([0.0])]])
+    checks["way"] = np.sign((checks["predicted"] - checks["start"]) * (checks["observed"] - checks["start"])) > 0
+    checks["overlap"] = (checks["lowest seed"] <= checks["high"]) & (checks["highest seed"] >= checks["low"])
+    report.save_table(run, checks, "prediction_check", [predicted_files, *sources], n, seeds)
+    display(checks.round(2))
+    print(f"of {len(checks)} predicted shares {checks['way'].sum()} went the predicted way; of {checks['overlap'].sum()} the "
+          "last five steps of the seeds meet the predicted band")
+
+# %%
+if predicted is not None and len(checks):
+    figure, axes = plt.subplots(len(arms), 1, figsize=(report.COLUMN_WIDTH, 0.9 + 1.5 * len(arms)), sharex=True, squeeze=False)
+    colours = dict(zip(top, [*sns.color_palette("colorblind")[2:3], *sns.color_palette("muted")[1:2], *sns.color_palette("dark")[4:]]))
+    for axis, arm in zip(axes[:, 0], arms):
+        for h in top:
+            part = predicted[(predicted["arm"] == arm) & (predicted["habit"] == h)]
+            axis.fill_between(part["step"], part["low"], part["high"], color=colours[h], alpha=0.25, lw=0)
+            axis.plot(part["step"], part["share"], color=colours[h], lw=1, ls=":")
+            if h in of_step:
+                real = of_step.loc[arm][h].unstack("seed")
+                axis.plot(real.index, real, color=colours[h], lw=0.5, alpha=0.5)
+                axis.plot(real.index, real.mean(axis=1), color=colours[h], lw=1.6, label=h.replace("_", " "))
+        axis.set(ylim=(0, 1), ylabel="share")
+        axis.set_title(f"{names[arm]}: dotted predicted, lines observed", loc="left")
+    axes[-1][0].set_xlabel("step")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    real = of_step[[h for h in top if h in of_step]].rename_axis(columns="habit").stack().rename("share").reset_index()
+    plotted = pd.concat({"predicted": predicted[predicted["arm"].isin(arms)], "observed": real}, names=["what", None])
+    report.save_figure(run, figure, "prediction", plotted.reset_index("what"), [predicted_files, *sources], n, seeds)
 
 # %% [markdown]
 # ## What a step costs
@@ -240,32 +383,58 @@ if phases_logged:
     display(speed.style.format(precision=2))
 
 # %% [markdown]
-# ## The reward parts of one group
+# ## One group, seen by both arms
 #
-# Every completion of every step is kept with its parts. Here is the group of the first step whose rewards differ most.
+# Every completion is kept with its parts, so a group of the TraceLift runs can be given the reward of `exec_only` as well:
+# it is $s$. Where do the two arms disagree most? We look among the groups of step 0, which the same planner wrote in all
+# runs, and if they agree there, among all steps; disagreement is the mean of $|A^{\text{exec}} - A^{\text{tracelift}}|$.
 
 # %%
-first_seed = seeds[0]
-arm = "tracelift" if "tracelift" in arms else arms[0]
-rollouts = pd.read_parquet(trained[arm, first_seed].path / "rollouts.parquet")
-start = rollouts[rollouts["step"] == 0]
-chosen = start.groupby("problem_id")["reward"].std().fillna(0).idxmax()
-group = start[start["problem_id"] == chosen].reset_index(drop=True)
-group["advantage"] = advantages(group["reward"])
-print(next(p.problem for p in run.problems("rl") if p.problem_id == chosen))
-display(group[["trace", "s", "q", "u", "reward", "advantage"]].style.format(precision=2, na_rep="(no trace)")
-        .set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
+both = next((a for a in arms if a == "tracelift" or {"q", "u"} <= NEEDS[a]), None)
+chosen = pd.DataFrame()
+if both:
+    groups = pool[(pool["arm"] == both) & pool["reward"].notna()].reset_index(drop=True)
+    whose = [groups["seed"], groups["step"], groups["problem_id"]]
+    plain = groups["s"].where(groups["trace"].notna(), 0.0)
+    for column, rewards in (("A_exec", plain), ("A_tracelift", groups["reward"])):
+        by_group = rewards.groupby(whose)
+        groups[column] = (rewards - by_group.transform("mean")) / (by_group.transform("std") + 1e-4)
+    apart = (groups["A_tracelift"] - groups["A_exec"]).abs().groupby(whose).mean().dropna()
+    for what, pick in (("step 0", apart[apart.index.get_level_values("step") == 0]), ("all steps", apart)):
+        print(f"{what}: in {(pick > 0.1).sum()} of {len(pick)} groups the two advantages differ by more than 0.1 a completion")
+        if not len(chosen) and (pick > 0.1).any():
+            chosen = groups.set_index(["seed", "step", "problem_id"]).loc[[pick.idxmax()]].reset_index()
+if not len(chosen):
+    print("so there is no group to show: in this run the two arms pay alike")
 
 # %%
-columns = {"s": "s", "q": "q", "u": "û", "reward": "reward", "advantage": "advantage"}
-table = group[[*columns]].astype(float)
-figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 0.9 + 0.24 * len(table)))
-sns.heatmap(table.rename(columns=columns), annot=True, fmt=".2f", cmap="vlag", center=0, vmin=-1.5, vmax=1.5, cbar=False,
-            annot_kws={"size": 6}, linewidths=0.5, ax=axis)
-axis.set(ylabel="completion", title=f"one group, arm {report.LABELS.get(arm, arm)}")
-axis.tick_params(axis="y", rotation=0)
-report.save_figure(run, figure, "training_group", group.drop(columns=["malformed"], errors="ignore"),
-                   [trained[arm, first_seed]], f"problem {chosen}, {G} completions", [first_seed])
+if len(chosen):
+    chosen["habit"] = chosen["habit"] if knows_truth else [f"completion {i}" for i in range(len(chosen))]
+    shown_problem = problems[chosen["problem_id"][0]]
+    print(f"step {chosen['step'][0]}, seed {chosen['seed'][0]}, problem {shown_problem.problem_id}:\n{shown_problem.problem}\n")
+    print(f"reference:\n{shown_problem.reference_solution}\n")
+    for trace, same in chosen.groupby(chosen["trace"].fillna("(no trace)"), sort=False):
+        r = same.iloc[0]
+        print(f"{len(same)} x {r['habit']}: s {r['s']:.2f}, q {r['q']:.2f}, û {r['u']:+.2f}, "
+              f"A_exec {r['A_exec']:+.2f}, A_tracelift {r['A_tracelift']:+.2f}\n{trace}\n")
+    r = chosen.loc[(chosen["A_tracelift"] - chosen["A_exec"]).abs().idxmax()]
+    way = {1: "pushes it up", 0: "leaves it alone", -1: "pushes it down"}
+    does = [way[int(np.sign(round(r[c], 2)))] for c in ("A_exec", "A_tracelift")]
+    display(Markdown(f"**The trace with the greatest difference shows the habit *{r['habit'].replace('_', ' ')}*: `exec_only` "
+                     f"{does[0]} ({r['A_exec']:+.2f}), `{both}` {does[1]} ({r['A_tracelift']:+.2f}).**"))
+
+# %%
+if len(chosen):
+    columns = {"s": "s", "q": "q", "u": "û", "A_exec": "A\nexec-only", "A_tracelift": "A\nTraceLift"}
+    table = chosen.sort_values("A_tracelift", ascending=False).set_index("habit")[[*columns]].astype(float)
+    figure, axis = plt.subplots(figsize=(report.COLUMN_WIDTH, 0.9 + 0.22 * len(table)))
+    sns.heatmap(table.rename(columns=columns, index=lambda h: h.replace("_", " ")), annot=True, fmt=".2f", cmap="vlag", center=0,
+                vmin=-1.5, vmax=1.5, cbar=False, annot_kws={"size": 7}, linewidths=0.5, ax=axis)
+    axis.set(ylabel="", title="One group under both rewards")
+    axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(axis="x", bottom=False, labelbottom=False, top=False, labeltop=True)
+    report.save_figure(run, figure, "training_group", chosen.drop(columns=["malformed"], errors="ignore"), sources,
+                       f"{len(chosen)} completions of problem {chosen['problem_id'][0]}", [int(chosen["seed"][0])])
 
 # %% [markdown]
 # ## When a run collapses
@@ -294,7 +463,7 @@ last_steps = log[log["step"] >= settings.steps - 5]
 display(Markdown("""## What we saw
 
 """ + "\n".join(
-    f"- `{arm}`: success {before['s']:.2f} in the first five steps and {after['s']:.2f} in the last five; "
+    f"- `{arm}`: s {before['s']:.2f} in the first five steps and {after['s']:.2f} in the last five; "
     f"{after['zero_variance']:.0%} of the groups have no variance at the end."
     for arm, before, after in (
         (a, log[(log["arm"] == a) & (log["step"] < 5)].mean(numeric_only=True),
@@ -302,8 +471,8 @@ display(Markdown("""## What we saw
 ) + """
 - All arms start from the same planner and see the same problems in the same order for the same seed. Only the reward
   differs.
-- Success during training is measured on training problems with a moving policy: it shows that learning happens, not what
-  has been learned. Notebook 07 evaluates on held-out problems.
+- What $s$ shows during training is measured on training problems with a moving policy: it shows that learning happens, not
+  what has been learned. Notebook 07 evaluates on held-out problems.
 """))
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 
 Read first:
     planner_evaluation.py   planner, then executor, and the bootstrap over problems and seeds
+    intervals.py            intervals for few seeds, and for shares near 0 or 1
 
 Then:
     natural_sets.py         public sets of traces with natural errors
