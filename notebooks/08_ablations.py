@@ -36,7 +36,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from tracelift_lib.evaluation.planner_evaluation import paired_bootstrap, per_problem
+from tracelift_lib.evaluation.intervals import crossed_interval
+from tracelift_lib.evaluation.planner_evaluation import per_problem
 from tracelift_lib.planner.prediction import shift
 from tracelift_lib.problems.tinyworld import shortcut_holds
 from tracelift_lib.runs import report
@@ -122,7 +123,7 @@ def effect(name, arm, measure, split):
     home = name if (name, "exec_only") in seeds_of else OWN
     seeds = sorted(set(seeds_of[name, arm]) & set(seeds_of[home, "exec_only"]))
     treated, control = (matrix(*cell, measure, split, seeds) for cell in ((name, arm), (home, "exec_only")))
-    interval = paired_bootstrap(treated, control, run.preset.evaluation.bootstrap, 0)
+    interval = crossed_interval(treated, control)
     return {"variant": name, "arm": arm, "against": home, "measure": measure, "split": split, "pairs of seeds": len(seeds),
             "moved": moved(name, arm), **dict(zip(("difference", "low", "high"), interval))}
 
@@ -259,8 +260,9 @@ if len(places):
             axis.plot(line["shortcut holds"], line["predicted"], "--", color=f"C{i}", lw=1)
             for x in crossings(line["shortcut holds"].tolist(), line["predicted"].tolist()):
                 axis.axvline(x, color=f"C{i}", ls=":")
-        axis.set(xlabel="share of problems on which the shortcut holds", ylabel="tracelift - exec_only",
+        axis.set(xlabel="share of problems on which the shortcut holds",
                  title=f"{measure}, {split.replace('_', ' ')}", xlim=(-0.05, 1.05))
+    axes[0, 0].set_ylabel("tracelift - exec_only")
     axes[0, 0].legend(fontsize=5)
     report.save_figure(run, figure, "ablations_map", places, sources, n, all_seeds)
 
@@ -327,7 +329,7 @@ display(Markdown(f"Parts of the reward, mean difference to exec_only in {OUTCOME
 # are hard for one arm are hard for the other, so the covariance is positive and pairing gains precision for nothing.
 #
 # **2.** One in twenty. With $m$ independent cells the chance of at least one is $1 - 0.95^m$. Bonferroni's level of $1 - 0.05/m$
-# for each interval keeps the chance of any false one below 5 %; it needs more resamples, as it reads further out in the tails.
+# for each interval keeps the chance of any false one below 5 %.
 #
 # **3.** exec_only with as many executor runs: $s$ as the mean of four runs in place of one. `random_bonus` is nearest: it has all the
 # runs and the uplift, and a random weight on it. If it does as well as TraceLift, the reward model added nothing.
@@ -338,8 +340,8 @@ display(Markdown(f"Parts of the reward, mean difference to exec_only in {OUTCOME
 measure, split = OUTCOMES[0]
 seeds = seeds_of[OWN, "tracelift"]
 both = [matrix(OWN, arm, measure, split, seeds) for arm in ("tracelift", "exec_only")]
-apart = [paired_bootstrap(values, None, run.preset.evaluation.bootstrap, i) for i, values in enumerate(both)]
-_, low, high = paired_bootstrap(*both, run.preset.evaluation.bootstrap, 0)
+apart = [crossed_interval(values) for values in both]
+_, low, high = crossed_interval(*both)
 unpaired = np.hypot(*(top - bottom for _, bottom, top in apart))
 print(f"exercise 1: {measure}, {split}: width {high - low:.3f} paired, {unpaired:.3f} unpaired")
 m = len(effects)

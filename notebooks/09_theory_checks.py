@@ -938,7 +938,7 @@ def real_shares(arm, seed):
     """Rows (step, habit, share): what the completions of each step of a training show, before its update."""
     rollouts = pd.read_parquet(trained_files[arm, seed].path / "rollouts.parquet")
     once = rollouts[["problem_id", "trace"]].drop_duplicates()
-    once["habit"] = [habit_of(by_id[i], trace) for i, trace in zip(once["problem_id"], once["trace"])]
+    once["habit"] = [habit_of(by_id[i], z if isinstance(z, str) else None) for i, z in zip(once["problem_id"], once["trace"])]
     habits = rollouts.merge(once, on=["problem_id", "trace"])
     shares = pd.crosstab(habits["step"], habits["habit"], normalize="index").stack().rename("share")
     return shares.reset_index().assign(arm=arm, seed=seed)
