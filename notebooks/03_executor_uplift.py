@@ -39,6 +39,7 @@ from IPython.display import Markdown, display
 
 from tracelift_lib.evaluation.planner_evaluation import mean_interval, paired_bootstrap
 from tracelift_lib.problems.code_tests import StdioTests
+from tracelift_lib.reward_model.metrics import pair_wins
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.sandbox.host import SandboxError
@@ -203,12 +204,76 @@ lines = [f"Without a trace the executor gives the right answer in {rates['none']
 if flawed:
     best, worst = rates[flawed].idxmax(), rates[flawed].idxmin()
     lines.append(f"With a flawed trace it is {rates['any flaw']:.0%} on average, from {rates[worst]:.0%} (`{worst}`) to "
-                 f"{rates[best]:.0%} (`{best}`). The executor feels a flaw only as far as it leads to a wrong answer. A "
-                 "trace that skips a calculation but ends in the right value can serve it well; to object to that takes "
-                 "a look at the reasoning itself (the RM).")
+                 f"{rates[best]:.0%} (`{best}`). What the executor feels is whether it still gets to the right answer: some "
+                 "flaws it passes over, and some sound parts it cannot use. To object to a flaw that does not hurt it takes a "
+                 "look at the reasoning itself (the RM).")
 else:
     lines.append("This preset has no flawed traces, so it cannot tell whether the executor would notice a wrong one.")
 display(Markdown("\n\n".join(lines)))
+
+# %% [markdown]
+# ## Two pairs of eyes: why a product
+#
+# A reward that only asks whether the executor succeeds is blind to a flaw with which it succeeds as often as with the
+# reference. A reward that only asks the reward model is blind to a flaw that it does not rank below the reference. So each kind
+# of flaw is a point: how often the executor succeeds in spite of it, and how often the RM (notebook 02) prefers the reference.
+# What lies in both shaded areas, no combination of the two can see.
+
+# %%
+NEAR, HALF_WAY = 0.1, 0.75  # of the reference's success; between a coin's accuracy and a perfect one
+
+
+def accuracy_by_kind(scores):
+    """The RM's pair accuracy for each kind of flaw, with its interval."""
+    wins = pair_wins(scores[scores["split"] == "test"])
+    return pd.DataFrame({"condition": kind, **dict(zip(("accuracy", "accuracy_low", "accuracy_high"),
+                         mean_interval(part["win"], resamples, run.preset.seed)))} for kind, part in wins.groupby("kind"))
+
+
+plane = pd.DataFrame()
+if flawed and run.preset.reward_model:
+    rm_file = run.need("rm_scores")
+    plane = table[table["condition"].isin(flawed)].merge(
+        accuracy_by_kind(pd.read_parquet(rm_file.path / "scores.parquet")), on="condition")
+    plane["outcome blind"] = plane["success"] > rates["reference"] - NEAR
+    plane["RM blind"] = plane["accuracy"] < HALF_WAY
+
+# %%
+if len(plane):
+    figure, axis = plt.subplots(figsize=(1.5 * report.COLUMN_WIDTH, 3.2))
+    axis.axvspan(rates["reference"] - NEAR, 1.08, color="C0", alpha=0.12, lw=0)
+    axis.axhspan(-0.05, HALF_WAY, color="C1", alpha=0.12, lw=0)
+    axis.errorbar(plane["success"], plane["accuracy"], fmt="o", ms=3, lw=0.7, color="C3",
+                  xerr=[plane["success"] - plane["low"], plane["high"] - plane["success"]],
+                  yerr=[plane["accuracy"] - plane["accuracy_low"], plane["accuracy_high"] - plane["accuracy"]])
+    for i, point in enumerate(plane.sort_values("success").itertuples()):
+        right = point.success > 0.6
+        axis.annotate(point.condition, (point.success, point.accuracy), fontsize=5.5, ha="right" if right else "left",
+                      xytext=(-5 if right else 5, 6 if i % 2 else -9), textcoords="offset points")
+    axis.text(1.07, 0.0, "the outcome cannot see", rotation=90, ha="right", va="bottom", fontsize=6, color="C0")
+    axis.text(0.0, 0.0, "the RM cannot see", fontsize=6, color="C1")
+    axis.set(xlabel="executor success with the flawed trace", ylabel="RM ranks it below the reference", xlim=(-0.05, 1.08),
+             ylim=(-0.05, 1.08), title="Which flaws each can see")
+    report.save_figure(run, figure, "kinds_plane", plane, [files, rm_file, *model_files], n)
+
+# %%
+def named(part):
+    return ", ".join(f"`{kind}`" for kind in part["condition"]) or "none"
+
+
+if len(plane):
+    o, r = plane["outcome blind"], plane["RM blind"]
+    display(Markdown(f"""Of {len(plane)} kinds of flaw:
+
+- the outcome cannot see, but the RM can: {named(plane[o & ~r])};
+- the RM cannot see, but the outcome can: {named(plane[~o & r])};
+- both see: {named(plane[~o & ~r])};
+- neither sees: {named(plane[o & r])}.
+
+{"The product pays only for what passes both, so it objects to each of the first three." if (o & ~r).any() else
+ "Here the outcome alone sees every flaw that the RM sees: in such a world TraceLift has nothing to add to exec_only."}"""))
+else:
+    print("This preset has no flawed traces of known kind, or no reward model, so the figure is left out.")
 
 # %% [markdown]
 # ## The uplift, and its spread over problems

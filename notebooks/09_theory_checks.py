@@ -21,7 +21,8 @@
 # noisy it is, plan how many executor runs a comparison needs, and name three places where it does not do what one
 # hopes for.
 #
-# **Time:** seconds; less than a minute for all simulations. It needs no model and none of the other notebooks.
+# **Time:** seconds; less than a minute for all simulations. The statements need no model and none of the other notebooks; the
+# last section reads what notebooks 05 and 08 have left, and says so where they have left nothing.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -37,8 +38,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
+from scipy import stats
 
 from tracelift_lib.evaluation.planner_evaluation import wilson
+from tracelift_lib.groups.habits import habit_of
 from tracelift_lib.planner import theory
 from tracelift_lib.planner.rewards import ARMS, code_coefficient, released_code_reward, uplift
 from tracelift_lib.runs import report
@@ -901,6 +904,157 @@ for axis, (x, rows, title) in zip(axes, panels):
 axes[0].set(xlabel="standard deviation of the RM's error", ylabel="SNR of one group's update", ylim=(0, None))
 axes[1].legend(fontsize=6)
 report.save_figure(run, figure, "theory_snr_figure", snr, [], simulated)
+
+# %% [markdown]
+# ## A prediction against trained planners
+#
+# Statement (i) is about a table with three rows. Does it say anything about a network? Before any training, notebook 05
+# measured what each habit of the warm start earns, and simulated the same tabular GRPO on these habits: so many groups, so many
+# steps, the advantages of TRL (`planner/prediction.py`). It wrote down the share of each habit at every step. Now the planners
+# are trained, and each of their completions shows a habit (`groups/habits.py`).
+#
+# A prediction is one only if it is older than what it predicts; the manifests have the dates.
+
+# %%
+policies = run.policies()
+absent = [] if run.preset.prediction else ["the preset has no section `prediction`"]
+absent = absent or [f"stage {name!r} is missing, which notebook 05 makes" for name, made in (
+    ("prediction", run.has("prediction")), ("planner_training", all(run.has("planner_training", **p) for p in policies)),
+) if not made]
+ready = not absent
+if ready:
+    trained_files = {(p["arm"], p["seed"]): run.need("planner_training", **p) for p in policies}
+    forecast_file = run.need("prediction")
+    began = min(pd.Timestamp(f.manifest["finished"]) - pd.Timedelta(seconds=f.manifest["seconds"]) for f in trained_files.values())
+    told = pd.Timestamp(forecast_file.manifest["finished"])
+    display(Markdown(f"Predicted: {told:%Y-%m-%d %H:%M:%S}. First training began: {began:%Y-%m-%d %H:%M:%S}. " + (
+        "The prediction is older." if told <= began else "**The prediction is younger than the training: what follows is "
+        "an explanation after the fact, not a prediction.**")))
+else:
+    display(Markdown(f"**Left out here**: {'; '.join(absent)}. Preset `tiny` has both."))
+
+# %%
+def real_shares(arm, seed):
+    """Rows (step, habit, share): what the completions of each step of a training show, before its update."""
+    rollouts = pd.read_parquet(trained_files[arm, seed].path / "rollouts.parquet")
+    once = rollouts[["problem_id", "trace"]].drop_duplicates()
+    once["habit"] = [habit_of(by_id[i], trace) for i, trace in zip(once["problem_id"], once["trace"])]
+    habits = rollouts.merge(once, on=["problem_id", "trace"])
+    shares = pd.crosstab(habits["step"], habits["habit"], normalize="index").stack().rename("share")
+    return shares.reset_index().assign(arm=arm, seed=seed)
+
+
+if ready:
+    by_id = {p.problem_id: p for p in run.problems(run.preset.planner_training.split)}
+    forecast = pd.read_parquet(forecast_file.path / "prediction.parquet")
+    trained_arms = [arm for arm in run.preset.planner_training.arms if arm in set(forecast["arm"])]
+    forecast = forecast[forecast["arm"].isin(trained_arms)]
+    real = pd.concat([real_shares(*policy) for policy in trained_files if policy[0] in trained_arms])
+    real = real.set_index(["arm", "seed", "step", "habit"])["share"].unstack(fill_value=0.0).stack().rename("share").reset_index()
+    largest = pd.concat([forecast, real]).groupby("habit")["share"].max().nlargest(4)
+    main_habits = list(largest[largest > 0.05].index)
+    trained_seeds = run.preset.planner_training.seeds
+    groups_said = f"{run.preset.prediction.trainings} simulated trainings an arm, {len(trained_seeds)} real ones"
+
+# %% [markdown]
+# Broken lines are predicted, with the middle 95 % of simulated trainings; each thin line is a trained planner (five steps
+# averaged). The band has the luck of sampling in it, not the error of the model.
+
+# %%
+if ready:
+    figure, axes = plt.subplots(1, len(trained_arms), figsize=(2 * report.COLUMN_WIDTH, 2.6), sharey=True, squeeze=False)
+    for axis, arm in zip(axes[0], trained_arms):
+        for color, habit in enumerate(main_habits):
+            line = forecast[(forecast["arm"] == arm) & (forecast["habit"] == habit)]
+            axis.fill_between(line["step"], line["low"], line["high"], color=f"C{color}", alpha=0.15, lw=0)
+            axis.plot(line["step"], line["share"], "--", color=f"C{color}", label=habit)
+            seen = real[(real["arm"] == arm) & (real["habit"] == habit)]
+            for _, one in seen.groupby("seed"):
+                smooth = one.set_index("step")["share"].rolling(5, min_periods=1, center=True).mean()
+                axis.plot(smooth, color=f"C{color}", lw=0.6)
+        axis.set(title=report.LABELS.get(arm, arm), xlabel="step", ylim=(0, 1))
+    axes[0, 0].set_ylabel("share of completions")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=6)
+    both = pd.concat([forecast.assign(what="predicted"), real.assign(what="trained")]).rename(columns={"seed": "training"})
+    report.save_figure(run, figure, "theory_prediction", both, [forecast_file, *trained_files.values()], groups_said, trained_seeds)
+
+# %% [markdown]
+# The same in the triangle of (i): now the corners are the full trace, the lucky order, and everything else. A trained planner
+# moves through it as the table said, or it does not.
+
+# %%
+def in_triangle(table):
+    """Points (steps, 2) of a table of shares with columns step, habit, share."""
+    shares = table.pivot_table(index="step", columns="habit", values="share", fill_value=0.0)
+    full, lucky = (shares.get(habit, 0.0 * shares.iloc[:, 0]) for habit in ("full", "lucky_order"))
+    return np.stack([full, lucky, 1 - full - lucky], 1) @ corners
+
+
+if ready:
+    figure, axes = plt.subplots(1, len(trained_arms), figsize=(2 * report.COLUMN_WIDTH, 2.6), squeeze=False)
+    for axis, arm in zip(axes[0], trained_arms):
+        axis.plot(*corners[[0, 1, 2, 0]].T, color="0.6", lw=0.8)
+        for _, one in real[real["arm"] == arm].groupby("seed"):
+            path = pd.DataFrame(in_triangle(one)).rolling(5, min_periods=1, center=True).mean().to_numpy()
+            axis.plot(*path.T, color="C0", lw=0.6)
+            axis.plot(*path[-1], "C0.", ms=5)
+        path = in_triangle(forecast[forecast["arm"] == arm])
+        axis.plot(*path.T, "C3--", lw=1.2)
+        axis.plot(*path[-1], "C3*", ms=7)
+        for name, corner, side in zip(("full", "lucky order", "all else"), corners, ("top", "bottom", "top")):
+            axis.annotate(name, corner, ha="center", va=side, fontsize=6)
+        axis.set(title=report.LABELS.get(arm, arm), aspect="equal", xlim=(-0.12, 1.12), ylim=(-0.12, 0.98))
+        axis.axis("off")
+    report.save_figure(run, figure, "theory_prediction_triangle", both, [forecast_file, *trained_files.values()], groups_said,
+                       trained_seeds)
+
+# %% [markdown]
+# **The score.** Shares over the last five steps, predicted and real; the error beside that of a rival who says that
+# nothing will change. A rank correlation asks less: whether the changes come in the right order.
+
+# %%
+def last_steps(table, by):
+    """Mean share over the last five steps that both have."""
+    end = real["step"].max()
+    return table[table["step"].between(end - 4, end)].groupby(by)["share"].mean()
+
+
+if ready:
+    by = ["arm", "habit"]
+    score = pd.DataFrame({"start": real[real["step"] == 0].groupby(by)["share"].mean(),
+                          "predicted": last_steps(forecast, by), "trained": last_steps(real, by)}).fillna(0.0)
+    spread = last_steps(real, [*by, "seed"]).groupby(by).agg(["min", "max"])
+    score = score.join(spread.rename(columns={"min": "lowest seed", "max": "highest seed"})).reset_index()
+    error, rival = ((score[name] - score["trained"]).abs().mean() for name in ("predicted", "start"))
+    change = score[["predicted", "trained"]].sub(score["start"], axis=0)
+    order = stats.spearmanr(change["predicted"], change["trained"]).statistic if len(score) > 2 else np.nan
+    report.save_table(run, score, "theory_prediction_score", [forecast_file, *trained_files.values()], groups_said, trained_seeds)
+    display(score.round(3))
+    display(Markdown(f"Mean error of a share {error:.3f}; of the rival who says that nothing changes {rival:.3f}. Rank correlation of "
+                     f"the changes over {len(score)} pairs of arm and habit: {order:.2f}."))
+
+# %%
+path = report.figures_folder(run) / "ablations.csv"  # of notebook 08
+known = pd.read_csv(path).query("moved").dropna(subset=["predicted", "difference"]) if path.exists() else pd.DataFrame()
+for (measure, split), part in known.groupby(["measure", "split"]) if len(known) else []:
+    if len(part) > 2:
+        order = stats.spearmanr(part["predicted"], part["difference"]).statistic
+        print(f"over {len(part)} cells of notebook 08, {measure} on {split}: rank correlation of predicted and measured "
+              f"difference to exec_only {order:.2f}, mean error {(part['predicted'] - part['difference']).abs().mean():.3f}")
+if not len(known):
+    print("no cells of notebook 08 to compare")
+
+# %% [markdown]
+# **What the table leaves out**, and where to look when it is wrong:
+#
+# - *Shared weights.* Habits are not independent rows: what teaches the planner one trace moves its other traces, and those of other
+#   problems. A habit may so rise or fall with another one that pays.
+# - *Problems.* Each simulated completion is paid what its habit earned on some measured problem; that a habit pays on one kind of problem
+#   and not on another, which a network can learn to tell apart, is averaged away.
+# - *Habits that do not exist yet.* The table has those of the warm start, and can only weigh them anew.
+# - *The optimizer.* Adam, clipping and warm-up are one constant, `prediction.step_size`. It was fitted on another training of the
+#   same world, with a seed that is in no result; so the speed is fitted, and direction, order and end are not.
+# - *Entropy.* A habit that takes many different spellings is harder to repeat than one that takes one.
 
 # %%
 at = snr.iloc[:16].set_index(["arm", "RM error"])["exact"]

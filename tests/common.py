@@ -10,6 +10,11 @@ from tracelift_lib.problems.problem import Problem
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT.parent / "shared" / "data"  # public data; tests that read it skip where it is absent
+UPSTREAM = {  # overrides of preset check with which the fixture `trained_home` is made
+    "problems.sizes.rl": 4,
+    "executor.steps": 150,  # writes a trace about every second time
+    "planner_training.max_completion": 64,
+}
 MATH = ("problem_understanding", "solution_strategy", "step_coherence", "calculation_correctness", "answer_support")
 CODE = ("task_understanding", "plan_quality", "step_coherence", "action_support", "non_leakage")
 

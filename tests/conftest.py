@@ -22,17 +22,42 @@ settings.load_profile("project")
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 
-SLOWEST = ["tests/notebooks/", "tests/planner/", "tests/runs/"]  # begun first, so that no process is left with them
+SLOWEST = [  # begun first, the longest before the others, so that no process is left with them
+    "tests/notebooks/test_notebooks.py",
+    "tests/runs/test_launch.py",
+    "tests/sandbox/",
+    "tests/planner/",
+    "tests/reward_model/",
+    "tests/problems/",
+]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: next((i for i, place in enumerate(SLOWEST) if item.nodeid.startswith(place)), 9))
+    items.sort(
+        key=lambda item: next((i for i, place in enumerate(SLOWEST) if item.nodeid.startswith(place)), len(SLOWEST))
+    )
 
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     """No test reads or writes the project's own runs/."""
     monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory):
+    """A home with all that planner training needs, made once for all tests, which copy it."""
+    from common import UPSTREAM
+
+    from tracelift_lib.runs.pipeline import Run
+
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACELIFT_HOME", str(home))
+        run = Run("check", overrides=UPSTREAM)
+        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
+            run.make(stage)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, LocalModel, OpenAIModel
+from tracelift_lib.groups.by_model import ask_for_flaw, judge_by_model
 from tracelift_lib.groups.checks import reject_reason
-from tracelift_lib.groups.flaws.by_model import ask_for_flaw
-from tracelift_lib.groups.judge import RubricJudgement, calibrate, judge_by_model
+from tracelift_lib.groups.judge import RubricJudgement, calibrate
 from tracelift_lib.groups.kinds import Flaw
 from tracelift_lib.groups.schema import Group
 from tracelift_lib.models.base import new_qwen2, train_tokenizer

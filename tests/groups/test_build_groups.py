@@ -13,10 +13,11 @@ from common import DATA, group_record, has_path
 from tracelift_lib.executor.structured import Asker, BudgetSpent, Failure, LocalModel, Reply
 from tracelift_lib.groups import group_files
 from tracelift_lib.groups.builder import build
+from tracelift_lib.groups.by_model import judge_by_model, propose_by_model
 from tracelift_lib.groups.cli import main
 from tracelift_lib.groups.group_files import load_groups, violations
-from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_by_model, propose_exact
-from tracelift_lib.groups.judge import judge_by_model, judge_by_truth
+from tracelift_lib.groups.group_maker import BuildSettings, make_group, propose_exact
+from tracelift_lib.groups.judge import judge_by_truth
 from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.groups.schema import split_train_dev
 from tracelift_lib.groups.seeds import LeakageError, LeakageGuard, SeedSettings, load_seeds

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.executor.structured import Failure
+from tracelift_lib.groups.by_model import score_schema
 from tracelift_lib.groups.group_maker import build_group
 from tracelift_lib.groups.judge import (
     RubricJudgement,
@@ -18,7 +19,6 @@ from tracelift_lib.groups.judge import (
     judge_candidate,
     programmatic_judgement,
     rubric_from_scores,
-    score_schema,
 )
 from tracelift_lib.groups.kinds import KINDS, Flaw
 from tracelift_lib.groups.schema import Rubric

@@ -7,9 +7,8 @@ from common import DATA
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tracelift_lib.groups.flaws.calculations import quantities, read_trace
+from tracelift_lib.groups.flaws.calculations import Edit, quantities, read_trace, recompute, rewrite, write_number
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
-from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite, write_number
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.seeds import SeedSettings, load_seeds
 from tracelift_lib.problems.problem import Problem

@@ -1,21 +1,21 @@
 """The stage `planner_training` with real models of a few thousand weights: arms, log, collapse, SIGKILL."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
+import forks
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import PROJECT
+from common import UPSTREAM
 from safetensors.torch import load_file
 
 from tracelift_lib.models import supervised
 from tracelift_lib.models.loading import load_model
+from tracelift_lib.models.supervised import CheckpointCallback
+from tracelift_lib.planner import training as planner_training
 from tracelift_lib.planner.collapse import TrainingCollapsed
 from tracelift_lib.planner.reward_engine import PARTS, RewardEngine
 from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
@@ -24,33 +24,15 @@ from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
-UPSTREAM = {
-    "problems.sizes": {"train": 200, "rl": 4, "dev": 8, "test": 24, "long": 8},
-    "executor.steps": 150,  # writes a trace about every second time
-    "planner_training.max_completion": 64,
-}
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
-    """A home with all that planner training needs."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("upstream")
-        patch.setenv("TRACELIFT_HOME", str(home))
-        run = Run("check", overrides=UPSTREAM)
-        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
-            run.make(stage)
-    return home
-
 
 @pytest.fixture
-def home(upstream, monkeypatch, tmp_path):
-    """A fresh copy of it."""
-    return move_to(upstream, tmp_path / "copy", monkeypatch)
+def home(trained_home, monkeypatch, tmp_path):
+    """All that planner training needs."""
+    return move_to(trained_home, tmp_path / "copy", monkeypatch)
 
 
-def move_to(upstream, folder, monkeypatch):
-    shutil.copytree(upstream, folder)
+def move_to(source, folder, monkeypatch):
+    shutil.copytree(source, folder)
     monkeypatch.setenv("TRACELIFT_HOME", str(folder))
     return folder
 
@@ -188,38 +170,24 @@ def test_a_policy_that_learns_is_left_alone(home):
 
 # --- SIGKILL ----------------------------------------------------------------------------------
 
-CHILD = """
-import json, os, signal, sys
-from tracelift_lib.models.supervised import CheckpointCallback
-from tracelift_lib.planner import training
-from tracelift_lib.planner.reward_engine import RewardEngine
-from tracelift_lib.runs.pipeline import Run
 
-overrides, arm, every, last = json.loads(sys.argv[1])
-reward = RewardEngine.reward
+def train_until_killed(arm, overrides, every, last):
+    """In a process of its own: trains, saves every `every` steps, and is killed while it is in step `last`."""
+    reward = RewardEngine.reward
 
-async def deadly(self, *args, trainer_state, **kwargs):
-    result = await reward(self, *args, trainer_state=trainer_state, **kwargs)
-    if trainer_state.global_step == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+    async def deadly(self, *args, trainer_state, **kwargs):
+        result = await reward(self, *args, trainer_state=trainer_state, **kwargs)
+        if trainer_state.global_step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-def save_sometimes(self, args, state, control, **kwargs):
-    control.should_save = state.global_step % every == 0
+    def save_sometimes(self, args, state, control, **kwargs):
+        control.should_save = state.global_step % every == 0
 
-if last == overrides["planner_training.steps"]:  # all steps are done
-    training.save_trained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-RewardEngine.reward, CheckpointCallback.on_step_end = deadly, save_sometimes
-Run("check", overrides=overrides).make("planner_training", arm=arm, seed=0)
-"""
-
-
-def kill_in_the_middle(arm, overrides, every, last):
-    """A process of its own that trains, saves every `every` steps, and is killed while it is in step `last`."""
-    arguments = json.dumps([overrides, arm, every, last])
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", CHILD, arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    if last == overrides["planner_training.steps"]:  # all steps are done
+        planner_training.save_trained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    RewardEngine.reward, CheckpointCallback.on_step_end = deadly, save_sometimes
+    Run("check", overrides=overrides).make("planner_training", arm=arm, seed=0)
 
 
 def results(folder):
@@ -237,14 +205,18 @@ def results(folder):
         ("tracelift", {}, 99, 1),  # no checkpoint yet
     ],
 )
-def test_killed_and_run_again_equals_a_run_in_one_piece(upstream, monkeypatch, tmp_path, arm, training, every, last):
+def test_killed_and_run_again_equals_a_run_in_one_piece(
+    trained_home, monkeypatch, tmp_path, arm, training, every, last
+):
     """6 steps of 2 out of 4 problems are three passes, each in its own order."""
     training = training | {"steps": 6}
-    move_to(upstream, tmp_path / "whole", monkeypatch)
+    move_to(trained_home, tmp_path / "whole", monkeypatch)
     whole = results(train(arm, **training))
 
-    home = move_to(upstream, tmp_path / "parts", monkeypatch)
-    kill_in_the_middle(arm, settings(**training), every, last)
+    home = move_to(trained_home, tmp_path / "parts", monkeypatch)
+    process = forks.start(train_until_killed, arm, settings(**training), every, last, log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
     kept = [p.name for p in home.glob(f"runs/check/planner_training/*/{WORK}/trainer/checkpoint-*")]
     assert kept == ([f"checkpoint-{last // every * every}"] if last >= every else [])
     again = count_steps(monkeypatch)

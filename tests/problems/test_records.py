@@ -54,6 +54,12 @@ def test_a_damaged_file_is_named(tmp_path, name, content, says):
         list(file_records(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        list(file_records(tmp_path / name))
+
+
 def test_a_file_that_is_there_twice_counts_once(tmp_path):
     for name in ("b.jsonl.gz", "a.jsonl", "a.jsonl.gz", "c.json"):
         write(tmp_path / name)

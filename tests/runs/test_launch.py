@@ -6,17 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
+import forks
 import pandas as pd
 import pytest
 import same_completions
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from common import PROJECT
+from accelerate.utils.launch import prepare_multi_gpu_env
+from common import PROJECT, UPSTREAM
 from safetensors.torch import load_file
 
 from tracelift_lib.models.loading import load_model
@@ -27,21 +28,14 @@ from tracelift_lib.runs import launch, store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset
 
-UPSTREAM = {"executor.steps": 150, "planner_training.max_completion": 64, "planner_training.generations": 4}
 TWO = {"planner_training.processes": 2, "planner_training.parameters": "full"}
 CONFIGS = sorted(launch.CONFIGS.glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
+def upstream(trained_home, tmp_path_factory):
     """A home with all that planner training needs."""
-    home = tmp_path_factory.mktemp("upstream")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACELIFT_HOME", str(home))
-        run = Run("check", overrides=UPSTREAM)
-        for stage in ("problems", "executor", "planner", "groups", "reward_model", "baseline"):
-            run.make(stage)
-    return home
+    return shutil.copytree(trained_home, tmp_path_factory.mktemp("upstream"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +73,35 @@ def test_the_processes_draw_different_completions(trained):
     assert len({tuple(lengths) for lengths in halves}) == len(halves)
 
 
-def in_processes(patch, run, instance, script):
-    """The launch of `train_in_processes` with `script` in place of the launcher's module."""
-    start = launch._run
+def in_forks(work, log):
+    """In place of launch._run: `work(arguments)` in the processes that accelerate's launcher would start, as forks.
 
-    def replaced(command):
-        at = command.index("tracelift_lib.runs.launch")
-        start([*command[: at - 1], *script, *command[at + 1 :]])
+    Two tests have the launcher itself.
+    """
 
-    patch.setattr(launch, "_run", replaced)
-    launch.train_in_processes(run, [instance])
+    def run(command):
+        parsed, _, _ = _validate_launch_command(launch_command_parser().parse_args(command[3:]))
+        environment = prepare_multi_gpu_env(parsed)
+        environment |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": parsed.master_port,
+            "WORLD_SIZE": parsed.nproc_per_node,
+        }
+        processes = [
+            forks.start(
+                work,
+                parsed.training_script_args,
+                log=log,
+                environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(parsed.num_processes)
+        ]
+        for process in processes:
+            process.join(600)  # it may wait for one that has failed
+            process.kill()
+        assert [process.exitcode for process in processes] == [0] * len(processes), log.read_text()[-4000:]
+
+    return run
 
 
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
@@ -112,11 +125,12 @@ def test_on_the_same_completions_two_processes_have_the_gradients_of_one(upstrea
         run, instance = Run("check", overrides=overrides), {"arm": "exec_only", "seed": 0}
         with monkeypatch.context() as patch:
             if n == 1:
-                patch.setattr(sys, "argv", ["", str(out)])
-                same_completions.put_in(functools.partial(patch.setattr, raising=False))
+                same_completions.put_in(out, functools.partial(patch.setattr, raising=False))
                 run.make(launch.STAGE, **instance)
             else:
-                in_processes(patch, run, instance, [str(PROJECT / "tests" / "same_completions.py"), str(out)])
+                work = functools.partial(same_completions.train, out)
+                patch.setattr(launch, "_run", in_forks(work, tmp_path / "log"))
+                launch.train_in_processes(run, [instance])
         folder = run.need(launch.STAGE, **instance).path
         gradients[n] = [load_file(out / f"{step}.safetensors") for step in range(3)]
         weights[n] = load_file(folder / "model" / "model.safetensors")
@@ -144,7 +158,7 @@ def test_found_runs_are_not_made_again(trained, upstream, monkeypatch):
 def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
     """SIGINT to the launcher saves in all processes after the same step; the next launch takes the rest."""
     monkeypatch.setenv("TRACELIFT_HOME", str(upstream))
-    overrides = {**UPSTREAM, **TWO, "planner_training.steps": 40, "planner_training.collapse": None}
+    overrides = {**UPSTREAM, **TWO, "planner_training.steps": 24, "planner_training.collapse": None}
     run, commands = Run("check", overrides=overrides), []
     instance = {"arm": "exec_only", "seed": 0}
     with monkeypatch.context() as patch:
@@ -172,10 +186,11 @@ def test_a_launch_that_was_killed_goes_on(upstream, monkeypatch, tmp_path):
     done = int(saved[0].removeprefix("checkpoint-"))
     logs = [work / "rollouts" / rank / "000000.json" for rank in ("", "rank-1")]
     first = [row for path in logs for row in json.loads(path.read_text())]
+    monkeypatch.setattr(launch, "_run", in_forks(launch.main, tmp_path / "log of the next"))
     launch.train_in_processes(run, [instance])
     folder = run.need(launch.STAGE, **instance).path
     steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
-    assert 5 <= done < 40 and steps["step"].tolist() == list(range(40)) and steps["loss"].notna().all()
+    assert 5 <= done < 24 and steps["step"].tolist() == list(range(24)) and steps["loss"].notna().all()
     assert rows[rows["step"] == 0]["problem_id"].tolist() == [row["problem_id"] for row in first]
 
 

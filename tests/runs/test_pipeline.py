@@ -1,6 +1,7 @@
 """The graph of stages: what is remade when, and what is missing. Most tests put stand-ins for the builders."""
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
@@ -118,6 +119,7 @@ def test_nothing_is_made_twice(world, builds):
         ({"execution.k": 5}, {"uplift", "baseline"} | TRAINED | EVALS),
         ({"limits.trace": 99}, {"uplift", "baseline"} | TRAINED | EVALS),
         ({"planner_training.learning_rate": 0.5}, TRAINED),
+        ({"planner_training.split": "dev"}, {"baseline"} | TRAINED),
         ({"evaluation.traces": 3}, EVALS),
         ({"planner_training.parameters": "full"}, TRAINED),
         # The planner draws as in training, so these decide what the evaluation of the warm start sees, too.
@@ -346,7 +348,8 @@ def test_groups_on_disk_come_from_their_own_splits(real):
 
 def test_a_kind_that_is_left_out_is_missing_in_train_groups_alone(real, tmp_path):
     """The other splits are as ever; a group that is left with too few flawed traces is dropped."""
-    run = Run("check", overrides={"groups.leave_out": ["stale_value", "lost_event"]})
+    run, groups = copy.copy(real), real.preset.groups.model_copy(update={"leave_out": ["stale_value", "lost_event"]})
+    run.preset = real.preset.model_copy(update={"groups": groups})
     STAGES["groups"].build(run, tmp_path)
     written = {
         s: [Group(**json.loads(line)) for line in (tmp_path / f"{s}.jsonl").open()] for s in ("train", "dev", "test")

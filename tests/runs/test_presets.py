@@ -152,7 +152,7 @@ def test_several_overrides_and_the_seed():
 
 
 def test_a_section_may_be_left_out_with_the_notebooks_that_need_it():
-    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "12"), "no reward model")}
+    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "08", "12"), "no reward model")}
     assert load_preset("check", overrides=out | {"reward_model": None}).reward_model is None
 
 
@@ -310,7 +310,21 @@ def test_a_preset_file_that_holds_no_keys_is_named(folder, text):
 def test_extending_changes_only_what_is_written(folder):
     (folder / "mine.yaml").write_text("extends: check\nname: mine\nexecution: {k: 9}\n")
     mine, check = (flat(load_preset(n).model_dump(mode="json")) for n in ("mine", "check"))
+    check = {key: value for key, value in check.items() if not key.startswith("variants.")}
     assert mine == check | {"name": "mine", "execution.k": 9}
+
+
+def test_variants_are_those_of_one_preset_and_not_of_what_extends_it(folder):
+    """They are sized for it; a smaller preset would train all of them."""
+    (folder / "mine.yaml").write_text("extends: check\nname: mine\nvariants: {one: {execution.k: 9}}\n")
+    assert load_preset("check").variants and list(load_preset("mine").variants) == ["one"]
+    with pytest.raises(InputError, match="execution.kk: unknown key"):
+        load_preset("mine", overrides={"variants": {"one": {"execution.kk": 9}}})
+
+
+def test_the_split_to_train_on_must_be_there():
+    with pytest.raises(InputError, match="planner_training.split: 'nosuch' is no split of problems.sizes"):
+        load_preset("check", overrides={"planner_training.split": "nosuch"})
 
 
 def test_seed_zero_is_a_seed(folder):
@@ -331,13 +345,12 @@ def test_variant_names():
 # --- the whole preset -------------------------------------------------------------------------
 
 MISSING = [  # preset, overrides, what the message must say
-    ("check", {"reward_model": None}, ["reward_model: is null", "02, 05, 06, 07, 12"]),
+    ("check", {"reward_model": None}, ["reward_model: is null", "02, 05, 06, 07, 08, 12"]),
     ("check", {"planner": None}, ["planner: is null; add this section"]),
     ("check", {"groups": None}, ["groups: is null"]),
     ("check", {"evaluation": None}, ["evaluation: is null"]),
-    ("check", {"planner_training": None}, ["planner_training: is null", "00, 06, 07, 12"]),
+    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 12"]),
     ("check", {"evaluation.splits": ["test", "nosuch"]}, ["evaluation.splits: 'nosuch' is no split of problems.sizes"]),
-    ("check", {"evaluation.splits": ["long"]}, ["evaluation.splits: has no 'test'", "12"]),
     ("check", {"evaluation.splits": []}, ["evaluation.splits: [] must name at least one"]),
     ("check", {"planner_training.arms": []}, ["planner_training.arms: [] must name at least one"]),
     (
@@ -345,8 +358,12 @@ MISSING = [  # preset, overrides, what the message must say
         {"planner_training.arms": ["exec_only", "tracelift", "exec_only"]},
         ["planner_training.arms", "none twice"],
     ),
-    ("check", {"planner_training.arms": ["exec_only"]}, ["planner_training.arms: has no 'tracelift'", "notebooks 12"]),
-    ("check", {"planner_training.arms": ["tracelift"]}, ["planner_training.arms: has no 'exec_only'", "07, 12"]),
+    (
+        "check",
+        {"planner_training.arms": ["exec_only"]},
+        ["planner_training.arms: has no 'tracelift'", "notebooks 08, 12"],
+    ),
+    ("check", {"planner_training.arms": ["tracelift"]}, ["planner_training.arms: has no 'exec_only'", "07, 08, 12"]),
     ("check", {"planner_training.seeds": []}, ["planner_training.seeds"]),
     ("check", {"planner_training.seeds": [0, 1, 0]}, ["planner_training.seeds", "none twice"]),
     ("check", {"leaves_out": {"13": "no such notebook"}}, ["leaves_out: no notebook '13'", "00, 01"]),
@@ -373,14 +390,15 @@ def test_what_a_notebook_would_ask_for_in_vain_is_refused_when_the_preset_is_loa
 
 def test_what_only_left_out_notebooks_need_may_be_missing():
     """Without training no split `rl`, no planner; with a scoring service no reward model for arms with q."""
-    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "12"), "no training here")}
+    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "08", "12"), "no training here")}
     sizes = {"problems.sizes": {"train": 9, "test": 5}}
     assert load_preset("smol", overrides=out | sizes | {"planner": None, "planner_training": None}).planner is None
     out = {"leaves_out": dict.fromkeys(("00", "02", "06", "12"), "a service scores")}
     service = {"reward_model": None, "execution.scorer": {"url": "http://localhost:1", "model": "m"}}
     assert load_preset("smol", overrides=out | service).reward_model is None
     with pytest.raises(
-        InputError, match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07\)"
+        InputError,
+        match=r"reward_model: is null; add this section \(or .* execution.scorer.* \(for notebooks 05, 07, 08\)",
     ):
         load_preset("smol", overrides=out | {"reward_model": None})
 
@@ -453,4 +471,10 @@ def test_the_graph_of_check():
     assert made_from["planner_training/tracelift/1"] == {"problems", "executor", "planner", "reward_model", "baseline"}
     assert made_from["planner_training/exec_only/0"] == {"problems", "executor", "planner"}
     assert "planner_training/exec_only/1" in made_from["evaluation/exec_only/1"]
-    assert made_from["evaluation/warm_start/0"] == {"problems", "executor", "planner", "reward_model"}
+    assert made_from["evaluation/warm_start/0"] == {
+        "problems",
+        "executor",
+        "second_executor",
+        "planner",
+        "reward_model",
+    }

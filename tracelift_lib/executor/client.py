@@ -12,13 +12,15 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import tenacity
 
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.problems.files import InputError
+
+if TYPE_CHECKING:  # it takes over a second to import, which only those wait for who ask a server
+    import openai
 
 log = logging.getLogger(__name__)
 MAX_WAIT = 60.0  # seconds between two tries of a request, at most
@@ -57,6 +59,8 @@ class Client:
         Raises:
             InputError: the environment variable that should hold the key is not set.
         """
+        import openai
+
         self.settings, self.caller, self.retry_malformed = settings, caller, retry_malformed
         variable = settings.api_key_env
         if variable and not os.environ.get(variable):
@@ -129,6 +133,8 @@ class Client:
             self._loop.call_later(rest, self._free_slots.put_nowait, (number, next(self._turns), url))
 
     async def _send(self, url: str, read: Callable[[Any], Any], options: dict[str, Any]) -> Any:
+        import openai
+
         server = self._servers[url]
         endpoint = server.chat.completions if "messages" in options else server.completions
         try:

@@ -11,6 +11,8 @@ Then:
     group_maker.py  one group: proposals, checks, rubrics
     checks.py       what a flawed trace must pass
     judge.py        who scores a trace, and how far a judge can be trusted
+    by_model.py     a language model as maker and as judge
+    habits.py       habits of planners, written and read: what the outcome sees of a trace, and what not
     builder.py      all groups of a source, with their files; can be interrupted and resumed
     group_files.py  group files: read, validated, written as parquet
     data_card.py    the README of built groups, after the template in data_card.yaml

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from tracelift_lib.groups.seeds import SOURCES, LeakageGuard, SeedSettings, benc
 from tracelift_lib.problems.files import InputError, count_lines, git_revision, read_jsonl, write_json
 
 PROGRESS, SETTINGS, REPORT = "work/progress.jsonl", "work/settings.json", "report.json"
+COPY = "copy of a test problem"
 
 
 def build(
@@ -43,12 +43,16 @@ def build(
         InputError: seeds are malformed, or `out` holds the work of other settings.
         BudgetSpent, CallFailed: a language model cannot be asked further; run again to go on.
     """
+    mine, progress = settings.model_dump(mode="json"), out / PROGRESS
     if (out / REPORT).exists():
         report = json.loads((out / REPORT).read_text())
-        if report["settings"] == settings.model_dump(mode="json"):
+        if report["settings"] == mine:
             return report
         raise InputError(f"{out}: holds groups of other settings; choose another folder")
-    progress = _open_work(settings, out)
+    if (out / SETTINGS).exists() and json.loads((out / SETTINGS).read_text()) != mine:
+        raise InputError(f"{out}: holds an unfinished build with other settings; finish it, or choose another folder")
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out / SETTINGS, mine)
     if not settings.drop_leaked:
         guard.check(load_seeds(settings.seeds))
     done = count_lines(progress)
@@ -73,45 +77,32 @@ def guard_of(seeds: SeedSettings) -> LeakageGuard:
     return LeakageGuard(() if unneeded else benchmark_problems(seeds.folder, seeds.source))
 
 
-# --- progress on disk -------------------------------------------------------------------------
-
-
-def _open_work(settings: BuildSettings, out: Path) -> Path:
-    """The progress file of a new or interrupted build with these settings."""
-    (out / "work").mkdir(parents=True, exist_ok=True)
-    mine, noted = settings.model_dump(mode="json"), out / SETTINGS
-    if noted.exists() and json.loads(noted.read_text()) != mine:
-        raise InputError(f"{out}: holds an unfinished build with other settings; finish it, or choose another folder")
-    write_json(noted, mine)
-    return out / PROGRESS
-
-
 # --- files ------------------------------------------------------------------------------------
 
 
 def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks: int) -> dict:
     groups = dict.fromkeys(("train", "dev", "test") if settings.test else ("train", "dev"), 0)
-    counts: Counter[str] = Counter()
-    traces: Counter[str] = Counter()
-    totals: dict[str, float] = defaultdict(float)
+    counts, traces, totals = Counter(), Counter(), Counter()
     with ExitStack() as stack:
         files = {split: stack.enter_context((out / f"{split}.jsonl").open("w", encoding="utf-8")) for split in groups}
-        for split, group, seed_counts in _with_splits(progress, settings.test):
-            counts.update(seed_counts)
-            if split is None:
+        for split, (_, line) in zip(_splits(progress, settings.test), read_jsonl(progress)):
+            counts.update(line["counts"])
+            if split == COPY:
+                counts.update({f"group|{COPY}": 1, "group|kept": -1})
+            if split not in groups:
                 continue
             groups[split] += 1
-            files[split].write(json.dumps(group, ensure_ascii=False) + "\n")
-            for trace in [*group["positive_pool"], *group["negative_bank"]]:
+            files[split].write(json.dumps(line["group"], ensure_ascii=False) + "\n")
+            for trace in [*line["group"]["positive_pool"], *line["group"]["negative_bank"]]:
                 kind = trace.get("negative_kind", "reference")
                 traces[kind] += 1
                 totals[kind] += trace["rubric"]["total"]
     for split in groups:
-        write_parquet(out / f"{split}.jsonl", settings.seeds.domain)
+        write_parquet(out / f"{split}.jsonl", SOURCES[settings.seeds.source].domain)
     report = {
         "settings": settings.model_dump(mode="json"),
         "groups": groups,
-        "outcomes": _by_kind(counts),
+        "outcomes": _by_kind(+counts),
         "mean_total": {kind: round(totals[kind] / n, 4) for kind, n in sorted(traces.items())},
         "traces": dict(sorted(traces.items())),
         "benchmark_problems_kept_out": benchmarks,
@@ -123,33 +114,27 @@ def _write_files(settings: BuildSettings, out: Path, progress: Path, benchmarks:
 
 
 def _by_kind(counts: Counter[str]) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
+    table: dict[str, dict[str, int]] = defaultdict(dict)
     for name, n in sorted(counts.items()):
         kind, _, outcome = name.partition("|")
-        table.setdefault(kind, {})[outcome] = n
+        table[kind][outcome] = n
     return table
 
 
-def _with_splits(progress: Path, test: int) -> Iterator[tuple[str | None, dict | None, dict[str, int]]]:
-    """(split, group, counts) of each seed: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
+def _splits(progress: Path, test: int) -> list[str | None]:
+    """The split of each seed: the last `test` seeds are test, a tenth of the others, by SHA-256, is dev.
 
-    The split is None for a seed without a group, and for one of train or dev whose problem is, normalised, in test.
+    None for a seed without a group, COPY for one of train or dev whose problem is, normalised, in test.
     """
-    last = count_lines(progress) - test
-    ids: list[str] = []
-    test_texts: set[int] = set()  # hashes
-    for number, line in read_jsonl(progress):
-        if (group := line["group"]) and number <= last:
-            ids.append(group["problem_id"])
-        elif group:
-            test_texts.add(hash(normalise(group["problem"])))
-    dev = set(split_train_dev(ids)[1])
-    for number, line in read_jsonl(progress):
-        group, counts, split = line["group"], line["counts"], None
-        if group and number > last:
-            split = "test"
-        elif group and hash(normalise(group["problem"])) in test_texts:
-            counts["group|copy of a test problem"] = counts.pop("group|kept")
-        elif group:
-            split = "dev" if group["problem_id"] in dev else "train"
-        yield split, group, counts
+    groups = (line["group"] for _, line in read_jsonl(progress))
+    known = [(group["problem_id"], hash(normalise(group["problem"]))) if group else None for group in groups]
+    first_test = len(known) - test
+    test_texts = {seed[1] for seed in known[first_test:] if seed}
+    dev = set(split_train_dev(seed[0] for seed in known[:first_test] if seed)[1])
+
+    def split(number: int, name: str, text: int) -> str:
+        if number >= first_test:
+            return "test"
+        return COPY if text in test_texts else "dev" if name in dev else "train"
+
+    return [split(number, *seed) if seed else None for number, seed in enumerate(known)]

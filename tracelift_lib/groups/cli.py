@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.structured import Asker, BudgetSpent, LocalModel, OpenAIModel
 from tracelift_lib.groups.builder import build, guard_of
+from tracelift_lib.groups.by_model import judge_by_model, propose_by_model
 from tracelift_lib.groups.group_files import violations
-from tracelift_lib.groups.group_maker import BuildSettings, propose_by_model, propose_exact
-from tracelift_lib.groups.judge import judge_by_model, judge_by_truth
+from tracelift_lib.groups.group_maker import BuildSettings, propose_exact
+from tracelift_lib.groups.judge import judge_by_truth
 from tracelift_lib.groups.seeds import SOURCES, SeedSettings
 from tracelift_lib.groups.truth import SOURCES_WITH_TRUTH
 from tracelift_lib.models.generation import Sampler, Sampling
@@ -68,16 +69,14 @@ def _build(options: argparse.Namespace) -> dict:
     if options.limit is None and SOURCES[options.source].generated:
         raise InputError(f"--limit is needed: {options.source} does not end")
     options.judge = options.judge or ("ground_truth" if options.source in SOURCES_WITH_TRUTH else "programmatic")
-    given = vars(options)
-    seeds = SeedSettings(**{name: given[name] for name in SeedSettings.model_fields})
-    rest = BuildSettings.model_fields.keys() - {"seeds"}
-    settings = BuildSettings(seeds=seeds, **{name: given[name] for name in rest})
+    options.seeds = SeedSettings.model_validate(options, from_attributes=True)
+    settings = BuildSettings.model_validate(options, from_attributes=True)
     asker = _asker(options)
     propose = propose_by_model(asker) if options.maker in BY_MODEL else propose_exact
     judge = judge_by_model(asker) if options.judge in BY_MODEL else None
     if options.judge == "ground_truth":
         judge = judge_by_truth
-    return build(settings, options.out, guard_of(seeds), propose, judge)
+    return build(settings, options.out, guard_of(options.seeds), propose, judge)
 
 
 def _asker(options: argparse.Namespace) -> Asker | None:

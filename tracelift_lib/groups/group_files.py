@@ -61,10 +61,9 @@ def load_groups(where: str | Path, split: str = "train", revision: str | None = 
     """
     path = Path(where)
     if path.is_dir():
-        names = (f"{split}.jsonl", f"{split}.parquet")
-        found = [file for name in names for file in find_files(path, name)]
+        found = find_files(path, f"{split}.jsonl") or find_files(path, f"{split}.parquet")
         if not found:
-            raise InputError(f"{path}: none of {names[0]}, {names[0]}.gz, {names[1]} in this folder")
+            raise InputError(f"{path}: none of {split}.jsonl, {split}.jsonl.gz, {split}.parquet in this folder")
         path = found[0]
     if path.exists() or path.suffix in (".jsonl", ".gz", ".parquet"):
         records = file_records(path)
@@ -107,13 +106,13 @@ def violations(files: Iterable[Path]) -> Iterator[str]:
             raise InputError(f"{path}: no such file")
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                record, faults = _strictly_read(line)
+                place, (record, faults) = f"{path}:{number}", _strictly_read(line)
                 name = record.get("problem_id") if isinstance(record, dict) else None
                 if isinstance(name, str):
                     if name in seen:
                         faults.append(("problem_id", f"{name!r} is also in {seen[name]}"))
-                    seen.setdefault(name, f"{path}:{number}")
-                yield from (f"{path}:{number}: {field}: {message}" for field, message in faults)
+                    seen.setdefault(name, place)
+                yield from (f"{place}: {field}: {message}" for field, message in faults)
 
 
 def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:

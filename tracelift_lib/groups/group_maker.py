@@ -12,10 +12,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tracelift_lib.executor.structured import Asker, Failure
+from tracelift_lib.executor.structured import Failure
 from tracelift_lib.groups.checks import reject_reason
 from tracelift_lib.groups.flaws import tiny_code, tiny_math
-from tracelift_lib.groups.flaws.by_model import ask_for_flaw
 from tracelift_lib.groups.flaws.code_makers import flawed_plans
 from tracelift_lib.groups.flaws.math_makers import flawed_texts
 from tracelift_lib.groups.flaws.plans import Unsupported, parse_program, reference_plan
@@ -114,15 +113,6 @@ def shows(reference: Sequence[Outcome], flawed: Sequence[Outcome], may_stop: boo
     """Whether a flaw shows on a test that the reference passes: another result, or, if it `may_stop`, none at all."""
     found = {f for r, f in zip(reference, flawed, strict=True) if r is Outcome.PASS}
     return bool(found - {Outcome.PASS}) if may_stop else Outcome.WRONG in found
-
-
-def propose_by_model(asker: Asker) -> Propose:
-    """One version of each kind by a language model."""
-
-    def propose(problem: Problem, reference: str, rng: random.Random) -> Versions:
-        return {kind: [ask_for_flaw(asker, problem, reference, kind)] for kind in kinds_of(problem.domain)}
-
-    return propose
 
 
 # --- one group --------------------------------------------------------------------------------

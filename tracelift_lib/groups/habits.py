@@ -103,7 +103,7 @@ def habit_of(problem: Problem, trace: str | None) -> str:
     Raises:
         KeyError: the problem is not of a generated world.
     """
-    if not trace:
+    if not isinstance(trace, str) or not trace.strip():  # in tables a missing text is NaN
         return NO_TRACE
     if is_faithful(problem, trace):
         return FULL

@@ -1,6 +1,6 @@
 """The rubric judge: scores 0..10 for five dimensions and overall, become labels and a total (docs/method.md section 3).
 
-Judges: the ground truth of generated problems, or a language model (endpoint or local) through `structured.Asker`.
+Judges: the ground truth of generated problems, or a language model (by_model.py).
 `calibrate` shows how far a judge can be trusted: one that gives everything full marks tells nothing (section 7 there).
 """
 
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from tracelift_lib.executor.structured import Asker, Failure
+from tracelift_lib.executor.structured import Failure
 from tracelift_lib.groups.kinds import Flaw, Kind, kinds_of
 from tracelift_lib.groups.schema import DIMENSIONS, Candidate, Group, Rubric, rubric_from_shares, rubric_label
 from tracelift_lib.groups.truth import has_truth, true_rubric
 from tracelift_lib.problems.problem import Problem
-
-PROMPT = Path(__file__).with_name("judge_prompt.md").read_text(encoding="utf-8")
 
 
 class RubricJudgement(NamedTuple):
@@ -43,29 +39,6 @@ def judge_by_truth(problem: Problem, trace: str, repeat: int = 0) -> RubricJudge
     weak = [name for name, label in rubric.labels.items() if label < 4]
     reason = f"ground truth: below full marks in {', '.join(weak)}" if weak else "ground truth: no flaw"
     return RubricJudgement(rubric, round(10 * rubric.total, 3), reason)
-
-
-def judge_by_model(asker: Asker) -> Judge:
-    """A language model as judge. It raises what `Asker.ask` raises."""
-
-    def judge(problem: Problem, trace: str, repeat: int = 0) -> RubricJudgement | Failure:
-        names = DIMENSIONS[problem.domain]
-        asked = "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
-        prompt = PROMPT.format(asked=asked, problem=problem.problem, trace=trace)
-        answer = asker.ask(prompt, score_schema(problem.domain), seed=repeat)
-        if isinstance(answer, Failure):
-            return answer
-        rubric = rubric_from_scores(answer.model_dump(include=set(names)), answer.overall)
-        return RubricJudgement(rubric, answer.overall, answer.reason)
-
-    return judge
-
-
-def score_schema(domain: str) -> type[BaseModel]:
-    """What a judge must answer: a whole number from 0 to 10 for each dimension and overall, and a reason."""
-    score = (int, Field(ge=0, le=10))
-    fields: dict[str, Any] = {**dict.fromkeys(DIMENSIONS[domain], score), "overall": score, "reason": (str, ...)}
-    return create_model(f"{domain}_scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
 def rubric_from_scores(scores: dict[str, int], overall: float) -> Rubric:
@@ -119,15 +92,8 @@ def programmatic_judgement(kind: Kind, flaw: Flaw) -> RubricJudgement:
 
 
 MEASURES = (
-    "saturation_rate",
-    "saturation_rate_negatives",
-    "agreement",
-    "total_spread",
-    "pair_accuracy",
-    "ties",
-    "group_accuracy",
-    "failure_rate",
-)
+    "saturation_rate saturation_rate_negatives agreement total_spread pair_accuracy ties group_accuracy failure_rate"
+).split()
 
 
 def calibrate(judge: Judge, groups: Iterable[Group], repeats: int = 2) -> dict[str, float]:

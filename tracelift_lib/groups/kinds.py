@@ -7,11 +7,11 @@ programmatic rubric read this registry; its order is the order in which kinds ar
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
 
 from tracelift_lib.problems.records import data_file
 
@@ -49,20 +49,9 @@ def kinds_of(domain: str) -> dict[str, Kind]:
     return {name: kind for (of, name), kind in KINDS.items() if of == domain}
 
 
-def makers_in(module: str, domain: Domain) -> dict[str, Callable]:
-    """The makers of `module`, in the registry's order: its public functions so far, each named after the kind it makes.
-
-    Raises:
-        ImportError: a kind of the domain has no maker, or a public function is named after no kind.
-    """
-    functions = inspect.getmembers(sys.modules[module], inspect.isfunction)
-    makers = {name: f for name, f in functions if f.__module__ == module and not name.startswith("_")}
-    if makers.keys() != kinds_of(domain).keys():
-        unmatched = ", ".join(sorted(makers.keys() ^ kinds_of(domain).keys()))
-        raise ImportError(
-            f"{module}: each kind of {domain} in groups/kinds.yaml needs one maker of its name: {unmatched}"
-        )
-    return {name: makers[name] for name in kinds_of(domain)}
+def with_change(items: Sequence[BaseModel], i: int, **change: Any) -> list:
+    """`items` with fields of item i changed."""
+    return [*items[:i], items[i].model_copy(update=change), *items[i + 1 :]]
 
 
 def changed_share(before: str, after: str, heading: int = 0) -> float:

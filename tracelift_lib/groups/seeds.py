@@ -39,10 +39,6 @@ class SeedSettings(Section):
     every: Positive = Field(1, description="take every n-th seed (the paper: every second of GSM8K train)")
     seed: int = 0
 
-    @property
-    def domain(self) -> Literal["math", "code"]:
-        return SOURCES[self.source].domain
-
 
 def load_seeds(settings: SeedSettings) -> Iterator[Problem]:
     """The seeds of a source, one at a time, in a fixed order.

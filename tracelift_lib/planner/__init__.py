@@ -10,6 +10,8 @@ Then:
     collapse.py         when a run is stopped
     unsloth.py          the same training with Unsloth and vLLM
     warm_start.py       a planner fine-tuned on traces, to start from
+    judges.py           judges that stand in for an LLM's, and a random control
+    prediction.py       what a training will do to a planner's habits, said before it starts
     theory.py           what notebook 09 proves about the rewards
     memory.py           bytes of weights, optimizer and activations
     settings.py         sections of a preset

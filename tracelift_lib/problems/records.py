@@ -110,6 +110,8 @@ def _table_rows(path: Path) -> Iterator[dict]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH):
             yield from batch.to_pylist()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: damaged or not a parquet file ({error}); get the file again") from None
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import accumulate
 from typing import Literal
+
+from pydantic import BaseModel
 
 from tracelift_lib.problems import tinyworld
 from tracelift_lib.problems.problem import Frozen, Problem
@@ -74,14 +75,13 @@ class Branch(Frozen):
     following: int | None = None
 
 
-@dataclass
-class Part:
+class Part(BaseModel):
     """What a trace says of one branch, right or wrong: the calculations, and the actions that follow from them."""
 
     when: str
     slip: tuple[int, int] = (-1, 0)
-    steps: list[Step] = field(default_factory=list)
-    moves: list[Move] = field(default_factory=list)
+    steps: list[Step] = []
+    moves: list[Move]
 
     def calculate(self, event: str, before: int, op: str, operand: int) -> int:
         """Note a calculation and return its result; a division by zero, which is never plausible, gives zero."""
@@ -132,7 +132,7 @@ def solve_branch(branch: Branch, slip: tuple[int, int] = (-1, 0)) -> Part:
 
     From the example's input on, from its output back, and what must stand between the two.
     """
-    part = Part(branch.when, slip, moves=[(a.op, None if a.hidden else a.number) for a in branch.actions])
+    part = Part(when=branch.when, slip=slip, moves=[(a.op, None if a.hidden else a.number) for a in branch.actions])
     moves, note = part.moves, part.calculate
     front, back = branch.example
     hidden = [i for i, a in enumerate(branch.actions) if a.hidden]
@@ -223,7 +223,7 @@ def has_code(trace: str) -> bool:
 
 def bare_plan(problem: Problem) -> str:
     """The true plan without the calculations that lead to it."""
-    return write_trace([replace(part, steps=[]) for part in derive_reasoning(true_branches(problem))])
+    return write_trace([part.model_copy(update={"steps": []}) for part in derive_reasoning(true_branches(problem))])
 
 
 # --- the generator ----------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Run:
         self.arguments = (preset, seed, overrides, changed)
         self.preset: Preset = load_preset(*self.arguments)
         self.variant = variant(preset, seed, overrides)
-        self.folder = store.home() / "runs" / self.preset.name
+        self.folder = store.home() / "runs" / self.preset.results
         self.on_build: Callable[[Path], None] = lambda out: None  # called before a stage is built in its folder
         if self.preset.threads:
             torch.set_num_threads(self.preset.threads)
@@ -233,7 +233,7 @@ def stale_lines(preset: Preset) -> list[str]:
     """A line for each result of the preset on disk that other code has made than today's."""
     lines = []
     for label, (name, instance) in stage_graph(preset).items():
-        folder = store.home() / "runs" / preset.name / name / key_of(preset, name, instance)
+        folder = store.home() / "runs" / preset.results / name / key_of(preset, name, instance)
         with contextlib.suppress(store.CorruptArtifact, FileNotFoundError):
             artifact = store.Artifact(folder, store.read_manifest(folder))
             if files := store.changed_code(artifact, STAGES[name].source()):

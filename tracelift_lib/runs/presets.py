@@ -40,8 +40,9 @@ def load_preset(
             needs is not there; names the key and what to do.
     """
     data = _read_yaml(name)
-    differing = data.pop("variants", {})[changed] if changed else {}
-    for key, value in ((overrides or {}) | differing).items():
+    for key, value in (overrides or {}).items():
+        _put(data, key, value)
+    for key, value in (data.pop("variants")[changed] if changed else {}).items():
         _put(data, key, value)
     if seed is not None:
         data["seed"] = seed
@@ -54,7 +55,7 @@ def load_preset(
         put_in = f" with {', '.join(overrides)} set" if overrides else ""
         where = f"variant {changed!r} of preset {name}" if changed else f"preset {name}"
         raise InputError(f"{where}{put_in} is not valid:\n" + "\n".join(f"  {line}" for line in wrong))
-    for other in preset.variants:
+    for other in preset.variants if "08" not in preset.leaves_out else ():
         load_preset(name, seed, overrides, other)
     return preset
 
@@ -188,6 +189,8 @@ def _contradictions(preset: Preset, name: str) -> Iterator[str]:
     own = isinstance(preset.problems, TinyWorld)  # then every true step of a trace is known
     if preset.name != name:
         yield f"name: {preset.name!r} in {name}.yaml; write name: {name}, which is the folder of its results"
+    if preset.results not in preset_names():
+        yield f"results_of: no preset {preset.results!r}; there are {', '.join(preset_names())}"
     for number in sorted(set(preset.leaves_out) - set(_numbers())):
         yield f"leaves_out: no notebook {number!r}; there are {', '.join(_numbers())}"
     for key in ("planner_training.arms", "planner_training.seeds", "evaluation.splits"):

@@ -24,6 +24,7 @@ class Preset(Section):
     name: str
     description: str
     is_result: bool = Field(description="false: outputs are marked 'not a result'")
+    results_of: str | None = Field(None, description="preset whose folder in runs/ it shares; null: its own")
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     min_free_gb: Annotated[float, Field(ge=0)] = 1.0
     threads: Positive | None = Field(None, description="of torch on a CPU; null: as many as it likes")
@@ -65,6 +66,11 @@ class Preset(Section):
         if named and self.groups.seeds:
             raise ValueError("groups.leave_out is for generated problems: set it to [], or groups.seeds to null")
         return self
+
+    @property
+    def results(self) -> str:
+        """Name of the folder in runs/ that holds its results."""
+        return self.results_of or self.name
 
     @property
     def local_executor(self) -> bool:

@@ -453,7 +453,8 @@ BASELINE_CHUNK = 256
 
 def _training_split(preset: Preset) -> dict[str, str]:
     """The split that planners train on; nothing at its default, so that older results stay valid."""
-    return preset.planner_training.model_dump(include={"split"}, exclude_defaults=True)
+    t = preset.planner_training
+    return t.model_dump(include={"split"}, exclude_defaults=True) if t else {}
 
 
 class Baseline(Answers):

@@ -11,10 +11,10 @@ import ast
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tracelift_lib.groups.flaws.plans import Unsupported, blocks, in_words, parse_program, say, write_plan
-from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of, makers_in
+from tracelift_lib.groups.kinds import Flaw, changed_share, kinds_of
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.records import data_file
 
@@ -23,36 +23,28 @@ Change = tuple[ast.AST, str, Any]
 MOVABLE = (ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.While, ast.If)
 
 
-class Replacements(NamedTuple):
-    """What replacements.yaml holds: what a flawed program has in place of a name or an operator."""
-
-    functions: dict[str, str]
-    methods: dict[str, str]
-    tests: dict[str, str]
-    operators: dict[str, str]
-    comparisons: dict[str, str]
-    other_comparisons: dict[str, str]
-
-
-OTHER = data_file(Path(__file__).with_name("replacements.yaml"), Replacements)
+# What a flawed program has in place of a name or an operator.
+OTHER = data_file(Path(__file__).with_name("replacements.yaml"), dict[str, dict[str, str]])
 
 
 def wrong_algorithm_choice(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     """A function, a method or an arithmetic operator is another one."""
     if isinstance(node, ast.Call):
-        yield from _renamed(node, OTHER.functions | (OTHER.methods if isinstance(node.func, ast.Attribute) else {}))
+        yield from _renamed(
+            node, OTHER["functions"] | (OTHER["methods"] if isinstance(node.func, ast.Attribute) else {})
+        )
     elif isinstance(node, (ast.BinOp, ast.AugAssign)) and _is_arithmetic(node):
-        yield from ((node, "op", other) for other in _others(node.op, OTHER.operators))
+        yield from ((node, "op", other) for other in _others(node.op, OTHER["operators"]))
 
 
 def misread_specification(node: ast.AST, tree: ast.Module) -> Iterator[Change]:
     """A comparison or a test is another one, or one input is taken for another of the same sort."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         yield from (
-            (node, "ops", [other]) for other in _others(node.ops[0], OTHER.comparisons, OTHER.other_comparisons)
+            (node, "ops", [other]) for other in _others(node.ops[0], OTHER["comparisons"], OTHER["other_comparisons"])
         )
     elif isinstance(node, ast.Call):
-        yield from _renamed(node, OTHER.tests)
+        yield from _renamed(node, OTHER["tests"])
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         inputs = _inputs_around(tree, node)
         if node.id in inputs:
@@ -98,7 +90,7 @@ def leaked_code(problem: Problem, reference: str) -> Flaw:
     return Flaw(f"{reference}\nSo the finished program is:\n{problem.reference_solution}", 1.0)
 
 
-MAKERS = makers_in(__name__, "code")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("code")}
 
 
 def flawed_plans(problem: Problem, kind: str) -> list[Flaw]:

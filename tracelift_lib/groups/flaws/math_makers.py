@@ -1,6 +1,6 @@
 """Exact makers of the seven math kinds for natural-language traces, such as GSM8K's solutions.
 
-Each maker proposes edits of one place; `recompute.recompute` carries the consequences through the trace and
+Each maker proposes edits of one place; `calculations.recompute` carries the consequences through the trace and
 refuses where they are uncertain. Definitions: groups/kinds.yaml. Source: ours.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from tracelift_lib.groups.flaws.calculations import Trace, evaluate, read_trace
-from tracelift_lib.groups.flaws.recompute import Edit, recompute, rewrite
-from tracelift_lib.groups.kinds import Flaw, kinds_of, makers_in
+from tracelift_lib.groups.flaws.calculations import Edit, Trace, evaluate, read_trace, recompute, rewrite
+from tracelift_lib.groups.kinds import Flaw, kinds_of
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.verifier.answers import expected_number
 
@@ -118,7 +117,7 @@ def unsupported_leap(trace: Trace) -> Iterator[Edit]:
             yield Edit(k, drop={c.line})
 
 
-MAKERS = makers_in(__name__, "math")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("math")}
 
 
 def flawed_texts(problem: Problem, kind: str) -> list[Flaw]:

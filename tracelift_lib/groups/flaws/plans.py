@@ -11,7 +11,6 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from tracelift_lib.problems.code_sets import CALL_LINE
 from tracelift_lib.problems.problem import Problem
@@ -23,20 +22,8 @@ WORDLESS = (ast.ClassDef, ast.Try, ast.With, ast.AsyncFunctionDef, ast.Match, as
 LAZY = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.IfExp, ast.BoolOp)
 
 
-class Words(NamedTuple):
-    """What plan_words.yaml holds: phrases, most with places for what they speak of."""
-
-    unary: dict[str, str]
-    binary: dict[str, str]
-    update: dict[str, str]
-    compare: dict[str, str]
-    constants: dict[str, str]
-    functions: dict[str, str]
-    methods: dict[str, str]
-    methods_with: dict[str, str]
-
-
-WORDS = data_file(Path(__file__).with_name("plan_words.yaml"), Words)
+# Phrases, most with places for what they speak of.
+WORDS = data_file(Path(__file__).with_name("plan_words.yaml"), dict[str, dict[str, str]])
 
 
 class Unsupported(ValueError):
@@ -203,11 +190,11 @@ def _binary(node: ast.BinOp) -> str:
     if isinstance(node.op, ast.Mod):
         text = isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)
         return f"{left} filled in with {right}" if text else f"the remainder of {left} divided by {right}"
-    return f"{left} {WORDS.binary[type(node.op).__name__]} {right}"
+    return f"{left} {WORDS['binary'][type(node.op).__name__]} {right}"
 
 
 def _compare(node: ast.Compare) -> str:
-    parts = [f"{WORDS.compare[type(op).__name__]} {_inner(right)}" for op, right in zip(node.ops, node.comparators)]
+    parts = [f"{WORDS['compare'][type(op).__name__]} {_inner(right)}" for op, right in zip(node.ops, node.comparators)]
     return f"{_inner(node.left)} {' and '.join(parts)}"
 
 
@@ -230,7 +217,7 @@ def _call(node: ast.Call) -> str:
     name = ast.unparse(node.func) if is_method or isinstance(node.func, ast.Name) else ""
     if name == "print":
         return f"Print {in_words(given + named) or 'an empty line'}"
-    template = WORDS.functions.get(name if len(given) == 1 else f"{name}/{len(given)}")
+    template = WORDS["functions"].get(name if len(given) == 1 else f"{name}/{len(given)}")
     if template and not named:
         return template.format(*given)
     if is_method:
@@ -242,11 +229,11 @@ def _call(node: ast.Call) -> str:
 
 def _method(function: ast.Attribute, arguments: list[str]) -> str:
     receiver, name = _inner(function.value), function.attr
-    template = WORDS.methods.get(name, "")
+    template = WORDS["methods"].get(name, "")
     if template.count("{") == len(arguments) + 1:
         return template.format(receiver, *arguments)
-    if name in WORDS.methods_with and arguments:
-        return WORDS.methods_with[name].format(receiver, in_words(arguments))
+    if name in WORDS["methods_with"] and arguments:
+        return WORDS["methods_with"][name].format(receiver, in_words(arguments))
     return f"the result of {name} on {receiver}{f' with {in_words(arguments)}' if arguments else ''}"
 
 
@@ -275,12 +262,12 @@ def _dictionary(node: ast.Dict) -> str:
 
 SPEECH = {
     ast.Name: lambda n: n.id,
-    ast.Constant: lambda n: WORDS.constants.get(repr(n.value), repr(n.value)),
+    ast.Constant: lambda n: WORDS["constants"].get(repr(n.value), repr(n.value)),
     ast.BinOp: _binary,
     ast.Compare: _compare,
     ast.Subscript: _subscript,
     ast.Call: _call,
-    ast.UnaryOp: lambda n: f"{WORDS.unary[type(n.op).__name__]} {_inner(n.operand)}",
+    ast.UnaryOp: lambda n: f"{WORDS['unary'][type(n.op).__name__]} {_inner(n.operand)}",
     ast.BoolOp: lambda n: (" and " if isinstance(n.op, ast.And) else " or ").join(_inner(v) for v in n.values),
     ast.Attribute: lambda n: f"{n.attr} of {say(n.value)}",
     ast.List: _sequence,
@@ -295,7 +282,7 @@ SPEECH = {
     ast.Lambda: lambda n: f"the rule that takes {in_words([a.arg for a in n.args.args])} to {_inner(n.body)}",
     ast.Starred: lambda n: f"the elements of {say(n.value)}",
     ast.Assign: lambda n: f"Set {' and '.join(map(say, n.targets))} to {say(n.value)}",
-    ast.AugAssign: lambda n: WORDS.update[type(n.op).__name__].format(say(n.target), say(n.value)),
+    ast.AugAssign: lambda n: WORDS["update"][type(n.op).__name__].format(say(n.target), say(n.value)),
     ast.Return: lambda n: f"Give back {say(n.value)}" if n.value else "Stop here",
     ast.Break: lambda n: "Stop the loop",
     ast.Continue: lambda n: "Go on with the next one",

@@ -6,9 +6,8 @@ A maker yields every flawed version of the true reasoning. Definitions: groups/k
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from tracelift_lib.groups.kinds import kinds_of, makers_in
+from tracelift_lib.groups.kinds import kinds_of, with_change
 from tracelift_lib.groups.truth import true_shares
 from tracelift_lib.problems import tinycode
 from tracelift_lib.problems.problem import Problem
@@ -71,10 +70,10 @@ def wrong_order(branches: list[Branch]) -> Iterator[Reasoning]:
     truth = derive_reasoning(branches)
     for i, part in enumerate(truth):
         for j, (first, second) in enumerate(zip(part.moves, part.moves[1:])):
-            yield _with_part(truth, i, moves=[*part.moves[:j], second, first, *part.moves[j + 2 :]])
+            yield with_change(truth, i, moves=[*part.moves[:j], second, first, *part.moves[j + 2 :]])
     if len(truth) > 1:
         first, second = truth
-        yield [replace(first, moves=second.moves), replace(second, moves=first.moves)]
+        yield [first.model_copy(update={"moves": second.moves}), second.model_copy(update={"moves": first.moves})]
 
 
 def unsupported_leap(branches: list[Branch]) -> Iterator[Reasoning]:
@@ -82,7 +81,7 @@ def unsupported_leap(branches: list[Branch]) -> Iterator[Reasoning]:
     truth = derive_reasoning(branches)
     for i, part in enumerate(truth):
         for j in range(len(part.steps)):
-            yield _with_part(truth, i, steps=[*part.steps[:j], *part.steps[j + 1 :]])
+            yield with_change(truth, i, steps=[*part.steps[:j], *part.steps[j + 1 :]])
 
 
 def leaked_code(branches: list[Branch]) -> Iterator[Reasoning]:
@@ -90,7 +89,7 @@ def leaked_code(branches: list[Branch]) -> Iterator[Reasoning]:
     yield derive_reasoning(branches)
 
 
-MAKERS = makers_in(__name__, "code")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("code")}
 
 
 def flawed_traces(problem: Problem, kind: str) -> list[str]:
@@ -120,19 +119,12 @@ def _places(branches: list[Branch]) -> Iterator[tuple[int, int, Action]]:
 
 def _with_action(branches: list[Branch], i: int, j: int, **change: object) -> Reasoning:
     """What follows if action j of branch i is changed."""
-    actions = list(branches[i].actions)
-    actions[j] = actions[j].model_copy(update=change)
-    return _with_branch(branches, i, actions=actions)
+    return _with_branch(branches, i, actions=with_change(branches[i].actions, j, **change))
 
 
 def _with_branch(branches: list[Branch], i: int, **change: object) -> Reasoning:
     """What follows if branch i is changed."""
-    return derive_reasoning([*branches[:i], branches[i].model_copy(update=change), *branches[i + 1 :]])
-
-
-def _with_part(truth: Reasoning, i: int, **change: object) -> Reasoning:
-    """`truth` with part i changed and nothing else."""
-    return [*truth[:i], replace(truth[i], **change), *truth[i + 1 :]]
+    return derive_reasoning(with_change(branches, i, **change))
 
 
 def _near(number: int) -> list[int]:

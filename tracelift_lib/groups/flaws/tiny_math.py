@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracelift_lib.groups.kinds import kinds_of, makers_in
+from tracelift_lib.groups.kinds import kinds_of, with_change
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinyworld import NUMBER_WORDS, Step, carry_on, plausible, true_steps, write_trace
 
@@ -62,7 +62,7 @@ def unsupported_leap(steps: list[Step]) -> Iterator[list[Step]]:
         yield [*steps[:i], *steps[i + 1 :]]
 
 
-MAKERS = makers_in(__name__, "math")
+MAKERS = {kind: globals()[kind] for kind in kinds_of("math")}
 
 
 def flawed_traces(problem: Problem, kind: str) -> list[str]:
@@ -81,4 +81,4 @@ def flawed_traces(problem: Problem, kind: str) -> list[str]:
 
 def _with_change(steps: list[Step], i: int, **change: Any) -> list[Step]:
     """`steps` with step i changed, and its result and later steps computed anew."""
-    return [*steps[:i], *carry_on(steps[i].before, [steps[i].model_copy(update=change), *steps[i + 1 :]])]
+    return [*steps[:i], *carry_on(steps[i].before, with_change(steps[i:], 0, **change))]
