@@ -323,11 +323,12 @@ if predicted is not None:
         for arm in arms if arm in set(predicted["arm"]) for h in top
         for seen in [last_five.loc[arm][h] if h in last_five else pd.Series([0.0])]])
     checks["way"] = np.sign((checks["predicted"] - checks["start"]) * (checks["observed"] - checks["start"])) > 0
-    checks["overlap"] = (checks["lowest seed"] <= checks["high"]) & (checks["highest seed"] >= checks["low"])
+    checks["overlap"] = (checks["lowest seed"] <= checks["high"]) & (checks["highest seed"] >= checks["low"])  # ranges meet
     report.save_table(run, checks, "prediction_check", [predicted_files, *sources], n, seeds)
     display(checks.round(2))
-    print(f"of {len(checks)} predicted shares {checks['way'].sum()} went the predicted way; of {checks['overlap'].sum()} the "
-          "last five steps of the seeds meet the predicted band")
+    moving = checks[(checks["predicted"] - checks["start"]).abs() >= 0.05]
+    print(f"of {len(moving)} shares that should move by 0.05 or more, {moving['way'].sum()} went that way; of all {len(checks)}, "
+          f"{checks['overlap'].sum()} have seeds whose range meets the predicted band (last five steps)")
 
 # %%
 if predicted is not None and len(checks):
