@@ -462,7 +462,7 @@ display(Markdown("\n".join(lines) or "- Not measured: the true steps of these pr
 # seeds in the first table. (2) Take the three examples above: for each, write the shortest change to the *problem* after
 # which the same reasoning gives a wrong answer.
 #
-# **Next:** [12_tables_and_figures](12_tables_and_figures.ipynb).
+# **Next:** [08_ablations](08_ablations.ipynb).
 
 # %%
 display(Markdown("\n".join(f"- {a.cost()}" for a in sources[:1])))
