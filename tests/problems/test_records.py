@@ -21,7 +21,7 @@ def write(path, rows=ROWS):
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
     lines = json.dumps(rows) if ".json" in path.suffixes else "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(lines.encode(, mtime=0)) if path.suffix == ".gz" else lines.encode())
+    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
     return path
 
 
