@@ -222,7 +222,7 @@ shared_values = {
     **OVERRIDES, "planner_training.parameters": "full", "planner_training.loss_type": "dapo",
     "planner_training.learning_rate": 3e-4, "planner_training.steps": min(20, settings.steps),
     "planner_training.problems_per_step": min(8, settings.problems_per_step),
-    "evaluation.splits": ["test"], "evaluation.traces": 2,
+    "evaluation.splits": ["test"], "evaluation.traces": 2, "second_executor": None,
 }
 runs = {n: Run(PRESET, SEED, {**shared_values, "planner_training.processes": n}) for n in (1, 2)}
 policies = [{"arm": "exec_only", "seed": seed} for seed in settings.seeds]

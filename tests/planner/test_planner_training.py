@@ -92,7 +92,7 @@ def test_the_log_of_a_step_is_complete(home):
     np.testing.assert_allclose(steps["format_errors"], by_step["trace"].apply(lambda z: z.isna().mean()))
     assert (steps["entropy"] > 0).all() and (steps["grad_norm"] >= 0).all()
     assert abs(steps["kl"][0]) < 1e-6  # the first step samples from the reference itself
-    np.testing.assert_allclose(steps["learning_rate"], [0, 1e-3, 5e-4])  # warm-up of one step, then falling to zero
+    np.testing.assert_allclose(steps["learning_rate"], [0, 2e-3, 1e-3])  # warm-up of one step, then falling to zero
     assert (steps["tokens_so_far"].diff().dropna() > 8 * steps["tokens"][1:]).all()  # prompts count too
     assert (steps[["generation_seconds", "update_seconds", "executor_seconds", "rm_seconds"]] > 0).all(axis=None)
     assert (steps["executor_seconds"] <= steps["seconds"]).all() and (steps["rm_seconds"] <= steps["seconds"]).all()
@@ -161,7 +161,7 @@ def test_a_policy_that_learns_is_left_alone(home):
         "problems_per_step": 4,
         "steps": 18,
         "warmup_steps": 0,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-2,
         "collapse": {"window": 6},
     }
     steps = pd.read_csv(train("no_uplift", **training) / "steps.csv")

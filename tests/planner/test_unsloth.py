@@ -195,7 +195,7 @@ def test_the_default_changes_no_key():
     """Results from before the field was there stay valid; with Unsloth they are others."""
     for name in preset_names():
         preset = load_preset(name)
-        if preset.planner_training:
+        if preset.planner_training and not preset.variants:  # one of them may train all weights, which Unsloth does not
             config = STAGES["planner_training"].config
             plain = load_preset(name, overrides={"planner_training.backend": "transformers"})
             other = load_preset(name, overrides={"planner_training.backend": "unsloth"})

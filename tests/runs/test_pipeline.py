@@ -36,6 +36,7 @@ ALL = {  # every stage in the order of the notebooks; the last ones once an arm
     "baseline": ("baseline", {}),
     "train exec_only": ("planner_training", EXEC),
     "train tracelift": ("planner_training", LIFT),
+    "second_executor": ("second_executor", {}),
     "eval start": ("evaluation", WARM_START),
     "eval exec_only": ("evaluation", EXEC),
     "eval tracelift": ("evaluation", LIFT),
@@ -110,7 +111,7 @@ def test_nothing_is_made_twice(world, builds):
     "overrides, remade",
     [
         ({"problems.sizes.train": 201}, set(ALL)),
-        ({"executor.steps": 21}, set(ALL) - {"problems", "groups"}),
+        ({"executor.steps": 21}, set(ALL) - {"problems", "groups", "second_executor"}),
         ({"prompt_style": "instruct"}, set(ALL) - {"problems", "groups"}),
         ({"planner.steps": 11}, {"planner"} | TRAINED | EVALS),
         ({"groups.min_negatives": 5}, {"groups", "uplift"} | RM),
@@ -160,7 +161,7 @@ def test_training_settings_at_their_default_do_not_name_the_results():
         "steps": 30,
         "problems_per_step": 16,
         "generations": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "temperature": 0.7,
         "max_completion": 72,
         "lora_r": 16,
@@ -237,7 +238,9 @@ def test_a_stage_of_other_code_is_rebuilt_when_asked_for(builds_in_copy, other_c
 
 def test_what_a_preset_lacks_for_a_stage_is_named_before_it_is_made():
     """Preset paper leaves notebook 05 out, so that without a split `rl` it is valid; a launch asks for one."""
-    with pytest.raises(InputError, match="paper cannot make stage 'planner_training': problems.sizes: has no 'rl'"):
+    with pytest.raises(
+        InputError, match="(?s)preset paper .*planner_training.split: 'rl' is no split of problems.sizes"
+    ):
         Run("paper", overrides={"problems.sizes": {"train": 3, "test": 3}}).make("planner_training", **EXEC)
 
 

@@ -77,7 +77,8 @@ def collect_log(folder: Path, history: list[dict]) -> tuple[pd.DataFrame, pd.Dat
     rollouts = rollouts.sort_values("step", kind="stable", ignore_index=True)
     rollouts["reward"] = rollouts["reward"].astype(float)  # None, a failed reward, is NaN here
     by_step = rollouts.assign(**{FORMAT_ERRORS: rollouts["trace"].isna()}).groupby("step")
-    steps = by_step[["reward", *PARTS, BASELINE, FORMAT_ERRORS]].mean()
+    parts = [part for part in PARTS if part in rollouts]  # an older log has fewer
+    steps = by_step[["reward", *parts, BASELINE, FORMAT_ERRORS]].mean()
     spread = rollouts.groupby(["step", "problem_id"])["reward"].std()
     steps["zero_variance"] = (spread < 1e-9).groupby("step").mean()
     stats = pd.DataFrame(_of_all_processes(folder, f"{STEPS}/*.json")).groupby("step").agg(STATS_OF_PROCESSES)

@@ -485,6 +485,10 @@ class Baseline(Answers):
         write_json(out / "baseline.json", {i: v.tolist() for i, v in zip(rows["problem_id"], rows["verdicts"])})
 
 
+def _evaluated_splits(preset: Preset) -> list[str]:
+    return preset.evaluation.splits if preset.evaluation else []
+
+
 HOW_IT_ANSWERS = ("temperature", "top_p", "max_new_tokens", "answer", "style", "backend")
 
 
@@ -493,7 +497,7 @@ class Habits(Answers):
 
     notebook, code = "05_train_planner_lora", ("planner/prediction.py", "groups/habits.py", "groups/truth.py")
     sections = ("prompt_style", "limits")
-    required, splits = ("prediction", "planner_training", "evaluation"), ("rl",)
+    required, splits = ("prediction", "planner_training"), ("rl",)
 
     def config(self, preset: Preset) -> dict[str, Any]:
         """How it is measured; neither K nor how trainings use it."""
@@ -502,7 +506,7 @@ class Habits(Answers):
         execution = _fields(preset, "execution")["execution"]
         drawn = {key: execution[key] for key in HOW_IT_ANSWERS}
         own = {"prediction": measured, "planner_sampling": sampling, "execution": drawn}
-        return super().config(preset) | own | {"splits": preset.evaluation.splits} | _training_split(preset)
+        return super().config(preset) | own | {"splits": _evaluated_splits(preset)} | _training_split(preset)
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return super().needs(preset, instance) + _once("planner", *_scorer_stage(preset))
@@ -514,7 +518,7 @@ class Habits(Answers):
         """habits.parquet: rows of `measure_habits`, with their split; the training problems are `rl`."""
         p, preset, parts = run.preset.prediction, run.preset, []
         planner, executor, scorer = run.planner(), run.executor(), run.scorer()
-        splits = {"rl": preset.planner_training.split} | {split: split for split in preset.evaluation.splits}
+        splits = {"rl": preset.planner_training.split} | {split: split for split in _evaluated_splits(preset)}
         for i, (name, split) in enumerate(splits.items()):
             problems, seed = run.problems(split)[: p.problems], 1000 * preset.seed + 10 * i
             rows = measure_habits(
