@@ -224,10 +224,10 @@ class FakeScorer:
         return np.array([len(z) / 100 for z in traces]), np.zeros((len(traces), 5))
 
 
-def evaluate(completions, problems):
+def evaluate(completions, problems, second=None):
     planner, executor = FakePlanner(completions), FakeExecutor()
     n = len(completions[0])
-    rows = evaluate_planner(planner, executor, FakeScorer(), problems, n, "short", PromptLimits(), seed=5)
+    rows = evaluate_planner(planner, executor, FakeScorer(), problems, n, "short", PromptLimits(), 5, second)
     return rows, planner, executor
 
 
@@ -259,5 +259,5 @@ def test_each_row_has_the_values_of_its_own_trace():
 
 
 def test_a_planner_that_never_keeps_the_format_scores_zero():
-    rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))])
-    assert rows[["success", "faithful", "quality", "tokens"]].to_numpy().tolist() == [[0, 0, 0, 0]] * 2
+    rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))], second=FakeExecutor())
+    assert rows[["success", "faithful", "quality", "tokens", "second"]].to_numpy().tolist() == [[0] * 5] * 2

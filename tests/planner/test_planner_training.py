@@ -83,7 +83,8 @@ def test_every_arm_trains(home, arm):
 
 def test_the_log_of_a_step_is_complete(home):
     """Means against the table of completions; the seconds of the phases against the reward phase as a whole."""
-    folder = train("tracelift", steps=3, beta=0.05, weight_decay=0.1, schedule="linear", warmup_steps=1)
+    schedule = {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 1}
+    folder = train("tracelift", steps=3, beta=0.05, weight_decay=0.1, **schedule)
     steps, rows = pd.read_csv(folder / "steps.csv"), pd.read_parquet(folder / "rollouts.parquet")
     assert steps["step"].tolist() == [0, 1, 2] and not steps.drop(columns=["c", "j"]).isna().any(axis=None)
     by_step = rows.groupby("step")

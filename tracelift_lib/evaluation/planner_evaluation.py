@@ -60,7 +60,7 @@ def evaluate_planner(
         measures["corrupted"] = executor.verdicts(asked, [corrupted(z) for z in texts], 1, seed + 2)[:, 0]
     if second:
         measures["second"] = second.verdicts(asked, texts, 1, seed + 3)[:, 0]
-        if truth and asked[0].domain == "math":
+        if truth and problems[0].domain == "math":
             measures["intermediate"] = second.verdicts([ask_between(p) for p in asked], texts, 1, seed + 4)[:, 0]
     measures["well_formed"] = [1.0] * len(written)
     rows = rows.join(pd.DataFrame(measures, written.index, dtype=float).reindex(rows.index, fill_value=0.0))
