@@ -246,10 +246,11 @@ if len(plane):
     axis.errorbar(plane["success"], plane["accuracy"], fmt="o", ms=3, lw=0.7, color="C3",
                   xerr=[plane["success"] - plane["low"], plane["high"] - plane["success"]],
                   yerr=[plane["accuracy"] - plane["accuracy_low"], plane["accuracy_high"] - plane["accuracy"]])
-    for i, point in enumerate(plane.sort_values("success").itertuples()):
-        right = point.success > 0.6
-        axis.annotate(point.condition, (point.success, point.accuracy), fontsize=5.5, ha="right" if right else "left",
-                      xytext=(-5 if right else 5, 6 if i % 2 else -9), textcoords="offset points")
+    near = plane[["success", "accuracy"]].round(1)  # kinds that lie on each other share a label
+    for _, part in plane.groupby([near["success"], near["accuracy"]]):
+        x, y = part[["success", "accuracy"]].mean()
+        axis.annotate("\n".join(part["condition"]), (x, y), fontsize=5.5, ha="right" if x > 0.6 else "left", va="top",
+                      xytext=(-6 if x > 0.6 else 6, -4), textcoords="offset points")
     axis.text(1.07, 0.0, "the outcome cannot see", rotation=90, ha="right", va="bottom", fontsize=6, color="C0")
     axis.text(0.0, 0.0, "the RM cannot see", fontsize=6, color="C1")
     axis.set(xlabel="executor success with the flawed trace", ylabel="RM ranks it below the reference", xlim=(-0.05, 1.08),

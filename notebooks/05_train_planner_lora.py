@@ -346,7 +346,8 @@ if predicted is not None and len(checks):
         axis.set(ylim=(0, 1), ylabel="share")
         axis.set_title(f"{names[arm]}: dotted predicted, lines observed", loc="left")
     axes[-1][0].set_xlabel("step")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False,
+                  fontsize="x-small", columnspacing=0.8, handlelength=1.2)
     real = of_step[[h for h in top if h in of_step]].rename_axis(columns="habit").stack().rename("share").reset_index()
     plotted = pd.concat({"predicted": predicted[predicted["arm"].isin(arms)], "observed": real}, names=["what", None])
     report.save_figure(run, figure, "prediction", plotted.reset_index("what"), [predicted_files, *sources], n, seeds)

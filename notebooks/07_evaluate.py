@@ -158,8 +158,9 @@ if truth and (habits["habit"] == "full").any():
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# An invisible habit is what the paper's title is about: `exec_only` pays it exactly as it pays the full trace, so nothing
-# in training can remove it, however long it goes on. If the RM tells the two apart, TraceLift can.
+# An invisible habit is what the paper's title is about: `exec_only` pays it exactly as it pays the full trace, so the reward
+# gives no reason to unlearn it. It may still grow or shrink, by chance, or together with habits that share its weights in the
+# network. If the RM tells it from the full trace, TraceLift has a reason.
 #
 # ## Intervals
 #
@@ -462,7 +463,7 @@ display(Markdown("\n".join(lines) or "- Not measured: the true steps of these pr
 # seeds in the first table. (2) Take the three examples above: for each, write the shortest change to the *problem* after
 # which the same reasoning gives a wrong answer.
 #
-# **Next:** [12_tables_and_figures](12_tables_and_figures.ipynb).
+# **Next:** [08_ablations](08_ablations.ipynb).
 
 # %%
 display(Markdown("\n".join(f"- {a.cost()}" for a in sources[:1])))

@@ -236,28 +236,29 @@ def test_each_row_has_the_values_of_its_own_trace():
     a, b = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")
     rows, planner, executor = evaluate(
         [
-            [wrap_trace("3 + 2 = 5 success"), "no tags success", wrap_trace("wrong")],
-            ["<reasoning></reasoning>", wrap_trace("4 * 2 = 8"), wrap_trace("3 + 2 = 5 success")],
+            [wrap_trace("gets 2: 3 + 2 = 5 success"), "no tags success", wrap_trace("wrong")],
+            ["<reasoning></reasoning>", wrap_trace("times 2: 4 * 2 = 8"), wrap_trace("gets 2: 3 + 2 = 5 success")],
         ],
         [a, b],
     )
     assert rows["problem_id"].tolist() == ["a"] * 3 + ["b"] * 3 and rows["sample"].tolist() == [0, 1, 2] * 2
     assert [z if isinstance(z, str) else None for z in rows["trace"]] == [
-        "3 + 2 = 5 success",
+        "gets 2: 3 + 2 = 5 success",
         None,
         "wrong",
         None,
-        "4 * 2 = 8",
-        "3 + 2 = 5 success",
+        "times 2: 4 * 2 = 8",
+        "gets 2: 3 + 2 = 5 success",
     ]
     assert rows["success"].tolist() == [1, 0, 0, 0, 0, 1]
     assert rows["faithful"].tolist() == [1, 0, 0, 0, 1, 0]  # the last trace is true of the other problem
-    assert rows["quality"].tolist() == pytest.approx([0.17, 0, 0.05, 0, 0.09, 0.17])
-    assert rows["tokens"].tolist() == [6, 0, 1, 0, 5, 6]
+    assert rows["quality"].tolist() == pytest.approx([0.25, 0, 0.05, 0, 0.18, 0.25])
+    assert rows["tokens"].tolist() == [8, 0, 1, 0, 7, 8]
     assert executor.asked[0] == ["a", "a", "b", "b"] and executor.asked[2] == 1
     assert planner.asked[1] == 3 and a.problem in planner.asked[0][0] and b.problem in planner.asked[0][1]
 
 
 def test_a_planner_that_never_keeps_the_format_scores_zero():
-    rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))], second=FakeExecutor())
-    assert rows[["success", "faithful", "quality", "tokens", "second"]].to_numpy().tolist() == [[0] * 5] * 2
+    rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))], FakeExecutor())
+    measures = ["success", "faithful", "quality", "tokens", "second", "intermediate"]
+    assert rows[measures].to_numpy().tolist() == [[0] * 6] * 2

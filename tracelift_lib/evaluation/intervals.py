@@ -1,6 +1,6 @@
 """Intervals for few seeds and for shares near 0 or 1, where the bootstrap of planner_evaluation.py is too narrow.
 
-With three to five seeds that bootstrap covers the truth in about 80 of 100 cases (tests/evaluation).
+With three seeds that bootstrap covers the truth in at most 88 of 100 cases (tests/evaluation).
 """
 
 from __future__ import annotations
