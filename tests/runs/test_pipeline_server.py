@@ -15,6 +15,7 @@ SMALL = {
     "planner.steps": 2,
     "groups": None,
     "reward_model": None,
+    "prediction": None,
     "evaluation": None,
     "leaves_out": dict.fromkeys(("01", "02", "06", "07", "08", "12"), "not tested here"),
     "planner_training.steps": 1,
