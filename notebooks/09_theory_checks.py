@@ -1053,7 +1053,7 @@ if not len(known):
 #   and not on another, which a network can learn to tell apart, is averaged away.
 # - *Habits that do not exist yet.* The table has those of the warm start, and can only weigh them anew.
 # - *The optimizer.* Adam, clipping and warm-up are one constant, `prediction.step_size`. It was fitted on another training of the
-#   same world, with a seed that is in no result; so the speed is fitted, and direction, order and end are not.
+#   same world, with a seed that is in no result; so the speed is fitted, and how far a path gets; direction and order are not.
 # - *Entropy.* A habit that takes many different spellings is harder to repeat than one that takes one.
 
 # %%

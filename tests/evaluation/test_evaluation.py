@@ -1,6 +1,7 @@
 """Intervals against independent formulas and simulations; the two-stage evaluation with stand-ins."""
 
 import math
+import random
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,9 @@ from tracelift_lib.evaluation.planner_evaluation import (
     per_problem,
     wilson,
 )
+from tracelift_lib.groups.habits import write_habit
 from tracelift_lib.problems.prompts import PromptLimits, wrap_trace
+from tracelift_lib.problems.tinyworld import generate_splits, read_calculations
 
 # --- Wilson -----------------------------------------------------------------------------------
 
@@ -262,3 +265,37 @@ def test_a_planner_that_never_keeps_the_format_scores_zero():
     rows, _, _ = evaluate([["x", "y"]], [story(3, ("+", 2))], FakeExecutor())
     measures = ["success", "faithful", "quality", "tokens", "second", "intermediate"]
     assert rows[measures].to_numpy().tolist() == [[0] * 6] * 2
+
+
+class Reading:
+    """Right if one of the trace's results, of those that `which` picks, is the answer to what it is asked."""
+
+    def __init__(self, which):
+        self.which = which
+
+    def verdicts(self, problems, traces, n, seed, progress=None):
+        found = [[str(c.after) for c in self.which(read_calculations(z))] for z in traces]
+        return np.array([[int(p.answer in results)] * n for p, results in zip(problems, found)])
+
+
+def test_other_readers_of_a_trace():
+    """An executor that takes the last result of a trace, and a second one that takes the first."""
+    p = generate_splits({"a": 1}, {"a": [2]}, 9, 20, seed=1, shortcut={"a": 1.0})["a"][0]
+    traces = [p.reference_solution, write_habit(p, "lucky_order", random.Random(0)), "nothing"]
+    rows = evaluate_planner(
+        FakePlanner([[wrap_trace(z) for z in traces]]),
+        Reading(lambda results: results[-1:]),
+        FakeScorer(),
+        [p],
+        3,
+        "short",
+        PromptLimits(),
+        7,
+        second=Reading(lambda results: results[:1]),
+    )
+    assert rows["habit"].tolist() == ["full", "lucky_order", "bare_answer"]
+    assert rows["success"].tolist() == rows["sufficient"].tolist() == [1, 1, 0]
+    assert rows["corrupted"].tolist() == [0, 0, 0]  # one step falsified: the last result is no longer the answer
+    assert rows["second"].tolist() == [0, 0, 0]  # the first result is not what is asked at the end
+    assert rows["intermediate"].tolist() == [1, 0, 0]  # but what comes after the first event, if the order is right
+    assert rows["well_formed"].tolist() == [1, 1, 1]

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups.truth import is_faithful
+from tracelift_lib.problems import tinyworld
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.settings import TinyWorld
 from tracelift_lib.problems.tinyworld import (
     Step,
     generate_problem,
@@ -319,3 +321,42 @@ def test_reading_stays_cheap_and_right_on_a_megabyte():
     for filler in ("1" * 1_000_000, "1 + " * 250_000, "= " * 500_000, "1+" * 500_000):
         found = [tuple(c) for c in read_calculations(lines("4 + 4 = 8") + "\n" + filler)]
         assert found == [(4, "+", 4, 8)]
+
+
+# --- the shortcut -----------------------------------------------------------------------------
+
+
+def test_the_shortcut_by_hand():
+    """Gains and losses may change places, a doubling and a gain may not; equal events have no other order."""
+    assert tinyworld.shortcut_holds(story(4, ("+", 3), ("-", 2), ("*", 2))) is True
+    assert tinyworld.shortcut_holds(story(4, ("*", 2), ("+", 3))) is False
+    assert tinyworld.shortcut_holds(story(4, ("+", 3), ("+", 3))) is None
+    assert tinyworld.shortcut_holds(story(2, ("+", 3), ("-", 4))) is None  # the quantity would fall below one
+    assert tinyworld.shortcut_holds(story(4, ("+", 3))) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.9, 1.0])
+def test_the_shortcut_holds_on_its_share_of_a_split(share):
+    problems = generate_splits({"a": 40}, {"a": [3]}, 9, 20, seed=2, shortcut={"a": share})["a"]
+    held = [tinyworld.shortcut_holds(p) for p in problems]
+    assert sum(held) == round(40 * share) and None not in held
+    assert all(abs(sum(held[:n]) - n * share) <= 1 for n in range(41))  # spread evenly
+
+
+def test_a_world_without_room_for_the_shortcut_says_so():
+    with pytest.raises(ValueError, match="split 'a' of 2"):
+        generate_splits({"a": 2}, {"a": [1]}, 9, 20, seed=2, shortcut={"a": 1.0})
+
+
+@pytest.mark.parametrize("source, wrong", [("tiny_world", "test is no split"), ("tiny_code", "no events to swap")])
+def test_a_shortcut_that_cannot_be_is_refused(source, wrong):
+    splits = {"test" if source == "tiny_world" else "rl": 1.0}
+    with pytest.raises(ValueError, match=wrong):
+        TinyWorld(source=source, max_number=9, max_value=20, sizes={"rl": 3}, steps={"rl": [3]}, shortcut=splits)
+
+
+def test_the_question_in_between_asks_for_the_first_result():
+    for p in generate_splits({"a": 20}, {"a": [2, 3]}, 9, 20, seed=5)["a"]:
+        asked = tinyworld.ask_between(p)
+        assert asked.answer == str(true_steps(p)[0].after) and "after the first event?" in asked.problem
+        assert asked.problem.count("?") == 1 and asked.reference_solution == p.reference_solution

@@ -50,24 +50,38 @@ def evaluate_planner(
     written = rows[rows["trace"].notna()]
     by_id = {p.problem_id: p for p in problems}
     asked, texts = [by_id[i] for i in written["problem_id"]], written["trace"].tolist()
-    measures = {
-        "success": executor.verdicts(asked, texts, 1, seed + 1, progress="executor")[:, 0],
-        "quality": scorer.score(asked, texts, progress="reward model")[0],
-    }
-    if truth := all(has_truth(p) for p in problems):
-        measures["faithful"] = [is_faithful(p, z) for p, z in zip(asked, texts)]
-        measures["sufficient"] = [is_sufficient(p, z) for p, z in zip(asked, texts)]
-        measures["corrupted"] = executor.verdicts(asked, [corrupted(z) for z in texts], 1, seed + 2)[:, 0]
-    if second:
-        measures["second"] = second.verdicts(asked, texts, 1, seed + 3)[:, 0]
-        if truth and problems[0].domain == "math":
-            measures["intermediate"] = second.verdicts([ask_between(p) for p in asked], texts, 1, seed + 4)[:, 0]
-    measures["well_formed"] = [1.0] * len(written)
+    truth = all(has_truth(p) for p in problems)
+    measures = _measures(executor, scorer, second, asked, texts, truth, seed)
     rows = rows.join(pd.DataFrame(measures, written.index, dtype=float).reindex(rows.index, fill_value=0.0))
     if truth:
         rows["habit"] = [habit_of(by_id[i], z) for i, z in zip(rows["problem_id"], rows["trace"])]
     rows["tokens"] = [len(ids) for ids in planner.tokenizer(rows["trace"].fillna("").tolist())["input_ids"]]
     return rows
+
+
+def _measures(
+    executor: Executor,
+    scorer: TraceScorer,
+    second: Executor | None,
+    problems: list[Problem],
+    traces: list[str],
+    truth: bool,
+    seed: int,
+) -> dict[str, Sequence[float]]:
+    """Values of well-formed traces by measure, as `evaluate_planner` names them."""
+    measures = {
+        "success": executor.verdicts(problems, traces, 1, seed + 1, progress="executor")[:, 0],
+        "quality": scorer.score(problems, traces, progress="reward model")[0],
+    }
+    if truth:
+        measures["faithful"] = [is_faithful(p, z) for p, z in zip(problems, traces)]
+        measures["sufficient"] = [is_sufficient(p, z) for p, z in zip(problems, traces)]
+        measures["corrupted"] = executor.verdicts(problems, [corrupted(z) for z in traces], 1, seed + 2)[:, 0]
+    if second:
+        measures["second"] = second.verdicts(problems, traces, 1, seed + 3)[:, 0]
+        if truth and all(p.domain == "math" for p in problems):
+            measures["intermediate"] = second.verdicts([ask_between(p) for p in problems], traces, 1, seed + 4)[:, 0]
+    return measures | {"well_formed": [1.0] * len(traces)}
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
