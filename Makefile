@@ -14,6 +14,9 @@ LOCK ?= $(if $(filter dev,$(EXTRAS)),requirements)
 TAG := $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 STALE ?=
 export STALE
+# Without a GPU the CPU build of torch saves gigabytes of CUDA libraries. CPU_TORCH= takes the default build all the same.
+CPU_TORCH ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock reproduce test bench lab notebooks course readme clean
@@ -23,6 +26,7 @@ help: ## list the targets
 	@echo
 	@echo "Variables: PRESET=$$(cd presets; ls *.yaml | sed 's/.yaml//' | paste -sd'|')  SEED=n  OVERRIDES='key=value ...'"
 	@echo "           PIP_ARGS='...' (extra pip options)  VENV=folder  LOCK= (without locked versions)"
+	@echo "           CPU_TORCH= (the default build of torch also on a machine without a GPU)"
 	@echo "           STALE=rebuild (make results again that other code has made)"
 
 setup: $(VENV)/.installed ## make .venv and install everything the CPU presets need
@@ -30,6 +34,7 @@ setup: $(VENV)/.installed ## make .venv and install everything the CPU presets n
 $(VENV)/.installed: pyproject.toml $(if $(LOCK),$(wildcard $(LOCK)/*.lock))
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(CPU_TORCH),$(BIN)/pip install --quiet --retries 0 --index-url $(CPU_TORCH) $(TORCH) || echo "$(CPU_TORCH) could not be used: the default build of torch is installed")
 	$(BIN)/pip install --quiet $(PIP_ARGS) $(if $(LOCK),-c $(LOCK)/$$($(TAG)).lock) -e '.[$(EXTRAS)]'
 	touch $@
 

@@ -71,6 +71,47 @@ else:
     print("not made yet: notebook 07 of preset tiny makes it")
 
 # %% [markdown]
+# ## The method in one picture
+#
+# Follow the trace $z$. It takes two ways: to the executor, which has to work with it, and to the reward model, which
+# only reads it. The reward brings both together. What learns is the planner alone; executor and reward model are frozen
+# while it does.
+
+# %%
+BOXES = {"problem x": (0, 1), "planner": (1, 2), "trace z": (2, 2), "reward model": (3, 3), "executor\nwith z": (3, 2),
+         "executor\nwithout z": (3, 1), "verifier": (4, 1.5), "s, û": (5, 1.5), "q": (5, 3), "reward\n½ s + ½ q û": (6, 2.25)}
+ARROWS = pd.DataFrame([
+    ("problem x", "planner"), ("planner", "trace z"), ("trace z", "reward model"), ("trace z", "executor\nwith z"),
+    ("problem x", "executor\nwithout z"), ("executor\nwith z", "verifier"), ("executor\nwithout z", "verifier"),
+    ("reward model", "q"), ("verifier", "s, û"), ("q", "reward\n½ s + ½ q û"), ("s, û", "reward\n½ s + ½ q û"),
+], columns=["from", "to"])
+COLORS = {"planner": report.PALETTE["tracelift"], "executor": report.PALETTE["exec_only"], "reward model": "#009e73"}
+
+# %%
+figure, axis = plt.subplots(figsize=(7, 2.3))
+boxes = {}
+for name, (x, y) in BOXES.items():
+    color = next((c for part, c in COLORS.items() if name.startswith(part)), "0.35")
+    text = axis.text(x, y, name, ha="center", va="center", fontsize=8, color=color,
+                     bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": color})
+    boxes[name] = text.get_bbox_patch()
+
+
+def arrow(start, end, **style):
+    """From box to box; it begins and ends at their edges."""
+    axis.annotate("", BOXES[end], BOXES[start], arrowprops={
+        "arrowstyle": "->", "color": "0.5", "patchA": boxes[start], "patchB": boxes[end], "shrinkA": 2, "shrinkB": 2, **style})
+
+
+for start, end in ARROWS.itertuples(index=False):
+    arrow(start, end)
+arrow("reward\n½ s + ½ q û", "planner", color=COLORS["planner"], connectionstyle="arc3,rad=0.4")
+axis.text(3.5, 4.1, "GRPO trains the planner", fontsize=8, ha="center", color=COLORS["planner"])
+axis.set(xlim=(-0.5, 6.6), ylim=(0.5, 4.4))
+axis.axis("off")
+report.save_figure(run, figure, "method", ARROWS, [], n="a diagram")
+
+# %% [markdown]
 # ## The problem $x$
 #
 # The tiny world has two kinds of problems: short arithmetic stories (domain math, preset `tiny`) and small programs to

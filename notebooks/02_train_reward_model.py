@@ -395,7 +395,7 @@ print(f"{len(traces)} traces: the largest difference between served and local sc
 # %% [markdown]
 # Scoring in batches, sorted by length and reading what traces of a problem share once, gives the same scores faster:
 # 6.9 times the traces per second of scoring one by one with two threads, 3.9 to 4.7 times with one (`make bench`, row
-# `rm_scoring`; README). A call that fails, or a score that cannot be right, is never turned into a score: the client
+# `rm_scoring`; docs/speed.md). A call that fails, or a score that cannot be right, is never turned into a score: the client
 # raises an error, and in training the reward of these traces is None, counted by kind, which leaves them out.
 
 # %% [markdown]

@@ -185,7 +185,7 @@ print(f"{total['seconds'].sum() / 60:.1f} minutes, summed over the runs, on {sta
 total
 
 # %% [markdown]
-# ## The summary for the README
+# ## The summary
 
 # %%
 summary = report.write_summary(run, main, bounds, ledger, stages[1].manifest["hardware"], sources)

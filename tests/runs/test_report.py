@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.runs import report, store
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.runs.store import Artifact, MissingArtifact
@@ -128,3 +129,45 @@ def test_every_claim_has_a_source_and_no_invented_figure():
     assert "+0.84" in figures["gain_over_exec_only"] and "2 to 4 points" in figures["gain_over_exec_only"]
     assert "95.5 %" in figures["judge_saturation"] and "30 tokens" in figures["shorter_traces"]
     assert "not available" in figures["rm_held_out"] and "not available" in figures["ablations"]
+
+
+def ledger(folder, name, claim, measured, verdict):
+    (folder / name).mkdir(exist_ok=True)
+    row = {"claim": [claim], "paper": ["-"], f"this run ({name})": [measured], "verdict": [verdict]}
+    pd.DataFrame(row).to_csv(folder / name / "claims_ledger.csv", index=False)
+
+
+def test_the_readme_shows_the_best_evidence_of_each_domain(tmp_path, monkeypatch):
+    """A preset that did not test a claim leaves it to the next one of its domain; the other domain has its own row."""
+    claim = report.claims()[0]["claim"]
+    monkeypatch.setattr(report, "CLAIMS", tmp_path / "claims.yaml")
+    (tmp_path / "claims.yaml").write_text(
+        f'[{{claim: "{claim}", figure: "2"}}, {{claim: b, figure: "3", not_tested: not tested here}}]'
+    )
+    ledger(tmp_path, "tiny_arms", claim, "0", "not run: no gradient")
+    ledger(tmp_path, "tiny", claim, "0.1 [0.0, 0.2]", "agrees")
+    ledger(tmp_path, "tiny_code", claim, "0.3 [0.2, 0.4]", "disagrees")
+    rows = [tuple(row) for row in report.best_evidence().itertuples(index=False)]
+    assert rows == [
+        (claim, "2", "0.1 [0.0, 0.2]", "`tiny`", "agrees"),
+        (claim, "2", "0.3 [0.2, 0.4]", "`tiny_code`", "disagrees"),
+        ("b", "3", "", "", "not tested here"),
+    ]
+
+
+def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path, monkeypatch):
+    """README and docs/results.md are what `tracelift readme` makes of paper_figures/ now."""
+    pages = {page: (PROJECT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/results.md")}
+    (tmp_path / "docs").mkdir()
+    for page, text in pages.items():
+        (tmp_path / page).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(report, "PROJECT", tmp_path)
+    report.main([])
+    assert {page: (tmp_path / page).read_text(encoding="utf-8") for page in pages} == pages
+
+
+def test_a_page_without_markers_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("no marker")
+    with pytest.raises(InputError, match=r"page.md: no <!-- claims -->"):
+        report._fill(page, "claims", "text")

@@ -24,6 +24,10 @@ CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
 LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
 CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
+EVIDENCE = (
+    ("tiny_arms", "tiny"),
+    ("tiny_code",),
+)  # for each domain the presets whose ledgers the README shows, best first
 
 
 def set_theme() -> None:
@@ -141,15 +145,39 @@ def write_summary(
     return text
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """`tracelift readme`: put the committed summaries (paper_figures/*/summary.md) between the README's markers."""
-    argparse.ArgumentParser(prog="tracelift readme").parse_args(arguments)
-    readme, begin, end = PROJECT / "README.md", "<!-- results -->", "<!-- /results -->"
-    before, _, rest = readme.read_text().partition(begin)
+def best_evidence() -> pd.DataFrame:
+    """A row for each claim and domain: the committed ledger of the best preset that tested it; else "not tested"."""
+    paths = {name: CLAIMS.parent / name / "claims_ledger.csv" for domain in EVIDENCE for name in domain}
+    ledgers = {name: pd.read_csv(path).set_index("claim") for name, path in paths.items() if path.exists()}
+    rows = []
+    for claim in claims():
+        text, before = claim["claim"], len(rows)
+        for domain in EVIDENCE:
+            for name in (n for n in domain if n in ledgers and text in ledgers[n].index):
+                row = ledgers[name].loc[text]
+                if not row["verdict"].startswith("not "):
+                    rows.append((text, claim["figure"], row[f"this run ({name})"], f"`{name}`", row["verdict"]))
+                    break
+        if len(rows) == before:
+            rows.append((text, claim["figure"], "", "", claim.get("not_tested", "not tested")))
+    return pd.DataFrame(rows, columns=["claim", "the paper's figure", "here", "preset", "verdict"])
+
+
+def _fill(page: Path, name: str, text: str) -> None:
+    """Put `text` between the markers `<!-- name -->` and `<!-- /name -->` of `page`."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise InputError(f"{readme}: no {begin} ... {end}")
+        raise InputError(f"{page}: no {begin} ... {end}")
+    page.write_text("\n\n".join([before + begin, text, end + after]), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`tracelift readme`: the table of claims into README.md, summaries of presets into docs/results.md."""
+    argparse.ArgumentParser(prog="tracelift readme").parse_args(arguments)
     summaries = {name: CLAIMS.parent / name / "summary.md" for name in preset_names() if load_preset(name).is_result}
-    parts = [f"### Preset `{name}`\n\n{path.read_text().strip()}" for name, path in summaries.items() if path.exists()]
-    readme.write_text("\n\n".join([before + begin, *parts, end + after]))
+    parts = [f"## Preset `{name}`\n\n{path.read_text().strip()}" for name, path in summaries.items() if path.exists()]
+    _fill(PROJECT / "docs" / "results.md", "results", "\n\n".join(parts))
+    _fill(PROJECT / "README.md", "claims", markdown_table(best_evidence()))
     return 0
