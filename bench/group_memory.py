@@ -3,7 +3,7 @@
     python bench/group_memory.py [N ...]        # default: 1000 10000 100000 tiny-world seeds, one process each
 
 Prints one line a size (seeds, groups, seconds, peak resident memory in MB) and writes them to
-paper_figures/group_memory.csv, which notebook 01 shows.
+paper_figures/group_memory.csv, which docs/groups.md quotes.
 """
 
 from __future__ import annotations

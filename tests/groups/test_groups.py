@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tracelift_lib.groups import group_maker
 from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.group_maker import build_group, perturb
+from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubric_label, split_train_dev
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
@@ -223,6 +224,7 @@ KEPT_AND_LOWERED = {
 def test_each_kind_hurts_its_own_dimensions(flawed, kind):
     """Up to four steps every lost share shows in the label (3/4 is 7.5 of 10, so label 3)."""
     kept, lowered = KEPT_AND_LOWERED[kind]
+    assert set(kinds_of("math")[kind].hurts) == lowered  # the registry says what the truth finds
     for p, _, trace in of_kind(flawed, kind):
         labels = true_rubric(p, trace).labels
         assert {name for name in MATH if labels[name] == 4} == kept, trace

@@ -63,7 +63,7 @@ def test_programmatic_rubrics_by_hand():
         "answer_support": 0,
     }
     leap = programmatic_judgement(KINDS["math", "unsupported_leap"], Flaw("t", 0.25))
-    assert leap.rubric.labels == dict.fromkeys(MATH, 4) | {"answer_support": 2, "step_coherence": 3}
+    assert leap.rubric.labels == dict.fromkeys(MATH, 3) | {"step_coherence": 2, "calculation_correctness": 4}
     leak = programmatic_judgement(KINDS["code", "leaked_code"], Flaw("t", 1.0))
     assert leak.rubric.labels == dict.fromkeys(CODE, 4) | {"non_leakage": 1}
     assert "programmatic" in leak.reason and "non_leakage" in leak.reason and leak.overall == 10 * leak.rubric.total

@@ -235,6 +235,7 @@ KEPT_AND_LOWERED = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_hurts_its_own_dimensions(flawed, kind):
     kept, lowered = KEPT_AND_LOWERED[kind]
+    assert set(kinds_of("code")[kind].hurts) == lowered  # the registry says what the truth finds
     for p, trace in of_kind(flawed, kind):
         labels = true_rubric(p, trace).labels
         assert all(labels[name] == 4 for name in kept), trace

@@ -14,12 +14,7 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.tinycode import NAMED, OPPOSITE, Action, Branch, Reasoning, derive_reasoning, plan_of
 
 SLIPS = (-10, -2, -1, 1, 2, 10)
-# What always falls is the dimension that a kind hurts most; only here an exchange shows in the plan and a leap in the
-# links between calculations.
-LOWERED = {kind.name: kind.hurts[0] for kind in kinds_of("code").values()} | {
-    "wrong_order": "plan_quality",
-    "unsupported_leap": "step_coherence",
-}
+LOWERED = {kind.name: kind.hurts[0] for kind in kinds_of("code").values()}
 
 
 def wrong_algorithm_choice(branches: list[Branch]) -> Iterator[Reasoning]:
