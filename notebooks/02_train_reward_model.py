@@ -14,11 +14,15 @@
 # # 02 · Training the Reasoning Reward Model
 #
 # The Reasoning Reward Model (RM, paper section 5) reads a problem and a trace and says how good the reasoning is:
-# $q(x, z) \in [0, 1]$. It never sees the executor. It is trained on the groups of notebook 01 with three losses at once.
+# $q(x, z) \in [0, 1]$. It never sees the executor. It is trained on the groups of notebook 01 with several losses at once:
+# three of the paper's, and in the tiny presets a fourth of ours.
 #
 # **After this notebook you can** write down the RM's heads and losses, say what each loss is for, read a ranking result
 # with its interval, by kind of flaw and by dimension, say whether a score is calibrated, load a checkpoint of the
 # released layout, and put the RM behind a server.
+#
+# **You need** notebook 01, and what a cross-entropy is. **Words:** the *backbone* is the language model under the heads; *dev*
+# groups are held out of training and watched during it, *test* groups are looked at once, at the end.
 #
 # **Time:** with `tiny`, about four minutes the first time.
 
@@ -209,6 +213,16 @@ report.save_figure(run, figure, "rm_training", data, [files], n=f"{len(run.group
 # Look at the right panel before you trust the scores. A curve that still rises at the end says that training was too short
 # for that kind of flaw, and that the accuracy below is a lower bound of what the method can do. Which kinds come first?
 
+# %%
+seen = {kind.removeprefix("dev_"): next((int(step) for step, value in zip(curve["step"], curve[kind]) if value >= 0.9), None)
+        for kind in by_kind}
+told = [f"{kind.replace('_', ' ')} " + ("never" if step is None else f"at step {step}") for kind, step in seen.items()]
+rising = [k.removeprefix("dev_").replace("_", " ") for k in by_kind if curve[k].iloc[-1] - curve[k].iloc[-3:-1].mean() > 0.02]
+first = curve["step"].min()
+told = ["all of them, at the first measurement"] if set(seen.values()) == {first} else told
+display(Markdown(f"First at 0.9 or more: {', '.join(told)} (measured from step {first:.0f} on). Still rising by more than 0.02 at the end: "
+                 f"{', '.join(rising) or 'none'}. The loss on the left is the sum of all losses, also of those below the paper's three."))
+
 # %% [markdown]
 # ## Does it rank held-out traces?
 #
@@ -266,6 +280,17 @@ baselines = pd.DataFrame(
 report.save_table(run, baselines, "rm_against_simple_scores", [scores_file, files], n=f"{len(references)} held-out groups")
 baselines.round(3)
 
+# %%
+simple = baselines.set_index("score")
+rm, likelihood = simple.loc["RM"], simple.loc["backbone log-likelihood"]
+apart = rm["low"] > likelihood["high"] or likelihood["low"] > rm["high"]
+display(Markdown(
+    f"The RM ranks {rm['pair_accuracy']:.3f} of pairs right, the plain likelihood of its backbone {likelihood['pair_accuracy']:.3f}"
+    + ("" if apart else " (their intervals overlap)") + f". Among flawed traces the RM's rank correlation with the gold total is "
+    f"{rm['rank_correlation']:.2f}, the likelihood's {likelihood['rank_correlation']:.2f}. "
+    + ("That second number is what training on rubrics has added." if rm["rank_correlation"] > likelihood["rank_correlation"] + 0.1
+       else "So training on rubrics has added little to the order of flawed traces.")))
+
 # %% [markdown]
 # ## By kind of flaw
 #
@@ -294,6 +319,14 @@ axis.set(xlabel="share below the reference (95 %)", xlim=(0, 1.02), title="RM by
 axis.legend(loc="upper left")
 report.save_figure(run, figure, "rm_by_kind", by_kind, [scores_file, files], n=f"{len(references)} held-out groups")
 
+# %%
+worst = by_kind.iloc[0]
+overrated = errors_by_kind.loc[errors_by_kind["bias"].idxmax()]
+display(Markdown(
+    f"Hardest to see: *{worst['kind'].replace('_', ' ')}* ({worst['accuracy']:.3f} [{worst['low']:.3f}, {worst['high']:.3f}]). Most "
+    f"overrated: *{overrated['kind'].replace('_', ' ')}*, by {overrated['bias']:+.2f} on average. These are figures of *one* trained RM: "
+    "the intervals hold the choice of problems, not the luck of its training."))
+
 # %% [markdown]
 # ## By dimension
 #
@@ -308,6 +341,13 @@ overall = reward_model_metrics(test)
 assert np.isclose(overall["rmse"], held_out.set_index("metric")["value"]["total RMSE"])
 report.save_table(run, by_dimension, "rm_by_dimension", [scores_file, files], n=f"{len(test)} held-out traces")
 by_dimension.round(3)
+
+# %%
+learned = by_dimension[by_dimension["rmse"] < by_dimension["rmse_of_the_mean"]]["dimension"]
+weakest = by_dimension.loc[(by_dimension["rmse"] / by_dimension["rmse_of_the_mean"].clip(lower=1e-9)).idxmax()]
+display(Markdown(
+    f"{len(learned)} of {len(by_dimension)} heads beat the mean label. Weakest: *{weakest['dimension'].replace('_', ' ')}*, error "
+    f"{weakest['rmse']:.2f} against {weakest['rmse_of_the_mean']:.2f} of the mean."))
 
 # %% [markdown]
 # ## Is the score calibrated?
@@ -325,6 +365,17 @@ axis.set(xlabel="RM score q (mean in bin)", ylabel="gold total (mean in bin)", x
          title="Calibration (area: traces in bin)")
 report.save_figure(run, figure, "rm_calibration", curve, [scores_file, files],
                    n=f"{len(test)} held-out traces")
+
+# %%
+common = curve[curve["traces"] >= 0.01 * len(test)].sort_values("q")
+gap = (common["q"] - common["gold_total"]).pipe(lambda d: common.loc[d.abs().idxmax()])
+monotone = (common["gold_total"].diff().dropna() >= 0).all()
+display(Markdown(
+    f"In bins with at least 1 % of the traces the largest gap is at q = {gap['q']:.2f}, where the gold total is {gap['gold_total']:.2f}. "
+    f"A higher q {'always means' if monotone else 'does not always mean'} a higher gold total here. Traces with the highest scores "
+    f"(q = {common['q'].iloc[-1]:.2f}) have gold {common['gold_total'].iloc[-1]:.2f}: "
+    + ("a high score can be trusted." if common["q"].iloc[-1] - common["gold_total"].iloc[-1] < 0.1
+       else "a bonus would be paid for traces that are not that good.")))
 
 # %% [markdown]
 # ## The checkpoint
@@ -467,15 +518,18 @@ if natural_file:
 
 # %% [markdown]
 # ## What we saw
-#
-# - Three losses train one score: labels, total, and the ranking inside a group; a fourth can order the flawed traces.
-# - The tables above have the held-out ranking with its interval, the errors by kind and by dimension; the figures show
-#   where the RM is weak and how well its scale can be trusted.
-# - In the tiny world's math, flaws that change the *number* of steps are seen at once. Flaws that need a comparison come
-#   later, and together, once the new layers have learned to read the backbone's doubt. Without it each comparison is
-#   learned on its own, and some hardly at all in that time, such as whether a number is the one that the story names:
-#   knowing what should stand there, and bringing a departure from it to the last token, are two skills.
-#
+
+# %%
+pairs, whole = (held_out.set_index("metric").loc[m] for m in ("pair accuracy", "group accuracy"))
+display(Markdown(f"""
+- One score is trained by labels, total and the ranking inside a group. On {len(references)} held-out groups {pairs['value']:.3f}
+  [{pairs['low']:.3f}, {pairs['high']:.3f}] of pairs are in order, and {whole['value']:.3f} of references are above *all* of theirs.
+- {'Every kind of flaw is seen' if worst['accuracy'] >= 0.85 else 'Not every kind of flaw is seen'}: the hardest, {worst['kind'].replace('_', ' ')},
+  ranks at {worst['accuracy']:.2f}.
+- Likelihood alone ranks {likelihood['pair_accuracy']:.3f} of pairs, and orders flawed traces with {likelihood['rank_correlation']:.2f} against
+  {rm['rank_correlation']:.2f}: knowing what should stand there, and saying how much a departure costs, are two skills."""))
+
+# %% [markdown]
 # **Try it yourself.** `OVERRIDES = {"reward_model.lm_weight": 0.0}` takes the doubt away and leaves the paper's losses
 # alone; `{"groups.leave_out": ["misread_quantity"]}` keeps one kind out of training: is it seen all the same?
 # `{"reward_model.dimension_loss": "mse"}` changes how labels are learned. Compare ranking and calibration.
@@ -490,6 +544,14 @@ if natural_file:
 #    and by the total head alone. Which ranks better? Is their mean better than both?
 #
 # Solutions carry the tag `solution` and are folded.
+
+# %% tags=["exercise"]
+smallest = None  # your turn (exercise 1): the smallest value of the ranking term, to three digits
+gradient = None  # and its gradient by q(z+) - q(z-) there
+if smallest is not None:
+    assert abs(np.exp(-smallest) - 1 / (1 + np.exp(-1))) < 1e-3, "put the largest difference that q allows into the term"
+    assert abs(gradient - (np.exp(-smallest) - 1)) < 1e-3, "the derivative of -log sigmoid(d) is sigmoid(d) - 1"
+    print("right")
 
 # %% [markdown] tags=["solution"]
 # <details><summary><b>Solutions</b></summary>
