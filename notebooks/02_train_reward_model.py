@@ -45,8 +45,8 @@ from IPython.display import Markdown, display
 from safetensors import safe_open
 
 # %%
+from tracelift_lib.evaluation.intervals import mean_interval
 from tracelift_lib.evaluation.natural_measures import LUCKY, SCORES, all_results, headlines, in_words
-from tracelift_lib.evaluation.planner_evaluation import mean_interval
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.problems.records import MissingSet
@@ -228,8 +228,8 @@ display(Markdown(f"First at 0.9 or more: {', '.join(told)} (measured from step {
 #
 # Two numbers on groups of problems that the RM has not seen: **pair accuracy**, how often the reference scores above a
 # flawed trace, and **group accuracy**, how often it scores above all of them. A tie counts half in a pair, so that a score
-# which says nothing gets one half, and is no win over the group. Intervals are bootstraps over problems, because the pairs
-# of one problem are not independent.
+# which says nothing gets one half, and is no win over the group. Intervals are over problems, because the pairs of one
+# problem are not independent.
 
 # %%
 scores_file = run.make("rm_scores")
@@ -238,13 +238,12 @@ test = scores[scores["split"] == "test"]
 references = test[test["kind"] == "reference"].set_index("problem_id")["q"]
 
 ranked = ranking(test).reindex(references.index)   # of each problem
-resamples = run.preset.evaluation.bootstrap
 
 # %%
 error = test["q"] - test["gold_total"]
 rows = []
 for column in ("pair_accuracy", "group_accuracy"):
-    mean, low, high = mean_interval(ranked[column].to_numpy(), resamples, run.preset.seed)
+    mean, low, high = mean_interval(ranked[column])
     rows.append({"metric": column.replace("_", " "), "value": mean, "low": low, "high": high})
 for metric, value in {"total MAE": error.abs().mean(), "total RMSE": (error**2).mean() ** 0.5}.items():
     rows.append({"metric": metric, "value": value})
@@ -273,7 +272,7 @@ names = {"q": "RM", "log_likelihood": "backbone log-likelihood", "characters": "
 flawed_traces = test[test["kind"] != "reference"]
 baselines = pd.DataFrame(
     {"score": name, **dict(zip(("pair_accuracy", "low", "high"),
-                               mean_interval(pair_accuracy(column), resamples, run.preset.seed))),
+                               mean_interval(pair_accuracy(column)))),
      "rank_correlation": flawed_traces[column].corr(flawed_traces["gold_total"], method="spearman")}
     for column, name in names.items()
 )
@@ -306,7 +305,7 @@ errors_by_kind.round(3)
 # %%
 by_kind = pd.DataFrame(
     {"kind": kind, "traces": len(rows),
-     **dict(zip(("accuracy", "low", "high"), mean_interval(rows["win"], resamples, run.preset.seed)))}
+     **dict(zip(("accuracy", "low", "high"), mean_interval(rows["win"])))}
     for kind, rows in pair_wins(test).groupby("kind")
 ).sort_values("accuracy")
 

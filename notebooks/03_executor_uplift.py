@@ -37,7 +37,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib.evaluation.planner_evaluation import mean_interval, paired_bootstrap
+from tracelift_lib.evaluation.intervals import crossed_interval, mean_interval
 from tracelift_lib.problems.code_tests import StdioTests
 from tracelift_lib.reward_model.metrics import pair_wins
 from tracelift_lib.runs import report
@@ -166,24 +166,23 @@ examples[["condition", "trace", "answer", "a right answer", "success"]].style.hi
 # %% [markdown]
 # ## What does a trace do?
 #
-# The share of right answers of each problem, averaged over problems. The intervals resample problems: another set
-# of problems would give other numbers.
+# The share of right answers of each problem, averaged over problems. The intervals are over problems: another
+# set of problems would give other numbers.
 
 # %%
 draws = run.preset.execution.baseline_samples
-resamples = run.preset.evaluation.bootstrap if run.preset.evaluation else 2000
 success = verdicts.groupby(["condition", "problem_id"])["success"].mean()
 conditions = [c for c in ("none", "reference") if c in success.index] + sorted(
     set(success.index.get_level_values(0)) - {"none", "reference"})
 flawed = conditions[2:]
 rows = []
 for condition in conditions:
-    mean, low, high = mean_interval(success[condition].to_numpy(), resamples, run.preset.seed)
+    mean, low, high = mean_interval(success[condition])
     rows.append({"condition": condition, "problems": len(success[condition]), "success": mean, "low": low, "high": high})
 if flawed:
     every = success[flawed].groupby("problem_id").mean().to_numpy()
     rows.append({"condition": "any flaw", "problems": len(every),
-                 **dict(zip(("success", "low", "high"), mean_interval(every, resamples, run.preset.seed)))})
+                 **dict(zip(("success", "low", "high"), mean_interval(every)))})
 n = f"{len(success['none'])} test problems, {draws} answers each"
 table = report.save_table(run, pd.DataFrame(rows), "executor_success", [files, *model_files], n)
 table.round(3)
@@ -227,7 +226,7 @@ def accuracy_by_kind(scores):
     """The RM's pair accuracy for each kind of flaw, with its interval."""
     wins = pair_wins(scores[scores["split"] == "test"])
     return pd.DataFrame({"condition": kind, **dict(zip(("accuracy", "accuracy_low", "accuracy_high"),
-                         mean_interval(part["win"], resamples, run.preset.seed)))} for kind, part in wins.groupby("kind"))
+                         mean_interval(part["win"])))} for kind, part in wins.groupby("kind"))
 
 
 plane = pd.DataFrame()
@@ -283,8 +282,7 @@ else:
 
 # %%
 uplift = (success["reference"] - success["none"]).rename("uplift").reset_index()
-mean, low, high = paired_bootstrap(success["reference"].to_numpy()[None], success["none"].to_numpy()[None],
-                                   resamples, run.preset.seed)
+mean, low, high = crossed_interval(success["reference"].to_numpy()[None], success["none"].to_numpy()[None])
 effect = pd.DataFrame([{"trace": "reference", "uplift": mean, "low": low, "high": high}])
 report.save_table(run, effect, "uplift_of_reference", [files, *model_files], n)
 print("uplift of the reference trace:", report.with_interval(mean, low, high))

@@ -38,7 +38,8 @@ from IPython.display import Markdown, display
 from scipy import stats
 from transformers import AutoConfig
 
-from tracelift_lib.evaluation.planner_evaluation import paired_bootstrap, per_problem
+from tracelift_lib.evaluation.intervals import crossed_interval
+from tracelift_lib.evaluation.planner_evaluation import per_problem
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.planner import memory
 from tracelift_lib.planner.memory import CONFIGS, FLOAT32, GIB, MIXED, model_states
@@ -243,8 +244,7 @@ print(n_text)
 
 # %%
 def interval(treated, control=None):
-    control = None if control is None else np.array(control)
-    return paired_bootstrap(np.array(treated), control, run.preset.evaluation.bootstrap, run.preset.seed)
+    return crossed_interval(np.array(treated), None if control is None else np.array(control))
 
 
 rows = [("warm start", interval(success_before)), ("one process", interval(success[1])),
@@ -274,15 +274,15 @@ plotted = log[["processes", "seed", "step", "s", "reward", "tokens"]]
 report.save_figure(run, figure, "processes", plotted, sources, n_text, settings.seeds)
 
 # %%
-for i, text in ((3, "bootstrap over problems and paired seeds"), (4, "Welch over seeds")):
+for i, text in ((3, "problems and paired seeds"), (4, "Welch over seeds")):
     low, high = table.loc[i, ["low", "high"]]
     verdict = "does not cover zero" if low > 0 or high < 0 else "does not exclude zero"
     difference = report.with_interval(table.loc[i, "success"], low, high)
     display(Markdown(f"- two processes minus one, {text}: {difference} {verdict}."))
 
 # %% [markdown]
-# Why two intervals? The bootstrap draws seeds in pairs, from three only, and is too narrow for that (notebook 07).
-# And a seed here pairs little: it fixes the order of problems, not what is sampled. Welch's interval takes the runs
+# Why two intervals? The first takes seeds in pairs, with the $t$ quantile of three (notebook 07). But a seed here
+# pairs little: it fixes the order of problems, not what is sampled. Welch's interval takes the runs
 # as independent. Where the two disagree, three seeds do not decide it.
 #
 # A sharper question leaves chance out: **on the same completions**, with the same rewards, does each step have the

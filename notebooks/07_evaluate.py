@@ -165,9 +165,9 @@ display(Markdown("\n".join(lines)))
 # ## Intervals
 #
 # Problems differ in difficulty, and so do seeds in luck; both are samples of what might have been. `crossed_interval`
-# takes the table of seeds by problems and adds up both kinds of variance, with a $t$ quantile for the few seeds. A
-# bootstrap over three seeds is too narrow (it can only repeat the three it has: a test in `tests/evaluation` counts how
-# often it misses), and five are little better. Comparisons are *paired*: the same problems and seeds on both sides, so
+# takes the table of seeds by problems and adds up both kinds of variance, each with the $t$ quantile of its own number. A
+# bootstrap over three seeds is too narrow (it can only repeat the three it has: tests in `tests/evaluation` count how
+# often each kind of interval misses), and five are little better. Comparisons are *paired*: the same problems and seeds on both sides, so
 # that what is common to both cancels. The intervals are for one comparison at a time; of twenty, one misses.
 
 # %%

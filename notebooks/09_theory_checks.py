@@ -40,7 +40,7 @@ import seaborn as sns
 from IPython.display import Markdown, display
 from scipy import stats
 
-from tracelift_lib.evaluation.planner_evaluation import wilson
+from tracelift_lib.evaluation.intervals import wilson
 from tracelift_lib.groups.habits import habit_of
 from tracelift_lib.planner import theory
 from tracelift_lib.planner.rewards import ARMS, code_coefficient, released_code_reward, uplift

@@ -393,3 +393,10 @@ def test_public_sets_have_their_known_counts():
     assert len(load_natural("prmbench", DATA)) == 2 * 6216
     solutions = load_natural("gsm8k_solutions", DATA)
     assert not any(step.startswith("A:") or "<<" in step for t in solutions for step in t.steps[-1:])
+
+
+def test_a_share_of_0_of_16_is_not_certain():
+    """Every resample is 0 too; the interval is Wilson's."""
+    counts = pd.DataFrame({"wins": 0.0, "n": 1.0}, index=pd.Index([f"p{i}" for i in range(16)], name="problem"))
+    measure = natural_measures.Measure("pair accuracy", counts, natural_measures.share, 16)
+    assert measure.interval(100, seed=0) == pytest.approx((0, 0, 0.1936), abs=1e-4)

@@ -1,8 +1,8 @@
 """Evaluation of planners and reward models, with intervals.
 
 Read first:
-    planner_evaluation.py   planner, then executor, and the bootstrap over problems and seeds
-    intervals.py            intervals for few seeds, and for shares near 0 or 1
+    planner_evaluation.py   planner, then executor
+    intervals.py            intervals for few seeds and for shares near 0 or 1, tests, verdicts
 
 Then:
     natural_sets.py         public sets of traces with natural errors

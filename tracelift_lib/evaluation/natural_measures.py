@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tracelift_lib.evaluation.intervals import mean_interval, percentile_interval
 from tracelift_lib.evaluation.natural_sets import NaturalTrace, prefixes
-from tracelift_lib.evaluation.planner_evaluation import percentile_interval
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import OPEN, PromptStyle, as_chat, planner_prompt
@@ -114,8 +114,13 @@ class Measure(NamedTuple):
     cases: int
 
     def interval(self, resamples: int, seed: int) -> tuple[float, float, float]:
-        """(value, low, high): 95 % percentile bootstrap over the problems (clusters of traces)."""
+        """(value, low, high): 95 % percentile bootstrap over the problems (clusters of traces).
+
+        Of a share that is 0 or 1 every resample is too: then it is that of as many trials as problems (Wilson).
+        """
         values = self.counts.groupby("problem").sum().to_numpy(float)
+        if self.statistic is share and self.statistic(values.sum(0)) in (0, 1):
+            return mean_interval(np.full(int((values[:, 1] > 0).sum()), self.statistic(values.sum(0))))
         n = len(values)
         drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
         low_high = percentile_interval([self.statistic(times @ values) for times in drawn])

@@ -1,4 +1,4 @@
-"""Two-stage evaluation (planner, then executor) and the intervals that its tables carry."""
+"""Two-stage evaluation of a planner: it writes traces, and the executor answers with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.groups.habits import habit_of
@@ -16,8 +15,6 @@ from tracelift_lib.problems.problem import Problem
 from tracelift_lib.problems.prompts import PromptLimits, PromptStyle, as_chat, extract_trace, planner_prompt
 from tracelift_lib.problems.tinyworld import ask_between
 from tracelift_lib.reward_model.scorer import TraceScorer
-
-CONFIDENCE = 0.95
 
 
 def evaluate_planner(
@@ -82,51 +79,6 @@ def _measures(
         if truth and all(p.domain == "math" for p in problems):
             measures["intermediate"] = second.verdicts([ask_between(p) for p in problems], traces, 1, seed + 4)[:, 0]
     return measures | {"well_formed": [1.0] * len(traces)}
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a proportion of independent trials."""
-    interval = stats.binomtest(int(successes), n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def mean_interval(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
-    """(mean, low, high) of per-problem values: 95 % percentile bootstrap over problems."""
-    return paired_bootstrap(np.asarray(values, float)[None, :], None, resamples, seed)
-
-
-def paired_bootstrap(
-    treated: np.ndarray, control: np.ndarray | None, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """(mean difference, low, high): 95 % percentile bootstrap over seeds and problems at once.
-
-    Args:
-        treated: values of shape (seeds, problems).
-        control: the same problems in the same order and the same seeds, or one row (a policy that has no
-            seeds, such as the warm start), or None for the plain mean of `treated`.
-
-    A resample draws seeds and problems with replacement, the same ones on both sides. With three seeds the
-    interval over seeds is rough: read it as a lower bound of what other seeds would do.
-    """
-    control = np.zeros((1, treated.shape[1])) if control is None else control
-    if control.shape[1] != treated.shape[1] or control.shape[0] not in (1, treated.shape[0]):
-        raise ValueError(f"shapes {treated.shape} and {control.shape} cannot be paired")
-    difference = treated - control
-    rng = np.random.default_rng(seed)
-    n_seeds, n_problems = difference.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        seeds = rng.integers(n_seeds, size=n_seeds)
-        counts = np.bincount(rng.integers(n_problems, size=n_problems), minlength=n_problems)
-        means[i] = difference[seeds].mean(0) @ counts / n_problems
-    return float(difference.mean()), *percentile_interval(means)
-
-
-def percentile_interval(draws: Sequence[float]) -> tuple[float, float]:
-    """(low, high): the middle 95 % of bootstrap draws; NaN ones are left out."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def per_problem(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -12,7 +12,9 @@ from tracelift_lib.problems.settings import Positive, Section
 class Evaluation(Section):
     splits: list[str]
     traces: Positive = Field(description="sampled traces per problem")
-    bootstrap: Positive = Field(description="resamples of the paired bootstrap")
+    bootstrap: Positive = Field(
+        description="resamples of a bootstrap; intervals of now need none, results of before name it"
+    )
 
 
 class NaturalErrors(Section):
