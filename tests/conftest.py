@@ -70,3 +70,12 @@ def sandbox():
         choose_tier()
     except SandboxError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; tests that use it are marked `browser.needs_browser`."""
+    from browser import open_browser
+
+    with open_browser() as window:
+        yield window

@@ -14,6 +14,8 @@ Then:
     launch.py          planner training in several processes
     gpu_budget.py      whether planner training fits the GPU
     report.py          tables and figures with what they came from; figures.mplstyle is their look
+    cases.py           groups of rollouts chosen by a rule, with the executor's texts and the RM's rubric drawn again
+    viewer.py          the trace viewer; viewer.html and viewer.css are its page
     run_notebooks.py   notebooks converted, run, and not run again while nothing has changed
     colab.py           the first cell of every notebook
     cli.py             the command `tracelift`
