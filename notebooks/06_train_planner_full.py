@@ -263,7 +263,7 @@ colors = dict(zip((1, 2), sns.color_palette("colorblind")))
 sns.lineplot(log, x="step", y="s", hue="processes", units="seed", estimator=None, lw=0.6, alpha=0.5, palette=colors,
              legend=False, ax=axes[0])
 sns.lineplot(log, x="step", y="s", hue="processes", errorbar=None, lw=1.8, palette=colors, ax=axes[0])
-axes[0].set(ylabel="executor success s in training", title="thin: a seed; thick: their mean")
+axes[0].set(ylabel="execution reward s in training", title="thin: a seed; thick: their mean")
 axes[0].xaxis.get_major_locator().set_params(integer=True)
 shown = table.iloc[:3]
 axes[1].errorbar(shown["success"], range(3), fmt="o", capsize=3, color="0.2",
@@ -286,7 +286,7 @@ for i, text in ((3, "problems and paired seeds"), (4, "Welch over seeds")):
 # as independent. Where the two disagree, three seeds do not decide it.
 #
 # A sharper question leaves chance out: **on the same completions**, with the same rewards, does each step have the
-# same gradient? `tests/test_launch.py` asks it of this trainer with 1 and 2 processes, completions of 1 to 40 tokens
+# same gradient? `tests/runs/test_launch.py` asks it of this trainer with 1 and 2 processes, completions of 1 to 40 tokens
 # that fall unequally to the ranks, and the three loss forms: the gradients differ by less than a ten-thousandth of
 # their norm. What a wrong average would change first is that norm; here it is in the runs above:
 
@@ -330,10 +330,20 @@ display(norms)
 # ## What we saw
 #
 # Sixteen bytes for every parameter that learns: that, not the weights, is why 7B wants several GPUs, and ZeRO spreads
-# it. The formulas equal the bytes of real tensors and the counts of real shapes. Two processes that share a step's
-# completions train the planner much as one does (the table has the difference and its intervals); what makes them
-# equal is a loss divided by the tokens of all ranks. Not shown: ZeRO itself, which wants GPUs; and speed, since two
-# processes on two busy cores say nothing about eight GPUs.
+# it. The formulas equal the bytes of real tensors and the counts of real shapes. On the same completions two processes
+# have the gradients of one, and what makes them equal is a loss divided by the tokens of all ranks.
+
+# %%
+paired, welch_row = (table.loc[i, ["success", "low", "high"]] for i in (3, 4))
+apart = [row["low"] > 0 or row["high"] < 0 for row in (paired, welch_row)]
+own = report.with_interval(*paired)
+display(Markdown("**Trained on their own completions**, two processes minus one differ by " + own + " in success. " + (
+    "Both intervals exclude 0: here they do *not* train the planner as one does." if all(apart) else
+    "Neither interval excludes 0: no difference found, at this number of seeds." if not any(apart) else
+    "One interval excludes 0 and the other does not, so this run leaves open whether they train the planner as one does.")))
+
+# %% [markdown]
+# Not shown: ZeRO itself, which wants GPUs; and speed, since two processes on two busy cores say nothing about eight GPUs.
 #
 # ## Exercises
 #
@@ -355,8 +365,9 @@ display(norms)
 # and groups are kept whole.
 #
 # **3.** bf16 has 8 bits of precision: next to 1 the spacing is $2^{-7}$ above and $2^{-8}$ below. A step up of at
-# most $2^{-8} = 0.0039$ is rounded away, and Adam's steps are about as large as the learning rate, 5e-6: nothing
-# would ever change.
+# most $2^{-8} = 0.0039$ is rounded away, and Adam's steps are about as large as the learning rate, 5e-6. A weight of
+# size $w$ ignores steps below about $2^{-8} w$, so at 5e-6 only weights below about 0.0013 would move at all: most of the
+# network would stand still, and the rest would train alone.
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
