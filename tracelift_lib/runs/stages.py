@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -63,6 +64,7 @@ def _fields(preset: Preset, *names: str) -> dict[str, Any]:
     """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
     whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
     scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+    del whole["execution"]["min_failures"]  # whether a run is stopped is no part of its result
     whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
     if scorer:  # where and how patiently a server is asked is no part of the result
         whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
@@ -249,8 +251,15 @@ class Groups(Stage):
         if isinstance(g.seeds, PublicSeeds):
             return _groups_of_seeds(run, out)
         for split in ("train", "test"):
-            large = (x for x in _groups_of(run, split) if len(x.negative_bank) >= g.min_negatives)
+            small: Counter[str] = Counter()
+            large = _large_enough(_groups_of(run, split), g.min_negatives, small)
             kept[split] = list(islice(large, g.sizes[split]))
+            if small:
+                print(
+                    f"groups: {small.total()} of {split} have fewer than {g.min_negatives} flawed traces "
+                    f"(groups.min_negatives) and are left out, {len(kept[split])} are kept",
+                    flush=True,
+                )
         by_id = {group.problem_id: group for group in kept["train"]}
         for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
             kept[split] = [by_id[i] for i in ids]
@@ -258,6 +267,15 @@ class Groups(Stage):
         kept["train"] = [group for group in fewer if len(group.negative_bank) >= g.min_negatives]
         for split, groups in kept.items():
             write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
+
+
+def _large_enough(groups: Iterable[Group], least: int, small: Counter[str]) -> Iterator[Group]:
+    """Groups with `least` flawed traces; `small` counts the others."""
+    for group in groups:
+        if len(group.negative_bank) >= least:
+            yield group
+        else:
+            small[group.problem_id] += 1
 
 
 def _own_groups(preset: Preset) -> bool:
@@ -290,6 +308,13 @@ class RewardModel(Stage):
     notebook, code, sections = "02_train_reward_model", ("reward_model",), ("reward_model",)
     required = ("reward_model",)
 
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """The section; without `total_head` where there is one, so that results of before that setting stay valid."""
+        section = super().config(preset)
+        if preset.reward_model.total_head:
+            del section["reward_model"]["total_head"]
+        return section
+
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("groups", preset.reward_model.backbone)
 
@@ -307,6 +332,7 @@ class RewardModel(Stage):
             settings.lm_weight > 0,
             frozen,
             settings.four_bit,
+            settings.total_head,
         )
         log = train_reward_model(
             model, tokenizer, groups, run.groups("dev"), settings, seed, out / WORK / "trainer", out / "adapter"
@@ -624,6 +650,7 @@ class TrainedPlanner(Stage):
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
+            min_failures=e.min_failures,
             log_folder=out / WORK / "rollouts" / (OTHER_PROCESS.format(rank) if rank else ""),
         )
         start, t = run.need("planner").path, preset.planner_training
