@@ -19,8 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib.evaluation.natural_measures import score_traces
-from tracelift_lib.evaluation.natural_sets import load_natural, sample_problems
+from tracelift_lib.evaluation.natural_sets import load_natural, load_own, sample_problems
 from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
+from tracelift_lib.evaluation.settings import OwnSet
 from tracelift_lib.executor.backends import derived_seed
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.groups.builder import build, guard_of
@@ -41,7 +42,7 @@ from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
-from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, write_json
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, file_sha256, write_json
 from tracelift_lib.problems.problem import Problem, load_gsm8k
 from tracelift_lib.problems.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.problems.settings import GSM8K
@@ -369,6 +370,12 @@ class RewardModelScores(Stage):
         pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
 
 
+def _own_set(own: OwnSet) -> dict[str, Any]:
+    """What decides the scores of a file of the user's own; without the file, nothing that any result could have."""
+    path = PROJECT / Path(own.file).expanduser()
+    return own.model_dump(exclude={"file"}) | {"sha256": file_sha256(path) if path.is_file() else None}
+
+
 NATURAL_CHUNK = 32  # traces scored between two saves
 
 
@@ -378,9 +385,10 @@ class NaturalErrors(Stage):
     required = ("natural_errors",)
 
     def config(self, preset: Preset) -> dict[str, Any]:
-        """How many resamples a table takes later decides no score."""
+        """How many resamples a table takes later decides no score, nor does where a file of one's own lies."""
         sets = preset.natural_errors.sets if preset.natural_errors else {}
-        return {"sets": sets, **_fields(preset, "prompt_style")}
+        decides = {n: _own_set(value) if isinstance(value, OwnSet) else value for n, value in sets.items()}
+        return {"sets": decides, **_fields(preset, "prompt_style")}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once(_backbone_stage(preset), *["reward_model"] * bool(preset.reward_model))
@@ -392,8 +400,12 @@ class NaturalErrors(Stage):
         """scores.parquet: every prefix of the sampled natural traces under each score."""
         settings, seed, style = run.preset.natural_errors, run.preset.seed, run.preset.prompt_style
         traces = []
-        for name, problems in settings.sets.items():
-            traces += sample_problems(load_natural(name, data_folder()), problems, seed)
+        for name, value in settings.sets.items():
+            if isinstance(value, OwnSet):
+                own = load_own(name, value.file, value.format, value.domain, value.task_type)
+                traces += sample_problems(own, value.problems, seed)
+            else:
+                traces += sample_problems(load_natural(name, data_folder()), value, seed)
         backbone = run.need(_backbone_stage(run.preset)).path
         model, tokenizer = load_model(backbone), load_tokenizer(backbone)
         scorer = run.reward_model() if run.preset.reward_model else None
