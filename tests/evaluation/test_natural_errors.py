@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import DATA
+from common import DATA, PROJECT
 
 from tracelift_lib.evaluation import natural_measures
 from tracelift_lib.evaluation.natural_sets import (
+    FORMATS,
+    LABELS_OF,
     NATURAL_SETS,
     load_natural,
+    load_own,
     plain_step,
     sample_problems,
     trace_of_solution,
@@ -22,6 +25,7 @@ from tracelift_lib.problems.prompts import OPEN, as_chat, planner_prompt, reward
 from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.runs import stages
 from tracelift_lib.runs.pipeline import Run
+from tracelift_lib.runs.presets import load_preset
 
 
 def write(path, text):
@@ -87,9 +91,182 @@ def test_prm_errors_count_from_one_and_stay_inside(tmp_path):
     assert (original.errors, modified.errors, modified.item) == ((), (1,), "circular: 7")
 
 
+# --- sets of one's own (docs/natural_errors.md) ----------------------------------------------------
+
+STEPS = {"problem": "p", "steps": ["Step 1: a", "b", "c"], "errors": [1, 2], "answer_right": False, "generator": "m"}
+BIG = {"input": "p", "steps": ["a", "b", "c"], "answer": "(A)", "target": " (B)", "mistake_index": 1}
+MR = {
+    "Question_UUID": "u-1",
+    "Question": "p",
+    "Options": "A: 1 B: 2",
+    "Sampled_Model": "m",
+    "Subject": "coding",
+    "Ground_Truth_Answer": "A",
+    "Model_Solution_Steps": ["Step 1: a", "Step 2: b", "Step 3: c"],
+    "Model_Solution_Correctness": "incorrect",
+    "Model_Solution_First_Error_Step": 2,
+    "Model_Solution_Error_Reason": [],
+}
+PRM = {
+    "idx": "circular_7",
+    "classification": "circular",
+    "original_question": "p",
+    "original_process": ["a"],
+    "modified_process": ["a", "b"],
+    "error_steps": [2],
+}
+
+
+def jsonl(path, *records):
+    write(path, "".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "layout, record, expected",
+    [
+        ("steps", STEPS, ("p", ("a", "b", "c"), (1, 2), False)),
+        ("steps", {"problem": "p", "steps": ["a"], "first_error": None}, ("p", ("a",), (), None)),
+        ("steps", {"problem": "p", "steps": ["a", "b"], "first_error": 0}, ("p", ("a", "b"), (0,), None)),
+        ("processbench", process_row(), ("p", ("a", "b"), (1,), True)),
+        ("bigbench_mistake", BIG, ("p", ("a", "b", "c"), (1,), False)),
+        ("bigbench_mistake", BIG | {"mistake_index": None, "target": "(A)"}, ("p", ("a", "b", "c"), (), True)),
+        ("mrben", MR, ("p\nA: 1 B: 2", ("a", "b", "c"), (1,), None)),
+        (
+            "mrben",
+            MR | {"Model_Solution_First_Error_Step": "Step 3", "Options": ""},
+            ("p", ("a", "b", "c"), (2,), None),
+        ),
+        (
+            "mrben",
+            {k: v for k, v in MR.items() if k != "Options"}
+            | {"Model_Solution_Correctness": "correct", "Model_Solution_First_Error_Step": "N/A"}
+            | {"Model_Solution_Steps": "Step 1: a\nmore\nStep 2: b"},
+            ("p", ("a\nmore", "b"), (), None),
+        ),
+    ],
+)
+def test_each_format_by_hand(tmp_path, layout, record, expected):
+    """Counted from 0, whatever the format counts from."""
+    (trace,) = load_own("mine", jsonl(tmp_path / "mine.jsonl", record), layout, "code", "stdio")
+    assert (trace.problem, trace.steps, trace.errors, trace.answer_right) == expected
+    assert (trace.set, trace.domain, trace.as_problem().task_type) == ("mine", "code", "stdio")
+
+
+def test_a_file_of_pairs_has_both_processes(tmp_path):
+    original, modified = load_own("mine", jsonl(tmp_path / "m.jsonl", PRM), "prmbench")
+    assert (original.errors, modified.errors, modified.labels) == ((), (1,), "pairs")
+
+
+@pytest.mark.parametrize(
+    "layout, record, words",
+    [
+        ("steps", STEPS | {"errors": [3]}, "'errors': step 3, but there are 3 steps"),
+        ("steps", STEPS | {"errors": [-1]}, "'errors': step -1"),
+        ("steps", STEPS | {"first_error": 1}, "either 'errors'"),
+        ("steps", {k: v for k, v in STEPS.items() if k != "errors"}, "either 'errors'"),
+        ("steps", STEPS | {"steps": "a b"}, "field steps"),
+        ("steps", STEPS | {"step": 3}, "field step"),
+        ("bigbench_mistake", BIG | {"mistake_index": 3}, "'mistake_index': step 3"),
+        ("bigbench_mistake", {"input": "p", "steps": ["a"]}, "field mistake_index"),
+        ("mrben", MR | {"Model_Solution_First_Error_Step": 4}, "First_Error_Step': step 3"),
+        ("mrben", MR | {"Model_Solution_Correctness": "maybe"}, "field Model_Solution_Correctness"),
+        ("processbench", BIG, "field id"),
+    ],
+)
+def test_a_row_that_breaks_its_format_is_named_with_its_line(tmp_path, layout, record, words):
+    good = {"steps": STEPS, "bigbench_mistake": BIG, "mrben": MR, "processbench": process_row()}[layout]
+    file = jsonl(tmp_path / "mine.jsonl", good, record)
+    with pytest.raises(InputError, match=rf"mine\.jsonl:2.*{words}.*docs/natural_errors.md"):
+        load_own("mine", file, layout)
+
+
+def test_rows_without_a_label_are_counted_aloud_and_none_at_all_is_an_error(tmp_path, capsys):
+    unknown = MR | {"Model_Solution_First_Error_Step": "N/A", "Question_UUID": "u-2"}
+    assert len(load_own("mine", jsonl(tmp_path / "a.jsonl", MR, unknown), "mrben")) == 1
+    assert "mine: 1 of 2 rows" in capsys.readouterr().out
+    with pytest.raises(InputError, match="natural_errors.sets.mine: no labelled trace"):
+        load_own("mine", jsonl(tmp_path / "b.jsonl", unknown), "mrben")
+    with pytest.raises(InputError, match="two traces.*'g-0' of 'm'"):
+        load_own("mine", jsonl(tmp_path / "c.jsonl", process_row(), process_row()), "processbench")
+    with pytest.raises(InputError, match="nothing.jsonl: no such file"):
+        load_own("mine", str(tmp_path / "nothing.jsonl"), "steps")
+
+
+def test_the_documented_formats_are_those_there_are():
+    text = (PROJECT / "docs" / "natural_errors.md").read_text()
+    assert all(f"`{name}`" in text for name in FORMATS)
+
+
+OWN = {"file": "data/mine.jsonl", "format": "steps", "domain": "code"}
+
+
+def check_with(sets):
+    return load_preset("check", overrides={"natural_errors": {"sets": sets}})
+
+
+def test_a_preset_names_a_set_of_ones_own_beside_a_public_one():
+    own = check_with({"prmbench": 5, "mine": OWN}).natural_errors.sets
+    assert own["prmbench"] == 5 and own["mine"].model_dump(exclude_none=True) == OWN
+
+
+@pytest.mark.parametrize(
+    "sets, words",
+    [
+        ({"mine": 5}, "'mine' is no public set .*mine: {file: ..., format: ..., domain: ...}"),
+        ({"prmbench": OWN}, "word of its own"),
+        ({"Mine!": OWN}, "word of its own"),
+        ({"mine": OWN | {"format": "stepz"}}, "sets.mine.*format.*'bigbench_mistake'"),
+        ({"mine": OWN | {"domain": "law"}}, "sets.mine.*domain"),
+        ({"mine": OWN | {"formats": "steps"}}, "unknown key 'formats'; did you mean 'format'"),
+        ({"mine": {"format": "steps"}}, "sets.mine.*file: Field required"),
+        ({"prmbench": 0}, "sets.prmbench"),
+    ],
+)
+def test_a_set_that_cannot_be_is_refused_by_the_preset(sets, words):
+    with pytest.raises(InputError, match=words):
+        check_with(sets)
+
+
+def test_the_key_of_ones_own_set_goes_by_content(tmp_path):
+    def key(name, text, **change):
+        write(tmp_path / name, text)
+        own = {"mine": OWN | {"file": str(tmp_path / name)} | change}
+        return stages.key_of(check_with(own), "natural_errors", {})
+
+    first = key("a.jsonl", "1")
+    assert key("b.jsonl", "1") == first != key("b.jsonl", "2")
+    assert first not in (key("a.jsonl", "1", domain="math"), key("a.jsonl", "1", problems=3))
+
+
+def test_ones_own_sets_have_tables_by_what_is_labelled(tmp_path):
+    """A score that falls at the first error finds every one; the reward model is asked about the set's domain."""
+    rows = [STEPS | {"problem": f"p{n}", "errors": [n % 3] if n % 4 else []} for n in range(12)]
+    traces = load_own("mine", jsonl(tmp_path / "m.jsonl", *rows), "steps", "code")
+    table = pd.DataFrame(
+        {
+            **{name: getattr(t, name) for name in ("set", "item", "part", "kind", "problem", "labels")},
+            "step": step,
+            "steps": len(t.steps),
+            "errors": list(t.errors),
+            "answer_right": t.answer_right,
+            "q": 0.0 if t.errors and step >= t.errors[0] else 1.0,
+        }
+        for t in traces
+        for step in range(len(t.steps))
+    ).astype({"answer_right": "boolean"})
+    found = natural_measures.all_results(table, 20, 0)
+    assert list(found) == ["first_errors"]
+    values = found["first_errors"].set_index("metric")["value"]
+    assert values["F1"] == values["accuracy on erroneous"] == values["accuracy on correct"] == 1.0
+    assert {t.as_problem().domain for t in traces} == {"code"}
+    assert reward_model_text(traces[0].as_problem(), "z").startswith("<task>code</task>\n<type>code</type>")
+
+
 def results(name, rows, resamples=50):
     """A table of rows of the first set that has it."""
-    (of, *_) = natural_measures.TABLES[name].sets
+    labels = natural_measures.TABLES[name].labels
+    of = next(name for name, label in LABELS_OF.items() if label in labels)
     return natural_measures.results(name, rows.assign(set=of), resamples, seed=0)
 
 

@@ -17,6 +17,7 @@ from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.schema import Group, Rubric, rubric_from_shares, rubric_label, split_train_dev
 from tracelift_lib.groups.truth import true_rubric
 from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.problems.tinyworld import generate_splits, read_calculations, true_steps
 
 KINDS = (
@@ -467,6 +468,14 @@ BAD = [  # (what, change, field as named, a word of the message)
     ("no positive", change("positive_pool", []), "positive_pool", "at least 1"),
     ("no negative_kind", change(*SECOND, "negative_kind", del_), "", "negative_kind"),
     ("empty reasoning", change(*FIRST, "reasoning", ""), "negative_bank.0.reasoning", "at least 1"),
+    ("blank reasoning", change(*FIRST, "reasoning", " \n"), "negative_bank.0.reasoning", "white space"),
+    ("label as text", change(*FIRST, "rubric", "step_coherence", "3"), "negative_bank.0.rubric", "step_coherence"),
+    ("label true", change(*POSITIVE, "rubric", "step_coherence", True), "positive_pool.0.rubric", "step_coherence"),
+    ("total as text", change(*FIRST, "rubric", "total", "0.5"), "negative_bank.0.rubric.total", "number"),
+    ("no flawed trace", change("negative_bank", []), "negative_bank", "flawed"),
+    ("an id again", change("problem_id", "p-1"), "problem_id", "g.jsonl"),
+    ("an answer that is none", change("metadata", {"answer": [18]}), "", "metadata.answer"),
+    ("metadata that is no JSON", change("metadata", "{"), "", "JSONDecodeError"),
     ("unknown word", change(*FIRST, "rubric_label", "great"), "negative_bank.0.rubric_label", "strong"),
     ("raw score 11", change(*FIRST, "rubric_score_raw", 11), "negative_bank.0.rubric_score_raw", "10"),
     ("no problem_id", change("problem_id", del_), "problem_id", "required"),
@@ -489,7 +498,113 @@ def test_a_violation_is_named_with_file_line_and_field(tmp_path, mutate, field, 
         next(loaded)
     message = str(caught.value)
     assert has_path(message, path, 3), message
-    assert f"field {field}" in message and word in message, message
+    assert (f"field {field}" in message or not field) and word in message, message
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path):
+    text = json.dumps(group_record())
+    path = tmp_path / "g.jsonl"
+    path.write_text(text.replace('"total": 0.45', '"total": 0.45, "total": 0.9'))
+    with pytest.raises(InputError, match="'total' is given twice") as caught:
+        list(load_groups(path))
+    assert has_path(str(caught.value), path, 1)
+
+
+def test_a_number_as_answer_is_read_as_text(tmp_path):
+    record = group_record()
+    record["metadata"]["answer"] = 18
+    (group,) = load_groups(write(tmp_path / "g.jsonl", [record]))
+    assert group.as_problem().answer == "18"
+
+
+# --- the released code's own groups (docs/method.md section 9) ----------------------------------
+
+
+def released_math_record(problem_id="math_gsm8k_000018"):
+    """As its script for math groups writes one: which keys, and of what kind."""
+    record = group_record(problem_id) | {"source": "gsm8k", "task_type": "math"}
+    lengths = {"raw_reason_length": 21, "clean_reason_length": 18}
+    record["positive_pool"][0] |= {"label": "positive", "rubric_label": "positive", "rubric_score_raw": 10.0, **lengths}
+    for number, candidate in enumerate(record["negative_bank"]):
+        meta = {"judge_meta": {"model": "m"}, "source_row_index": 36, "parent_source_row_index": None}
+        candidate |= {"label": "negative", "negative_index": number, "metadata": meta, **lengths}
+    record["negative_bank"][1] |= {"rubric_label": None, "rubric_score_raw": 5.0, "rubric_reason": None}
+    record["metadata"] = {
+        "source_row_index": 18,
+        "answer": "5",
+        "negative_count": 2,
+        "math_dimension_names": list(MATH),
+    }
+    return record
+
+
+def released_code_record(problem_id="code_000007"):
+    """As its script for code groups writes one."""
+    record = group_record(problem_id)
+    del record["task_type"]
+    record["metadata"] = {"task_type": "stdin", "source_dataset": None, "positive_has_any_code_pattern": False}
+    for candidate in [*record["positive_pool"], *record["negative_bank"]]:
+        candidate["rubric"] = dict.fromkeys(CODE, 3) | {"total": 0.45}
+        candidate |= {"label": None, "raw_reason_length": 9, "clean_reason_length": 9, "rubric_label": "acceptable"}
+        candidate |= {"rubric_score_raw": None, "rubric_reason": None}
+    return record
+
+
+@pytest.mark.parametrize("name", ["train_groups_min4.jsonl", "train_groups.jsonl", "train.jsonl"])
+@pytest.mark.parametrize("make, task_type", [(released_math_record, "math"), (released_code_record, "stdin")])
+def test_groups_of_the_released_scripts_load_from_their_folders(tmp_path, name, make, task_type):
+    write(tmp_path / name, [make()])
+    write(tmp_path / name.replace("train", "dev"), [make("other")])
+    (group,), (dev,) = load_groups(tmp_path), load_groups(tmp_path, "dev")
+    assert group.task_type == group.as_problem().task_type == task_type and dev.problem_id == "other"
+    assert [c.reasoning for c in group.candidates] == [
+        c["reasoning"] for c in make()["positive_pool"] + make()["negative_bank"]
+    ]
+
+
+def test_two_files_of_one_split_are_named(tmp_path):
+    for name in ("train_groups_min4.jsonl", "train_groups_min2.jsonl"):
+        write(tmp_path / name, [released_math_record()])
+    with pytest.raises(InputError, match="train_groups_min2.jsonl, train_groups_min4.jsonl; name one"):
+        next(load_groups(tmp_path))
+
+
+def test_a_group_without_any_task_type_has_its_source(tmp_path):
+    record = released_code_record() | {"metadata": {}}
+    (group,) = load_groups(write(tmp_path / "g.jsonl", [record]))
+    assert group.task_type == "hand"
+
+
+def rendered(record, candidate, domain):
+    """The released code's text of a candidate, from the record as it is on disk."""
+    tests = record.get("tests_or_constraints") or record.get("tests") or ""
+    kind = record.get("task_type") or record["metadata"].get("task_type")
+    parts = [f"<task>{domain}</task>", f"<type>{kind}</type>", "<problem>", record["problem"].strip(), "</problem>"]
+    parts += ["<tests>", tests.strip(), "</tests>"] if tests else []
+    return "\n".join([*parts, "<reasoning>", candidate["reasoning"].strip(), "</reasoning>"])
+
+
+@pytest.mark.parametrize("key", [None, "tests", "tests_or_constraints"])
+@pytest.mark.parametrize("make, domain", [(released_math_record, "math"), (released_code_record, "code")])
+def test_the_reward_model_reads_what_the_released_one_does(tmp_path, make, domain, key):
+    record = make() | {"problem": "\n  Sum them.\n\n"} | ({key: "\nin: 1\nout: 2\n"} if key else {})
+    record["negative_bank"][0]["reasoning"] = "  add them up\n"
+    (group,) = load_groups(write(tmp_path / "g.jsonl", [record]))
+    texts = [reward_model_text(group.as_problem(), c.reasoning) for c in group.candidates]
+    assert texts == [rendered(record, c, domain) for c in record["positive_pool"] + record["negative_bank"]]
+    assert ("<tests>" in texts[0]) == (key is not None)
+
+
+def test_the_released_collator_reads_ours(problems):
+    """What it asks of a record: one domain's labels under their names, whole numbers; totals; references; negatives."""
+    for problem in problems[:20]:
+        record = json.loads(json.dumps(build_group(problem, 0).to_record()))
+        assert record["positive_pool"] and record["negative_bank"] and "tests" not in record
+        for candidate in record["positive_pool"] + record["negative_bank"]:
+            assert all(type(candidate["rubric"][name]) is int for name in MATH)
+            assert 0 <= float(candidate["rubric"]["total"]) <= 1 and candidate["reasoning"].strip()
+            text = reward_model_text(problem, candidate["reasoning"])
+            assert text == rendered(record, candidate, "math")
 
 
 def test_lines_that_are_no_json_objects_are_named(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracelift_lib.groups.seeds import (
+    BENCHMARK_FILES,
     LeakageError,
     LeakageGuard,
     SeedSettings,
@@ -204,6 +205,26 @@ def test_benchmarks_of_a_folder_are_found_whatever_is_there(tmp_path):
     (tmp_path / "math500").mkdir()
     (tmp_path / "math500" / "math500_test.json").write_text(json.dumps([{"problem": "P1"}, {"problem": "P2"}]))
     assert [text for _, text in benchmark_problems(tmp_path)] == ["Q?", "P1", "P2", "def f():"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("file, field", BENCHMARK_FILES.items())
+def test_a_benchmark_is_guarded_by_each_name_that_the_readme_allows(tmp_path, capsys, file, field, suffix):
+    """Plain or with .gz; what is not there is said, so that nobody thinks it guarded."""
+    (tmp_path / file).parent.mkdir()
+    text = json.dumps({field: "A test problem."})
+    data = (f"[{text}]" if file.endswith(".json") else text).encode()
+    (tmp_path / f"{file}{suffix}").write_bytes(gzip.compress(data) if suffix else data)
+    assert [found for _, found in benchmark_problems(tmp_path)] == ["A test problem."]
+    said = capsys.readouterr().out
+    assert "gsm8k/test.jsonl" in said and file not in said
+    assert all(other in said for other in BENCHMARK_FILES if other != file)
+
+
+def test_a_benchmark_without_its_field_is_named(tmp_path):
+    write(tmp_path / "humaneval" / "HumanEval.jsonl", {"task": "def f():"})
+    with pytest.raises(InputError, match=r"HumanEval.jsonl:1: .*'prompt'"):
+        list(benchmark_problems(tmp_path))
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="public data are not here")

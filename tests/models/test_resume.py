@@ -4,7 +4,9 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -96,8 +98,30 @@ def test_an_interrupt_reaches_python_again_after_training(tokenizer, tmp_path):
 
 def test_checkpoints_come_with_time(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(supervised, "SAVE_SHARE", 1.0)
     train(tokenizer, tmp_path)
     assert checkpoints(tmp_path) == ["checkpoint-12"]  # saved at every step, only the newest kept
+
+
+@pytest.mark.parametrize("save, step", [(0.1, 1.0), (60.0, 20.0), (300.0, 30.0), (2.0, 0.01)])
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(monkeypatch, save, step):
+    """A clock of our own; what a checkpoint costs decides how often there is one, and never more than every 15 s."""
+    now, saves, steps = [0.0], [], 4000
+    monkeypatch.setattr(supervised.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(supervised, "gather_object", list)
+    callback = CheckpointCallback()
+    for _ in range(steps):
+        now[0] += step
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        callback.on_step_end(None, None, control)
+        if control.should_save:
+            now[0] += save
+            saves.append(now[0])
+            callback.on_save(None, None, control)
+    assert len(saves) * save <= 0.05 * now[0] + save  # the first is taken before its cost is known
+    between = max(15.0, 19 * save) + save
+    assert saves and all(gap <= between + 2 * step for gap in np.diff(saves))
+    assert all(gap >= 15.0 for gap in np.diff(saves))
 
 
 def test_a_tokenizer_beside_a_qwen2_model_loads_as_it_was_trained(tokenizer, tmp_path):

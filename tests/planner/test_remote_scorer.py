@@ -57,7 +57,9 @@ def rows_of(e, batch=BATCH, ids=IDS):
 
 
 def test_a_served_reward_model_gives_the_rewards_of_the_local_one(tmp_path, url, scorer):
-    local, remote = (rows_of(engine(tmp_path, scorer=s)) for s in (scorer, RemoteScorer(url, 512)))
+    local, remote = (
+        rows_of(engine(tmp_path, scorer=s)) for s in (scorer, RemoteScorer(url, 512, retries=1, backoff=0.001))
+    )
     for name in ("q", "reward", "s", "u"):
         np.testing.assert_allclose([r[name] for r in remote], [r[name] for r in local], atol=1e-4)
     assert np.ptp([r["q"] for r in remote]) > 1e-3 and all(r["failure"] is None for r in remote)
@@ -78,7 +80,7 @@ class NotANumber:
 def test_a_model_that_scores_nan_gives_no_reward(tmp_path, scorer):
     """Nothing is guessed: all parts are nan, the failure is counted by its kind and stops the run."""
     with serving(NotANumber(scorer)) as url:
-        e = engine(tmp_path, scorer=RemoteScorer(url, 512))
+        e = engine(tmp_path, scorer=RemoteScorer(url, 512, retries=1, backoff=0.001))
         rows = rows_of(e)
         assert [r["reward"] for r in rows] == [None] * 4 and all(math.isnan(r["s"]) for r in rows)
         assert e.failures == Counter(reward_model_http_500=4)
@@ -88,7 +90,7 @@ def test_a_model_that_scores_nan_gives_no_reward(tmp_path, scorer):
 
 def test_a_service_that_goes_away_gives_no_reward(tmp_path, scorer):
     with serving(scorer) as url:
-        e = engine(tmp_path, scorer=RemoteScorer(url, 512))
+        e = engine(tmp_path, scorer=RemoteScorer(url, 512, retries=1, backoff=0.001))
         assert all(r["reward"] is not None for r in rows_of(e))
     assert [r["failure"] for r in rows_of(e)] == ["reward_model_connection"] * 4
 
@@ -136,6 +138,19 @@ def test_one_score_that_cannot_be_right_fails_its_own_traces_only(tmp_path, serv
     assert [r["failure"] for r in rows] == [None, f"reward_model_{kind}", None, None]
     assert [r["q"] for r in rows if r["failure"] is None] == [0.25] * 3 and rows[1]["reward"] is None
     assert e.failures == Counter({f"reward_model_{kind}": 1})
+
+
+def test_one_lost_connection_loses_no_reward(tmp_path, service):
+    asked = []
+
+    def answer(items):
+        asked.append(items)
+        if len(asked) == 1:
+            raise ConnectionAbortedError  # the handler ends without an answer
+        return [0.25] * len(items)
+
+    e = engine(tmp_path, scorer=RemoteScorer(service(answer), backoff=0.001))
+    assert [r["q"] for r in rows_of(e)] == [0.25] * 4 and not e.failures and len(asked) == 2
 
 
 def test_an_answer_out_of_the_protocol_fails_its_request(tmp_path, service):
@@ -186,7 +201,7 @@ def test_what_the_service_serves_is_part_of_the_key_and_where_is_not(url):
         for run in (
             Run("check"),
             remote_run(url),
-            remote_run("http://elsewhere:1", timeout=5.0, batch_size=2),
+            remote_run("http://elsewhere:1", timeout=5.0, batch_size=2, retries=0, backoff=3.0),
             remote_run(url, model="another"),
         )
     )

@@ -1,6 +1,7 @@
 """Rewards while training, with stand-ins for the model and the RM: parts, modes, failures, the log."""
 
 import asyncio
+import contextlib
 import json
 import math
 import threading
@@ -20,6 +21,7 @@ from tracelift_lib.planner.log import collect_log
 from tracelift_lib.planner.reward_engine import RewardEngine, TooManyFailures
 from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.problems.prompts import PromptLimits, extract_trace, wrap_trace
+from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.verifier.verdicts import Verifier
 
 A, B = story(3, ("+", 2), problem_id="a"), story(4, ("*", 2), problem_id="b")  # answers 5 and 8
@@ -86,6 +88,7 @@ def engine(tmp_path, arm="tracelift", quality=QUALITY, runs=RUNS, no_trace=None,
         baseline={"a": [0, 1, 0], "b": [1, 0, 1]} if arm == "released_code" else BASELINE,
         seed=2,
         max_failure_rate=0.25,
+        min_failures=1,
         log_folder=tmp_path / "rollouts",
     )
     (tmp_path / "rollouts").mkdir(exist_ok=True)
@@ -330,6 +333,22 @@ def test_too_many_failures_stop_the_run(tmp_path):
     assert json.loads((tmp_path / "rollouts" / "000001.json").read_text())[0]["failure"] == "reward_model"
 
 
+@pytest.mark.parametrize("failed, rewards, stops", [(1, 32, False), (9, 32, False), (10, 32, True), (10, 600, False)])
+def test_a_few_failures_stop_a_run_by_no_share(tmp_path, failed, rewards, stops):
+    """At the default of a preset, 0.02: one time-out among the first 32 completions is 3 %, and chance."""
+    execution = load_preset("check").execution
+    assert (execution.max_failure_rate, execution.min_failures) == (0.02, 10)
+    e = engine(
+        tmp_path,
+        quality=QUALITY | {"bad": math.nan},
+        max_failure_rate=execution.max_failure_rate,
+        min_failures=execution.min_failures,
+    )
+    completions = [wrap_trace("bad")] * failed + [wrap_trace("good")] * (rewards - failed)
+    with pytest.raises(TooManyFailures, match=f"{failed} of {rewards}") if stops else contextlib.nullcontext():
+        call(e, completions, ["a"] * rewards)
+
+
 def test_a_resumed_run_remembers_the_failures_of_its_first_part(tmp_path):
     """Step 1 is logged, but comes after the checkpoint: it is done again and counts once."""
     first = engine(tmp_path, quality=QUALITY | {"bad": math.nan})
@@ -356,7 +375,7 @@ def test_success_without_a_trace_is_logged_beside_the_parts(tmp_path, arm, basel
 
 
 def test_no_failure_is_allowed_at_rate_zero(tmp_path):
-    e = engine(tmp_path, quality=QUALITY | {"bad": math.nan}, max_failure_rate=0.0)
+    e = engine(tmp_path, quality=QUALITY | {"bad": math.nan}, max_failure_rate=0.0, min_failures=10)
     call(e, [wrap_trace("good")], ["a"])
     with pytest.raises(TooManyFailures):
         call(e, [wrap_trace("good")] * 9 + [wrap_trace("bad")], ["a"] * 10, step=1)

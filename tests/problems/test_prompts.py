@@ -283,6 +283,24 @@ def test_reward_model_text_with_tests():
     )
 
 
+@given(st.sampled_from(["", " ", "\n", "\t \n"]), st.sampled_from(["", "  ", "\n\n"]))
+def test_reward_model_text_has_no_white_space_around_its_parts(before, after):
+    """The released code strips problem, tests and trace; HumanEval's prompts all end with white space."""
+    around = [f"{before}{text}{after}" for text in ("Sum them.", "in: 1\nout: 2", "plan")]
+    code = PROBLEM.model_copy(
+        update={"domain": "code", "problem": around[0], "metadata": {"tests_or_constraints": around[1]}}
+    )
+    assert reward_model_text(code, around[2]) == (
+        "<task>code</task>\n<type>word_problem</type>\n<problem>\nSum them.\n</problem>\n"
+        "<tests>\nin: 1\nout: 2\n</tests>\n<reasoning>\nplan\n</reasoning>"
+    )
+
+
+def test_hidden_tests_are_not_shown_to_the_reward_model():
+    code = PROBLEM.model_copy(update={"domain": "code", "metadata": {"tests": {"style": "stdio", "cases": ["secret"]}}})
+    assert "secret" not in reward_model_text(code, "plan") and "<tests>" not in reward_model_text(code, "plan")
+
+
 def test_reward_model_text_gives_nothing_away():
     """The RM judges reasoning; it must see neither the answer nor the reference."""
     text = reward_model_text(PROBLEM, "z")

@@ -46,11 +46,37 @@ def test_rows_come_with_their_numbers(tmp_path, name):
         ("a.json.gz", b"plain", "a.json.gz: damaged"),
         ("a.jsonl.gz", gzip.compress(b'{"x": "abc"}\n' * 99, mtime=0)[:15] + b"\xff" * 20, "a.jsonl.gz: damaged"),
         ("a.parquet", b"PAR1 and no more", "a.parquet: damaged or not a parquet file"),
+        ("a.jsonl", b'{"x": ' + b"[" * 100_000, "a.jsonl:1: .*nested too deeply"),
+        ("a.json", b"[" * 100_000, "a.json: .*nested too deeply"),
+        ("a.jsonl", b'{"x": ' + b"9" * 5000 + b"}", "a.jsonl:1: .*digits"),
+        ("a.json", b'[{"x": ' + b"9" * 5000 + b"}]", "a.json: .*digits"),
+        ("a.jsonl", b'{"x": 1}\n{"x": 1, "y": 2, "x": 3}', "a.jsonl:2: .*'x' is given twice"),
+        ("a.jsonl", "{'x': 'für'}".encode("latin-1"), "a.jsonl: damaged or not UTF-8"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
+        list(file_records(tmp_path / name))
+
+
+@pytest.mark.parametrize("cut", range(4, 400, 9))
+def test_a_parquet_file_with_a_damaged_page_or_footer_is_named(tmp_path, cut):
+    """Whatever of Arrow's errors it is that comes of it; some places do no harm."""
+    path = write(tmp_path / "a.parquet", [{"x": i, "text": "word " * i} for i in range(40)])
+    data = bytearray(path.read_bytes())
+    data[cut : cut + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    try:
+        list(file_records(path))
+    except InputError as error:
+        assert f"{path}: damaged or not a parquet file" in str(error)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_a_folder_where_a_file_is_meant_is_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name}: a folder, but a file is meant"):
         list(file_records(tmp_path / name))
 
 

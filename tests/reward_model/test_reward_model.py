@@ -152,6 +152,24 @@ def test_what_is_saved_has_the_released_layout(tmp_path, folder):
         assert torch.equal(model(ids, mask).q, again(ids, mask).q)
 
 
+def test_a_checkpoint_without_a_total_head_scores_by_its_dimensions(tmp_path, tokenizer):
+    """docs/method.md section 9: q is the derived score alone, which the total's loss then fits too."""
+    body, heads = checkpoint(tmp_path / "m", "qwen2", tokenizer)
+    settings = json.loads((tmp_path / "m" / "config.json").read_text()) | {"rm_use_total_head": False}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(settings))
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("total_head")}
+    save_file(kept, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    ReasoningRewardModel.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "again")
+    model = ReasoningRewardModel.from_pretrained(tmp_path / "again").eval()
+    ids = tokenizer(reward_model_text(*pairs()[0][:1], "x"), add_special_tokens=False)["input_ids"]
+    *_, expected = by_hand(body, heads, ids)
+    with torch.no_grad():
+        scores = model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    assert scores.q.item() == scores.total.item() == pytest.approx(np.dot(WEIGHTS, expected) / 4, abs=1e-5)
+    assert "total_head" not in dict(model.named_children())
+
+
 @pytest.mark.parametrize("missing", ["total_head.weight", "dimension_heads.3.bias"])
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, folder, tokenizer, missing):
     """Otherwise the head would be random and every score noise, with no more than a line in the log."""
@@ -292,7 +310,7 @@ def test_the_config_is_the_backbones_and_flat_on_disk(tmp_path, tokenizer, kind)
         ({"rm_dimension_weights": [-0.2, 0.4, 0.4, 0.2, 0.2]}, "from 0"),
         ({"rm_dimension_names": ["a", "a", "b", "c", "d"]}, "different names"),
         ({"rm_num_labels": 1}, "at least 2"),
-        ({"rm_use_total_head": False}, "rm_use_total_head"),
+        ({"rm_use_total_head": "yes"}, "rm_use_total_head"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, folder, change, message):
@@ -439,6 +457,16 @@ def test_schedule_shows_every_usable_group_once_an_epoch(groups, epochs, negativ
         assert all(c in g.positive_pool for c in sample.positive_pool)
         assert all(c in g.negative_bank for c in sample.negative_bank)
         assert len({c.reasoning for c in sample.negative_bank}) == negatives
+
+
+def test_groups_left_out_of_training_are_counted_aloud(groups, capsys):
+    few = [groups[0].model_copy(update={"negative_bank": groups[0].negative_bank[:1]})] * 3
+    schedule(few + groups[:2], settings(negatives=2), 0)
+    assert "3 of 5 groups have fewer than 2 flawed traces" in capsys.readouterr().out
+    schedule(groups[:2], settings(negatives=2), 0)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="lower reward_model.negatives"):
+        schedule(few, settings(negatives=2), 0)
 
 
 def test_negatives_are_drawn_anew_each_epoch(groups):

@@ -1,5 +1,6 @@
 """The scoring service over real loopback connections: its format, its batching, its errors; and the client."""
 
+import asyncio
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.remote import RemoteScorer, ScoringError
 from tracelift_lib.reward_model.scorer import Scorer
-from tracelift_lib.reward_model.server import serving
+from tracelift_lib.reward_model.server import Batcher, Item, ScoreRequest, serving
 
 SHAPE = Qwen2Shape(
     hidden_size=32,
@@ -112,7 +113,8 @@ def test_length_and_batch_size_may_be_left_out_and_nothing_to_score_is_fine(url)
         ({"items": [ITEM | {"problem": 5}]}, "items.0.problem"),
         ({"items": [ITEM | {"problem": ""}]}, "items.0.problem"),
         ({"items": [ITEM | {"task_name": "poetry"}]}, "items.0.task_name"),
-        ({"items": [ITEM | {"tests": "x"}]}, "items.0.tests"),
+        ({"items": [ITEM | {"tests": 3}]}, "items.0.tests"),
+        ({"items": [ITEM | {"answer": "x"}]}, "items.0.answer"),
         ({"items": [ITEM], "max_length": 0}, "max_length"),
         ({"items": [ITEM], "batch_size": "8"}, "batch_size"),
         ({"items": [ITEM], "max_length": 513}, "max_length: 513 is more than this server reads (512)"),
@@ -121,6 +123,55 @@ def test_length_and_batch_size_may_be_left_out_and_nothing_to_score_is_fine(url)
 def test_a_request_that_breaks_the_format_names_the_field(url, body, words):
     answer = ask(url, body)
     assert answer.status_code == 400 and words in answer.json()["error"]
+
+
+def score_of(scorer, text):
+    return pytest.approx(scorer.score_tokens(scorer.encode([text], 512))[0][0], abs=1e-6)
+
+
+def test_an_item_as_the_released_code_trainer_sends_it(url, scorer):
+    """Problem and reasoning alone: the domain of the served model, and the type that its renderer falls back on."""
+    answer = ask(url, {"items": [{"problem": " Mia has 3 coins.\n", "reasoning": "gets 2\n"}]})
+    assert answer.json()["scores"][0]["total_score"] == score_of(
+        scorer,
+        "<task>math</task>\n<type>unknown</type>\n<problem>\nMia has 3 coins.\n</problem>\n<reasoning>\ngets 2\n"
+        "</reasoning>",
+    )
+
+
+def test_tests_of_an_item_are_read(url, scorer):
+    item = ITEM | {"task_name": "code", "tests": "in: 1\nout: 2\n"}
+    assert ask(url, {"items": [item]}).json()["scores"][0]["total_score"] == score_of(
+        scorer,
+        "<task>code</task>\n<type>story</type>\n<problem>\nMia has 3 coins.\n</problem>\n<tests>\nin: 1\nout: 2\n"
+        "</tests>\n<reasoning>\ngets 2: 3 + 2 = 5.\n</reasoning>",
+    )
+
+
+def test_an_item_without_a_domain_needs_a_model_that_has_one(scorer, monkeypatch):
+    monkeypatch.setattr(scorer.model.config, "rm_dimension_names", list("abcde"))
+    with serving(scorer) as url:
+        answer = ask(url, {"items": [ITEM, {"problem": "p", "reasoning": "z"}]})
+    assert answer.status_code == 400 and "items.1.task_name" in answer.json()["error"]
+
+
+def test_requests_that_were_given_up_do_not_end_the_service(scorer):
+    """Cancelled while they wait, in any number: the next request is answered."""
+
+    async def work():
+        batcher, request = Batcher(scorer), ScoreRequest(items=[Item(**ITEM)])
+        await batcher.busy.acquire()
+        for _ in range(2):
+            waiting = [asyncio.create_task(batcher.score(request)) for _ in range(3)]
+            await asyncio.sleep(0)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        batcher.busy.release()
+        return await asyncio.wait_for(batcher.score(request), 30)
+
+    q, labels = asyncio.run(work())
+    assert q.shape == (1,) and labels.shape == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +254,7 @@ def test_a_model_that_fails_is_an_error_not_a_score(url, scorer, monkeypatch, fa
         assert answer.status_code == 500
         assert ("out of memory" if failure else "not a number") in answer.json()["error"]
         with pytest.raises(ScoringError, match="500"):
-            RemoteScorer(url, max_length=512).score(*cases(1))
+            RemoteScorer(url, max_length=512, retries=0).score(*cases(1))
     assert ask(url, {"items": [ITEM]}).status_code == 200
 
 
@@ -261,12 +312,15 @@ def test_remote_and_local_scorers_agree(url, scorer, monkeypatch):
 @pytest.fixture
 def answering():
     """A service of somebody else's: answers what the test says, remembers what it was asked."""
-    state = {"status": 200, "body": b"[]", "asked": []}
+    state = {"status": 200, "body": b"[]", "asked": [], "first": []}  # first: statuses of the first requests
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             state["asked"].append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(state["status"])
+            status = state["first"].pop(0) if state["first"] else state["status"]
+            if status is None:
+                return self.connection.close()  # without an answer
+            self.send_response(status)
             self.send_header("Content-Length", str(len(state["body"])))
             self.end_headers()
             self.wfile.write(state["body"])
@@ -314,17 +368,37 @@ def test_every_shape_of_answer_is_read(answering, answer):
     assert q.tolist() == [0.25, 1.0] and labels.shape == (2, 5) and np.isnan(labels).all()
 
 
-def test_labels_that_a_service_gives_are_read(answering):
-    answering["body"] = json.dumps(
-        {
-            "scores": [
-                {"total_score": 0.5, "dimensions": {"a": 0, "b": 1.5, "c": 2, "d": 3, "e": 4}},
-                {"total_score": 0.1},
-            ]
-        }
-    ).encode()
+@pytest.mark.parametrize("order", [MATH, sorted(MATH), MATH[::-1]])
+def test_labels_that_a_service_gives_are_read_by_name(answering, order):
+    """Whatever order its JSON has them in; what else stands beside them is left alone."""
+    given = {name: (0, 1.5, 2, 3, 4)[MATH.index(name)] for name in order} | {"total": 0.5}
+    answering["body"] = json.dumps({"scores": [{"total_score": 0.5, "dimensions": given}, 0.1]}).encode()
     _, labels = RemoteScorer(answering["url"]).score(*cases(2))
     assert labels[0].tolist() == [0, 1.5, 2, 3, 4] and np.isnan(labels[1]).all()
+
+
+@pytest.mark.parametrize("first", [[503], [429, 500, 408, 409], [None], [None, 502]])
+def test_a_request_that_failed_for_a_passing_reason_is_tried_again(answering, first):
+    answering.update(body=b"[0.25, 1]", first=list(first))
+    q, _ = RemoteScorer(answering["url"], backoff=0.001).score(*cases(2))
+    assert q.tolist() == [0.25, 1.0] and len(answering["asked"]) == len(first) + 1
+
+
+@pytest.mark.parametrize(
+    "status, body, kind", [(400, b"no", "http_400"), (404, b"", "http_404"), (200, b"x", "format")]
+)
+def test_what_would_fail_again_is_not_tried_again(answering, status, body, kind):
+    answering.update(status=status, body=body)
+    with pytest.raises(ScoringError) as caught:
+        RemoteScorer(answering["url"]).score(*cases(2))
+    assert caught.value.kind == kind and len(answering["asked"]) == 1
+
+
+def test_tries_come_to_an_end(answering):
+    answering["status"] = 503
+    with pytest.raises(ScoringError, match="status 503.*given up after 3 tries") as caught:
+        RemoteScorer(answering["url"], retries=2, backoff=0.001).score(*cases(2))
+    assert caught.value.kind == "http_503" and len(answering["asked"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -350,15 +424,17 @@ def test_labels_that_a_service_gives_are_read(answering):
         (200, b'[0.5, {"quality": 0.5}]', "item 1"),
         (200, b"[[0.5], 0.5]", "item 0"),
         (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1}}]', "dimensions of item 1"),
-        (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 9}}]', "dimensions of item 1"),
+        (200, b'[0.5, {"score": 0.5, "dimensions": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}}]', "by name"),
+        (200, json.dumps([0.5, {"score": 0.5, "dimensions": dict.fromkeys(MATH, 9)}]).encode(), "dimensions of item 1"),
+        (200, json.dumps([0.5, {"score": 0.5, "dimensions": dict.fromkeys(MATH, True)}]).encode(), "labels in"),
     ],
 )
 def test_an_answer_that_cannot_be_right_is_an_error(answering, status, body, words):
     answering.update(status=status, body=body)
     with pytest.raises(ScoringError, match=words):
-        RemoteScorer(answering["url"]).score(*cases(2))
+        RemoteScorer(answering["url"], retries=0).score(*cases(2))
 
 
 def test_a_service_that_is_not_there_is_an_error(unused_port):
     with pytest.raises(ScoringError, match="is the scoring service up"):
-        RemoteScorer(f"http://127.0.0.1:{unused_port}").score(*cases(1))
+        RemoteScorer(f"http://127.0.0.1:{unused_port}", retries=1, backoff=0.001).score(*cases(1))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ from tracelift_lib.planner.training import grpo_config
 from tracelift_lib.problems.files import WORK, InputError, write_json
 from tracelift_lib.runs import launch, store
 from tracelift_lib.runs.pipeline import Run
-from tracelift_lib.runs.presets import load_preset
+from tracelift_lib.runs.presets import load_preset, read_override
 
 TWO = {"planner_training.processes": 2, "planner_training.parameters": "full"}
 CONFIGS = sorted(launch.CONFIGS.glob("*.yaml"))
@@ -201,6 +202,30 @@ def test_a_run_for_two_processes_is_refused_in_one(upstream, monkeypatch):
     monkeypatch.setenv("TRACELIFT_HOME", str(upstream))
     with pytest.raises(InputError, match="processes is 2, but 1 run: start them with `accelerate launch"):
         Run("check", overrides=UPSTREAM | TWO).make("planner_training", arm="exec_only", seed=5)
+
+
+def test_a_launch_shows_what_its_processes_say_and_keeps_the_end_for_its_error(capfd):
+    program = "import sys; [print('line', i) for i in range(100)]; print('trouble', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(RuntimeError, match="status 3") as caught:
+        launch._run([sys.executable, "-c", program])
+    shown = capfd.readouterr().out
+    assert "line 0\n" in shown and "line 99\n" in shown and "trouble" in shown
+    assert "trouble" in str(caught.value) and "line 99" in str(caught.value) and "line 1\n" not in str(caught.value)
+
+
+def test_a_learning_rate_reaches_the_launch_as_the_number_that_it_is(monkeypatch):
+    commands = []
+    monkeypatch.setattr(launch, "_run", commands.append)
+    rates = {"planner_training.learning_rate": 5e-6, "planner_training.collapse": {"entropy": 1e-7}}
+    run = SimpleNamespace(
+        preset=SimpleNamespace(planner_training=SimpleNamespace(processes=2)),
+        arguments=("check", None, rates, None),
+        has=lambda *_, **__: False,
+        need=lambda *_, **__: None,
+    )
+    launch.train_in_processes(run, [{"arm": "exec_only", "seed": 0}])
+    given = [text for flag, text in zip(commands[0], commands[0][1:]) if flag == "--override"]
+    assert dict(map(read_override, given)) == rates
 
 
 @pytest.mark.parametrize("text, value", [("5e-6", 5e-6), ("0.5", 0.5), ("1E-3", 1e-3)])

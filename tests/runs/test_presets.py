@@ -6,7 +6,7 @@ from common import PROJECT
 
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import presets
-from tracelift_lib.runs.presets import load_preset, preset_names, variant
+from tracelift_lib.runs.presets import load_preset, preset_names, read_override, variant
 from tracelift_lib.runs.stages import STAGES, key_of, label_of, result_of, stage_graph
 
 FILES = sorted((PROJECT / "presets").glob("*.yaml"))
@@ -298,6 +298,27 @@ def test_broken_yaml_and_a_missing_base_are_named(folder):
     (folder / "mine.yaml").write_text("extends: nothing\nname: mine\n")
     with pytest.raises(InputError, match="nothing"):
         load_preset("mine")
+
+
+def test_a_preset_in_another_encoding_is_named(folder):
+    (folder / "latin.yaml").write_bytes("name: latin\ndescription: für alle\n".encode("latin-1"))
+    with pytest.raises(InputError, match="latin.yaml: not UTF-8.*save it as UTF-8"):
+        load_preset("latin")
+
+
+def test_a_preset_that_is_nested_too_deeply_is_named(folder):
+    (folder / "deep.yaml").write_text("name: " + "[" * 1000)
+    with pytest.raises(InputError, match="deep.yaml: not valid YAML"):
+        load_preset("deep")
+
+
+@pytest.mark.parametrize("text", ["5e-6", "5E-6", "0.5e-5", ".5e-5", "+5e-6", "5.e-6", "5e-06", "0.000005"])
+def test_numbers_are_read_as_json_and_yaml_1_2_have_them(text):
+    """On the command line, inside a table, and in a file: PyYAML alone takes most of these for text."""
+    assert read_override(f"a={text}") == ("a", 5e-6)
+    assert read_override(f"a={{b: [{text}]}}") == ("a", {"b": [5e-6]})
+    assert read_override(f"a={text!r}") == ("a", text)  # in quotes
+    assert load_preset("check", overrides=dict([read_override(f"planner_training.learning_rate={text}")]))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text\n"], ids=["empty", "list", "text"])

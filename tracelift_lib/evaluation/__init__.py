@@ -5,7 +5,7 @@ Read first:
     intervals.py            intervals for few seeds and for shares near 0 or 1, tests, verdicts
 
 Then:
-    natural_sets.py         public sets of traces with natural errors
+    natural_sets.py         traces with natural errors: public sets, files of one's own
     natural_measures.py     whether a score finds these errors
     settings.py             sections of a preset
 """

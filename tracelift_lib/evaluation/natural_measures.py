@@ -1,6 +1,7 @@
 """Natural errors: traces that models really wrote, with somebody else's labels. The paper does not test on them.
 
-Four public sets. Their problems are test problems (of GSM8K and MATH), so nothing may be trained on them.
+Four public sets, and files of the user's own (docs/natural_errors.md). The public sets' problems are test problems (of
+GSM8K and MATH), so nothing may be trained on them.
 
 | set | from | label |
 | --- | --- | --- |
@@ -22,7 +23,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tracelift_lib.evaluation.intervals import mean_interval, percentile_interval
-from tracelift_lib.evaluation.natural_sets import NaturalTrace, prefixes
+from tracelift_lib.evaluation.natural_sets import LABELS_OF, Labels, NaturalTrace, prefixes
 from tracelift_lib.models.generation import token_log_likelihoods
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import OPEN, PromptStyle, as_chat, planner_prompt
@@ -66,7 +67,7 @@ def score_traces(
     cases = [(t, len(prefix), "\n".join(prefix)) for t in traces for prefix in prefixes(t)]
     rows = pd.DataFrame(
         {
-            **{name: getattr(t, name) for name in ("set", "item", "part", "kind", "problem")},
+            **{name: getattr(t, name) for name in ("set", "item", "part", "kind", "problem", "labels")},
             "step": length - 1,
             "steps": len(t.steps),
             "errors": list(t.errors),
@@ -266,32 +267,31 @@ def find_error_steps(rows: pd.DataFrame, score: str, seed: int) -> Iterator[Meas
 class Table(NamedTuple):
     """A table of `all_results` and the one of its numbers that is a headline."""
 
-    sets: tuple[str, ...]
+    labels: tuple[Labels, ...]  # sets that it is of, by what is labelled in them
     measures: Callable[[pd.DataFrame, str, int], Iterator[Measure]]  # (rows of a set, score, seed) -> rows of the table
-    label: str  # name of the column of labels
-    headline: str  # label
+    column: str  # name of the column that names the rows
+    headline: str  # row
     chance: float | None  # what a coin gets; None: as measured, by the score `coin`
 
 
 TABLES = {
-    "ranking": Table(("gsm8k_solutions",), rank_solutions, "metric", "pair accuracy", 0.5),
-    "first_errors": Table(
-        ("prmbench", "processbench_gsm8k", "processbench_math"), find_first_errors, "metric", "F1", None
-    ),
-    "pairs": Table(("prmbench",), rank_pairs, "kind", "all kinds", 0.5),
-    "error_steps": Table(("prmbench",), find_error_steps, "metric", "step F1", None),
+    "ranking": Table(("answer",), rank_solutions, "metric", "pair accuracy", 0.5),
+    "first_errors": Table(("pairs", "first_error"), find_first_errors, "metric", "F1", None),
+    "pairs": Table(("pairs",), rank_pairs, "kind", "all kinds", 0.5),
+    "error_steps": Table(("pairs",), find_error_steps, "metric", "step F1", None),
 }
 
 
 def results(name: str, rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """One of the TABLES for each set and score in `rows`: set, score, label, value, low, high (95 %), cases."""
     table, records = TABLES[name], []
-    for of, part in rows[rows["set"].isin(table.sets)].groupby("set"):
+    labels = rows["labels"] if "labels" in rows else rows["set"].map(LABELS_OF)  # an older table of scores has none
+    for of, part in rows[labels.isin(table.labels)].groupby("set"):
         for score in [score for score in SCORES if score in part]:
             for measure in table.measures(part, score, seed):
                 interval = measure.interval(resamples, seed)
                 records.append((of, SCORES[score], measure.label, *interval, measure.cases))
-    return pd.DataFrame(records, columns=["set", "score", table.label, "value", "low", "high", "cases"])
+    return pd.DataFrame(records, columns=["set", "score", table.column, "value", "low", "high", "cases"])
 
 
 def all_results(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, pd.DataFrame]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from tracelift_lib.evaluation.natural_sets import FORMATS, NATURAL_SETS
 from tracelift_lib.problems.settings import Positive, Section
 
 
@@ -17,11 +19,38 @@ class Evaluation(Section):
     )
 
 
-class NaturalErrors(Section):
-    """Natural errors of public sets (natural_sets.py); data from the folder $TRACELIFT_DATA, or from the hub."""
+class OwnSet(Section):
+    """A file of traces with labelled errors (docs/natural_errors.md)."""
 
-    sets: dict[Literal["gsm8k_solutions", "processbench_gsm8k", "processbench_math", "prmbench"], Positive] = Field(
-        min_length=1, description="problems of each set, drawn at random"
-    )
+    file: str = Field(description=".jsonl, .json or .parquet, the first two also .gz; counts from the project's folder")
+    format: Literal[tuple(FORMATS)]  # type: ignore[valid-type]
+    domain: Literal["math", "code"] = "math"
+    task_type: str | None = Field(None, description="as the reward model reads it; null: one for each domain")
+    problems: Positive | None = Field(None, description="drawn at random; null: all")
+
+
+def _kind(value: Any) -> str:
+    return "own" if isinstance(value, dict | OwnSet) else "problems"
+
+
+class NaturalErrors(Section):
+    """Natural errors: public sets from the folder $TRACELIFT_DATA or the hub, and files of the user's own."""
+
+    sets: dict[
+        str, Annotated[Annotated[Positive, Tag("problems")] | Annotated[OwnSet, Tag("own")], Discriminator(_kind)]
+    ] = Field(min_length=1, description="problems of each public set, drawn at random; or a set of one's own")
     batch_tokens: Positive = Field(2048, description="padded tokens of one batch of the language model")
     bootstrap: Positive = Field(2000, description="resamples of the intervals")
+
+    @model_validator(mode="after")
+    def _known(self) -> NaturalErrors:
+        for name, value in self.sets.items():
+            public, own = name in NATURAL_SETS, isinstance(value, OwnSet)
+            if not public and not own:
+                raise ValueError(
+                    f"sets: {name!r} is no public set ({', '.join(NATURAL_SETS)}); a file of your own is "
+                    f"{name}: {{file: ..., format: ..., domain: ...}}"
+                )
+            if own and (public or not re.fullmatch(r"[a-z][a-z0-9_]*", name)):
+                raise ValueError(f"sets: name your own set by a word of its own, such as mine, not {name!r}")
+        return self

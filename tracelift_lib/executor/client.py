@@ -10,18 +10,16 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tenacity
 
 from tracelift_lib.executor.settings import ServerBackendSettings
 from tracelift_lib.problems.files import InputError
 
-if TYPE_CHECKING:  # it takes over a second to import, which only those wait for who ask a server
-    import openai
-
+# openai is imported where it is used: it takes over a second, which only those wait for who ask a server.
 log = logging.getLogger(__name__)
 MAX_WAIT = 60.0  # seconds between two tries of a request, at most
 CHECK = (
@@ -105,20 +103,8 @@ class Client:
         Raises:
             CallFailed: the last failure, after all tries.
         """
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.settings.retries + 1),
-            wait=self._wait,
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, CallFailed) and error.passing),
-            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
-            retry_error_callback=_give_up,
-        )
+        retrying = tenacity.AsyncRetrying(**patience(self.settings.retries, self.settings.backoff))
         return await retrying(self._try_once, read, options)
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next try: doubling with jitter, or longer if the server asks for it."""
-        first = self.settings.backoff
-        growing = tenacity.wait_exponential_jitter(initial=first, max=MAX_WAIT, jitter=first)(state)
-        return min(MAX_WAIT, max(growing, state.outcome.exception().retry_after))
 
     async def _try_once(self, read: Callable[[Any], Any], options: dict[str, Any]) -> Any:
         number, _, url = await self._free_slots.get()
@@ -147,10 +133,9 @@ class Client:
         except TimeoutError:
             raise self._failure(url, "timeout", f"no reply within {self.settings.timeout} s") from None
         except openai.APIStatusError as error:
-            code = error.status_code
-            passing = code in (408, 409, 429) or code >= 500
+            code, passing = error.status_code, may_pass(error.status_code)
             message = f"status {code} for model {self.settings.model!r}{'' if passing else CHECK}: {error}"
-            raise self._failure(url, f"http_{code}", message, passing, _retry_after(error)) from None
+            raise self._failure(url, f"http_{code}", message, passing, asked_wait(error.response.headers)) from None
         except openai.APIConnectionError as error:
             raise self._failure(url, "connection", error.__cause__ or error) from None
         except (ValueError, openai.APIError) as error:  # a body that is no JSON, or no completion
@@ -161,14 +146,43 @@ class Client:
         return CallFailed(f"{self.caller}_{kind}", f"{url}: {text[:500]}", passing, retry_after)
 
 
+# --- how a failed request is tried again; reward_model/remote.py does it in the same way --------
+
+
+def patience(retries: int, backoff: float) -> dict[str, Any]:
+    """Arguments of tenacity's Retrying: errors whose `passing` is true are tried again up to `retries` times.
+
+    `backoff`: seconds before the first retry; they double, with jitter, or are what the server asks for
+    (`retry_after` of the error). The last error is raised in the end, its message says after how many tries.
+    """
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        growing = tenacity.wait_exponential_jitter(initial=backoff, max=MAX_WAIT, jitter=backoff)(state)
+        return min(MAX_WAIT, max(growing, state.outcome.exception().retry_after))
+
+    return {
+        "stop": tenacity.stop_after_attempt(retries + 1),
+        "wait": wait,
+        "retry": tenacity.retry_if_exception(lambda error: getattr(error, "passing", False)),
+        "before_sleep": tenacity.before_sleep_log(log, logging.WARNING),
+        "retry_error_callback": _give_up,
+    }
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may succeed later, by the HTTP status of a refusal."""
+    return status in (408, 409, 429) or status >= 500
+
+
+def asked_wait(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait (`retry-after`); 0.0 if it does not say, or gives a date."""
+    try:
+        return max(0.0, float(headers.get("retry-after", 0)))
+    except ValueError:
+        return 0.0
+
+
 def _give_up(state: tenacity.RetryCallState) -> None:
     failure = state.outcome.exception()
     failure.args = (f"{failure} (given up after {state.attempt_number} tries)",)
     raise failure
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    try:
-        return float(error.response.headers.get("retry-after", 0))
-    except ValueError:  # a date
-        return 0.0

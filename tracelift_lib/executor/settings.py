@@ -56,6 +56,8 @@ class ScorerSettings(Section):
     max_length: Positive = Field(3072, description="tokens of a text; the rest is cut")
     batch_size: Positive = Field(64, description="texts of one forward pass")
     timeout: AboveZero = Field(600.0, description="seconds that one request may take")
+    retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")
+    backoff: AboveZero = Field(0.5, description="seconds before the first retry; they double")
 
 
 class Execution(Section):
@@ -74,6 +76,7 @@ class Execution(Section):
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
+    min_failures: Positive = Field(10, description="failed rewards, at least, before their share stops a run")
     backend: BackendSettings = LocalBackendSettings()
     scorer: ScorerSettings | None = Field(None, description="q from this service; null: from the trained reward model")
     baseline: Literal["cached", "fresh"] = Field("cached", description="no-trace runs: M once, or K for each trace")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tracelift_lib.groups.schema import Group, dimensions
-from tracelift_lib.problems.files import InputError
+from tracelift_lib.problems.files import InputError, parse_json, require_file
 from tracelift_lib.problems.records import DataSet, file_records, find_files, hub_records, reading
 
 HUB_NAME = "ScottHan/TraceLift-Groups"
@@ -53,30 +53,49 @@ def parquet_schema(domain: str) -> pa.Schema:
 
 
 def load_groups(where: str | Path, split: str = "train", revision: str | None = None) -> Iterator[Group]:
-    """The groups of a .jsonl[.gz] or .parquet file, of a folder that holds one named `<split>`, or of a data set on the
-    Hugging Face hub such as HUB_NAME, one at a time. Lenient: takes a number as text, or None for an absent field.
+    """The groups of a .jsonl[.gz] or .parquet file, of a folder that holds one of `split`, or of a data set on the
+    Hugging Face hub such as HUB_NAME, one at a time. None stands for an absent field, as in tables.
+
+    In a folder the file is `<split>.jsonl[.gz]`, `<split>.parquet`, or as the released scripts name theirs,
+    `<split>_groups*.jsonl[.gz]`.
 
     Raises:
-        InputError: nothing is there, or a record breaks the schema; names file, line or row, and field.
+        InputError: nothing is there, a record breaks the schema, has no flawed trace, or is of a problem that was there
+            before; names file, line or row, and field.
     """
     path = Path(where)
     if path.is_dir():
-        found = find_files(path, f"{split}.jsonl") or find_files(path, f"{split}.parquet")
-        if not found:
-            raise InputError(f"{path}: none of {split}.jsonl, {split}.jsonl.gz, {split}.parquet in this folder")
-        path = found[0]
-    if path.exists() or path.suffix in (".jsonl", ".gz", ".parquet"):
+        path = _file_of(path, split)
+    if path.exists() or path.suffix in (".json", ".jsonl", ".gz", ".parquet"):
         records = file_records(path)
     else:
         data_set = DataSet(f"{split}.jsonl", str(where), revision=revision, splits=(split,))
         records = hub_records(data_set, "name a file or folder that is here")
+    seen: dict[str, str] = {}
     for place, record in records:
         with reading(place, "the schema of TraceLift-Groups (docs/method.md section 3)"):
             record = _without_gaps(record)
             if isinstance(record.get("metadata"), str):
-                record["metadata"] = json.loads(record["metadata"] or "{}")
+                record["metadata"] = parse_json(record["metadata"] or "{}", f"{place}: field metadata")
             group = Group.model_validate(record)
+            group.as_problem()
+        if not group.negative_bank:
+            raise InputError(f"{place}: field negative_bank: no flawed trace, so nothing to rank; leave this group out")
+        if group.problem_id in seen:
+            raise InputError(f"{place}: field problem_id: {group.problem_id!r} is also in {seen[group.problem_id]}")
+        seen[group.problem_id] = place
         yield group
+
+
+def _file_of(folder: Path, split: str) -> Path:
+    """The file of a split in a folder of groups."""
+    names = (f"{split}.jsonl", f"{split}.parquet", f"{split}_groups*.jsonl")
+    found = next(filter(None, (find_files(folder, name) for name in names)), [])
+    if not found:
+        raise InputError(f"{folder}: none of {', '.join(names)} (or .gz) in this folder")
+    if len(found) > 1:
+        raise InputError(f"{folder}: several files of {split}: {', '.join(f.name for f in found)}; name one of them")
+    return found[0]
 
 
 def _without_gaps(value: Any) -> Any:
@@ -102,8 +121,7 @@ def violations(files: Iterable[Path]) -> Iterator[str]:
     """
     seen: dict[str, str] = {}
     for path in files:
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
+        require_file(path)
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 place, (record, faults) = f"{path}:{number}", _strictly_read(line)
@@ -128,7 +146,7 @@ def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:
         return None, [("record", "blank line")]
     try:
         record = json.loads(line.decode(), object_pairs_hook=unique)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, [("record", f"not valid JSON in UTF-8 ({error})")]
     try:
         faults = list(_broken_rules(Group.model_validate(record, strict=True)))
@@ -140,6 +158,8 @@ def _strictly_read(line: bytes) -> tuple[Any, list[Fault]]:
 def _broken_rules(group: Group) -> Iterator[Fault]:
     """What the schema cannot say."""
     texts: dict[str, str] = {}
+    if not group.negative_bank:
+        yield "negative_bank", "no flawed trace"
     for pool in ("positive_pool", "negative_bank"):
         for i, trace in enumerate(getattr(group, pool)):
             where, plain = f"{pool}.{i}", " ".join(trace.reasoning.split())

@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.problems.problem import SHOWN_TESTS, Problem
 from tracelift_lib.problems.records import data_file
 
 # What full marks say of each dimension, by domain. They are in the order of the RM's heads.
 DIMENSIONS = data_file(Path(__file__).with_name("rubric.yaml"), dict[Literal["math", "code"], dict[str, str]])
 SPLIT_SEED = 18
 DEV_SHARE = 0.1
-RubricLabel = Literal["bad", "weak", "acceptable", "strong"]
+RubricLabel = Literal["bad", "weak", "acceptable", "strong", "positive"]  # the last: a reference, in released groups
 
 
 def dimensions(domain: str) -> tuple[str, ...]:
@@ -32,8 +32,8 @@ class Rubric(BaseModel):
     """Labels 0..4 for the five dimensions of a domain, and a total in [0, 1]."""
 
     model_config = ConfigDict(extra="forbid")
-    labels: dict[str, Annotated[int, Field(ge=0, le=4)]]
-    total: float = Field(ge=0, le=1)
+    labels: dict[str, Annotated[int, Field(ge=0, le=4, strict=True)]]
+    total: float = Field(ge=0, le=1, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -62,20 +62,37 @@ class Rubric(BaseModel):
         return {**self.labels, "total": self.total}
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("only white space")
+    return text
+
+
 class Candidate(BaseModel):
-    """A trace with its rubric; a flawed one also names its kind."""
+    """A trace with its rubric; a flawed one also names its kind.
+
+    The fields below `rubric` are written by the released code's scripts (docs/method.md section 9); nothing reads them.
+    """
 
     model_config = ConfigDict(extra="forbid")
-    reasoning: str = Field(min_length=1)
+    reasoning: Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
     negative_kind: str | None = None
     rubric_label: RubricLabel | None = None
     rubric_score_raw: float | None = Field(None, ge=0, le=10)
     rubric_reason: str | None = None
     rubric: Rubric
+    label: Any = None
+    negative_index: int | None = None
+    raw_reason_length: int | None = None
+    clean_reason_length: int | None = None
+    metadata: Any = None
 
 
 class Group(BaseModel):
-    """One problem's traces, in the released schema. Records are written in the order of these fields."""
+    """One problem's traces, in the released schema. Records are written in the order of these fields.
+
+    `tests_or_constraints`, or `tests`: text that belongs to the task's statement; the reward model reads it.
+    """
 
     model_config = ConfigDict(extra="forbid")
     problem_id: str
@@ -83,9 +100,20 @@ class Group(BaseModel):
     task_type: str
     problem: str
     reference_solution: str
+    tests_or_constraints: str | None = Field(None, validation_alias=AliasChoices(SHOWN_TESTS, "tests"))
     metadata: dict[str, Any] = {}
     positive_pool: list[Candidate] = Field(min_length=1)
     negative_bank: list[Candidate]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_task_type(cls, data: Any) -> Any:
+        """Released code groups have `task_type` under `metadata` only; without it the released code takes `source`."""
+        if isinstance(data, dict) and not data.get("task_type"):
+            metadata = data.get("metadata")
+            inside = metadata.get("task_type") if isinstance(metadata, dict) else None
+            data = data | {"task_type": inside or data.get("source")}
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Group:
@@ -110,9 +138,16 @@ class Group(BaseModel):
         return self.model_copy(update={"negative_bank": bank})
 
     def as_problem(self) -> Problem:
-        """The problem of this group, for prompts and the RM text."""
-        shared = self.model_dump(include=set(Problem.model_fields))
-        return Problem(**shared, domain=self.domain, answer=self.metadata.get("answer", ""))
+        """The problem of this group, for prompts and the RM text. Raises ValueError if it has no answer in words."""
+        shared = self.model_dump(include=set(Problem.model_fields) - {"metadata"})
+        shown = {SHOWN_TESTS: self.tests_or_constraints} if self.tests_or_constraints else {}
+        return Problem(**shared, domain=self.domain, answer=self._answer(), metadata=self.metadata | shown)
+
+    def _answer(self) -> str:
+        answer = self.metadata.get("answer")
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+            raise ValueError(f"metadata.answer must be text or a number, not {answer!r}")
+        return "" if answer is None else str(answer)
 
     def to_record(self) -> dict[str, Any]:
         """The JSON record: rubrics flat, absent fields left out."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from tracelift_lib.problems import tinycode, tinyworld
 from tracelift_lib.problems.code_sets import read_contests, read_mbpp
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem, gsm8k_trace, read_gsm8k
-from tracelift_lib.problems.records import file_records, find_files
+from tracelift_lib.problems.records import file_records, find_files, reading
 from tracelift_lib.problems.settings import Positive, Section
 from tracelift_lib.verifier.answers import expected_number
 
@@ -176,17 +176,19 @@ class LeakageGuard:
             )
 
 
-BENCHMARK_FILES = {  # in a local folder: the field that holds the problem
+BENCHMARK_FILES = {  # in a local folder, also with .gz: the field that holds the problem
     "math500/math500_test.json": "problem",
+    "math500/test.jsonl": "problem",
     "processbench/gsm8k.json": "problem",
-    "processbench/math.json.gz": "problem",
-    "humaneval/HumanEval.jsonl.gz": "prompt",
+    "processbench/math.json": "problem",
+    "humaneval/HumanEval.jsonl": "prompt",
     "apps/selected150.jsonl": "description",
 }
+TEST_SPLITS = {"gsm8k": "test.jsonl", "mbpp": "mbpp.jsonl", "contests": "test.jsonl"}
 
 
 def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterator[tuple[str, str]]:
-    """(id, text) of every test problem in `folder`, laid out as the local data is; absent files are skipped.
+    """(id, text) of every test problem in `folder`, laid out as README says; what is absent is named on the way.
 
     Without a folder the test splits of GSM8K, MBPP and the source that is `needed` come from the hub. Covers GSM8K
     test, MATH-500, ProcessBench, HumanEval, MBPP 11 to 510, APPS and code_contests test.
@@ -194,14 +196,22 @@ def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterat
     Raises:
         InputError: `folder` lacks the test split of the source that is `needed`, so its seeds cannot be checked.
     """
-    for source, file in {"gsm8k": "test.jsonl", "mbpp": "mbpp.jsonl", "contests": "test.jsonl"}.items():
+    absent = []
+    for source, file in TEST_SPLITS.items():
         here = find_files(folder, f"{source}/{file}") if folder else source in ("gsm8k", "mbpp", needed)
         if here:
             problems = SOURCES[source].read(SeedSettings(source=source, folder=folder), "test")
             yield from ((problem.problem_id, statement(problem)) for problem in problems)
         elif source == needed:
             raise InputError(f"{folder / source}: no {file} or {file}.gz, to keep its problems out")
+        else:
+            absent.append(f"{source}/{file}")
     for file, field in BENCHMARK_FILES.items():
-        if folder and (folder / file).exists():
-            rows = enumerate(file_records(folder / file), start=1)
-            yield from ((f"{file}:{number}", row[field]) for number, (_, row) in rows)
+        paths = find_files(folder, file) if folder else []
+        absent += [file] * (not paths)
+        for place, row in chain.from_iterable(map(file_records, paths)):
+            with reading(place, f"the field {field!r}, to keep this problem out of the seeds"):
+                yield place, row[field]
+    if absent:
+        where = f"not in {folder}" if folder else "not read without a folder of data"
+        print(f"leakage guard: seeds are not compared with {', '.join(absent)} ({where})", flush=True)

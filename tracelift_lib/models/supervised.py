@@ -20,7 +20,8 @@ from tracelift_lib.models.loading import bf16_in_hardware
 from tracelift_lib.models.settings import SupervisedTraining
 from tracelift_lib.problems.files import WORK, write_json
 
-SAVE_SECONDS = 15  # between two checkpoints
+SAVE_SECONDS = 15  # between two checkpoints, at least
+SAVE_SHARE = 0.05  # of the time, at most, goes into checkpoints: one of a 7B model takes as long as several steps
 Pair = tuple[str, str]  # (context, target): a text in two parts, of which the model learns to write the second
 
 
@@ -75,7 +76,8 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> Dataset:
 def train_resumably(trainer: Trainer) -> list[dict]:
     """Train from the newest checkpoint in the trainer's output folder, if there is one; returns the log.
 
-    A checkpoint is written every SAVE_SECONDS, so a killed run loses no more than that. An interrupt (Ctrl-C, or the
+    A checkpoint is written every SAVE_SECONDS, or as seldom as its cost asks for (SAVE_SHARE), so a killed run loses no
+    more than that. An interrupt (Ctrl-C, or the
     stop button of JupyterLab) waits for the end of the current step, saves, and then raises KeyboardInterrupt, so
     nothing is lost. Outside the main thread, where Python cannot catch interrupts, only the timer saves.
     """
@@ -100,10 +102,15 @@ def train_resumably(trainer: Trainer) -> list[dict]:
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves a checkpoint on a timer and on an interrupt, which also ends the training."""
+    """Saves a checkpoint on a timer and on an interrupt, which also ends the training.
+
+    The timer waits so long after a checkpoint that writing them takes no more than SAVE_SHARE of the time. What one
+    costs is known after the first, which comes when SAVE_SECONDS are over.
+    """
 
     def __init__(self) -> None:
-        self.saved_at, self.interrupted = time.monotonic(), False
+        self.saved_at = self.step_ended = time.monotonic()
+        self.cost, self.interrupted = 0.0, False  # seconds of the last checkpoint; whether there was an interrupt
 
     def interrupt(self, *_) -> None:
         """The handler of SIGINT: it only takes note, `on_step_end` acts."""
@@ -111,7 +118,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """What one process of a launch sees counts for all: they must save, and stop, after the same step."""
-        due = time.monotonic() - self.saved_at > SAVE_SECONDS
+        self.step_ended = time.monotonic()
+        due = self.step_ended - self.saved_at > max(SAVE_SECONDS, self.cost * (1 / SAVE_SHARE - 1))
         states = gather_object([(self.interrupted, due)])
         self.interrupted = any(interrupted for interrupted, _ in states)
         control.should_training_stop |= self.interrupted
@@ -119,6 +127,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         self.saved_at = time.monotonic()
+        self.cost = self.saved_at - self.step_ended
 
 
 def trainer_arguments(precision: Literal["bf16", "fp16", "fp32"] | None = None) -> dict:

@@ -57,7 +57,9 @@ class RewardEngine:
 
     A completion without a well-formed trace gets reward 0 in every arm: it cannot have helped. If any part that the
     arm needs fails (executor, verifier, RM, judge), the reward is None, which TRL leaves out of the group; the failure
-    is counted by its kind and stops the run above `max_failure_rate`. A failure is never a reward.
+    is counted by its kind. A failure is never a reward. The run stops when `min_failures` rewards or more have failed
+    and their share is above `max_failure_rate`: early in a run, one lost call is a large share and says nothing. With a
+    rate of 0 the first failure stops it.
 
     Attributes:
         baseline: problem id -> no-trace verdicts, drawn once from the frozen executor; None: drawn anew (`fresh`).
@@ -80,6 +82,7 @@ class RewardEngine:
     s_run: Literal["separate", "merged"] = "separate"
     ties: Sequence[float] | None = None
     judge: TraceScorer | None = None
+    min_failures: int = 10
     n_rewards: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     began: float = 0.0
@@ -221,8 +224,8 @@ class RewardEngine:
                 self._count(json.loads(path.read_text()))
 
     def _check_failures(self) -> None:
-        failed = self.failures.total()
-        if failed > self.max_failure_rate * self.n_rewards:
+        failed, least = self.failures.total(), self.min_failures if self.max_failure_rate else 1
+        if failed >= least and failed > self.max_failure_rate * self.n_rewards:
             kinds = ", ".join(f"{kind} {n}" for kind, n in self.failures.most_common())
             raise TooManyFailures(
                 f"{failed} of {self.n_rewards} rewards failed ({kinds}), more than the allowed share "

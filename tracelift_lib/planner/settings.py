@@ -72,6 +72,7 @@ class PlannerTraining(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning rate after warm-up")
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="null: what the hardware has")
     backend: Literal["transformers", "unsloth"] = Field("transformers", description="planner/unsloth.py")
+    liger: bool = Field(False, description="log-probabilities in chunks, in less memory (needs liger-kernel, a GPU)")
     collapse: Collapse | None = Field(Collapse(), description="null: only a NaN or infinite loss stops a run")
     judge_saturation: Share = Field(0.955, description="share of the simulated LLM judge's scores that are exactly 1")
     processes: Positive = Field(1, description="that share the completions of a step; more than one: runs/launch.py")

@@ -125,6 +125,7 @@ def grpo_config(settings: PlannerTraining, seed: int, work: Path) -> GRPOConfig:
         logging_nan_inf_filter=False,  # else a NaN or infinite loss is logged as the mean of those before
         seed=seed,
         report_to=[],
+        use_liger_kernel=settings.liger,
         **settings.model_dump(include={"temperature", "top_p", "learning_rate", "weight_decay", "loss_type", "beta"}),
         **trainer_arguments(settings.precision),
     )

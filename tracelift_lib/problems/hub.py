@@ -34,7 +34,9 @@ def explain(error: Exception, name: str, revision: str | None, kind: str, local:
             f"is private, {LOGIN}; if a token is set, `hf auth whoami` shows whether it is valid"
         ),
         errors.HfHubHTTPError: refused if status in (401, 403) else f"the hub answered with status {status}. Try later",
-        errors.OfflineModeIsEnabled: "offline mode is on (HF_HUB_OFFLINE). Unset that variable",
+        errors.OfflineModeIsEnabled: (
+            "offline mode is on (HF_HUB_OFFLINE), and it is not in the hub's cache. Unset that variable"
+        ),
     }
     found = next((cause for cause in advice if any(isinstance(e, cause) for e in chain)), None)
     if found is None and errors.OfflineModeIsEnabled.__name__ in str(error):  # datasets has a class of its own

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from tracelift_lib.problems.files import data_folder
 from tracelift_lib.problems.records import DataSet, reading
 
+SHOWN_TESTS = "tests_or_constraints"  # key of metadata, named as in the released code's groups
+
 
 class Frozen(BaseModel):
     """A record whose fields are fixed: none more, none changed."""
@@ -31,6 +33,14 @@ class Problem(BaseModel):
     reference_solution: str
     answer: str
     metadata: dict[str, Any] = {}
+
+    @property
+    def shown_tests(self) -> str:
+        """Tests that are part of the task's statement, as text; the reward model reads them. Empty: none.
+
+        Not `metadata["tests"]`, which the verifier has and no model sees.
+        """
+        return str(self.metadata.get(SHOWN_TESTS) or "").strip()
 
 
 def gsm8k_trace(answer: str) -> tuple[str, str]:

@@ -98,9 +98,14 @@ def extract_trace(completion: str) -> str | None:
 
 
 def reward_model_text(problem: Problem, trace: str, tests: str | None = None) -> str:
-    """The Reasoning RM's input (docs/method.md section 5). A wire format: released checkpoints read exactly this."""
+    """The Reasoning RM's input (docs/method.md section 5). A wire format: released checkpoints read exactly this.
+
+    Problem, tests and trace are stripped, as the released code does it (section 9). `tests`: by default those that the
+    problem shows.
+    """
+    tests = problem.shown_tests if tests is None else tests.strip()
     shown = f"<tests>\n{tests}\n</tests>\n" if tests else ""
     return (
         f"<task>{problem.domain}</task>\n<type>{problem.task_type}</type>\n"
-        f"<problem>\n{problem.problem}\n</problem>\n{shown}{wrap_trace(trace)}"
+        f"<problem>\n{problem.problem.strip()}\n</problem>\n{shown}{wrap_trace(trace.strip())}"
     )

@@ -12,7 +12,15 @@ from typing import TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from tracelift_lib.problems.files import DATA_VARIABLE, InputError, json_object, open_text, read_jsonl
+from tracelift_lib.problems.files import (
+    DATA_VARIABLE,
+    InputError,
+    json_object,
+    open_text,
+    parse_json,
+    read_jsonl,
+    require_file,
+)
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 BATCH = 1000  # rows of a parquet file in memory
@@ -95,7 +103,7 @@ def file_records(path: Path) -> Iterator[tuple[str, dict]]:
 def _json_list(path: Path) -> list:
     with open_text(path) as file:
         try:
-            rows = json.load(file)
+            rows = parse_json(file.read(), str(path))
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); was the file cut off?") from None
     if not isinstance(rows, list):
@@ -107,12 +115,11 @@ def _table_rows(path: Path) -> Iterator[dict]:
     import pyarrow as pa  # takes half a second, and most runs read text
     import pyarrow.parquet as pq
 
+    require_file(path)
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH):
             yield from batch.to_pylist()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # of Arrow's own, one kind for each part of the file
         raise InputError(f"{path}: damaged or not a parquet file ({error}); get the file again") from None
 
 
@@ -144,6 +151,8 @@ def reading(place: str, needs: str) -> Iterator[None]:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "record"
         raise InputError(f"{place}: field {field}: {first['msg']}; needs {needs}") from None
+    except InputError:
+        raise
     except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, StopIteration) as error:
         raise InputError(f"{place}: not laid out as expected ({error!r}); needs {needs}") from None
 

@@ -75,7 +75,8 @@ class Doubt(nn.Module):
 class ReasoningRewardModel(PreTrainedModel):
     """q(x, z) = (derived + total) / 2 on the last non-padding token (docs/method.md section 5).
 
-    derived = Σ_i w_i · E[label_i] / 4, total = sigmoid(total_head). The backbone may run in bf16; the heads are kept
+    derived = Σ_i w_i · E[label_i] / 4, total = sigmoid(total_head); with `rm_use_total_head: false` there is no such
+    head, and q = total = derived (section 9). The backbone may run in bf16; the heads are kept
     and computed in fp32, because in bf16 two scores that differ by less than 0.004 could not be told apart.
     """
 
@@ -99,7 +100,7 @@ class ReasoningRewardModel(PreTrainedModel):
         self.dimension_heads = nn.ModuleList(
             nn.Linear(config.hidden_size, config.rm_num_labels) for _ in config.rm_dimension_names
         )
-        self.total_head = nn.Linear(config.hidden_size, 1)
+        self.total_head = nn.Linear(config.hidden_size, 1) if config.rm_use_total_head else None
         self.doubt: Doubt | None = None
         if getattr(config, "rm_doubt_layer", None) is not None:
             self.doubt = Doubt(config)
@@ -154,12 +155,12 @@ class ReasoningRewardModel(PreTrainedModel):
     def heads(self, pooled: Tensor) -> Scores:
         """Scores of B traces from the hidden states (B, hidden_size) of their last tokens."""
         with torch.autocast(pooled.device.type, enabled=False):
-            pooled = pooled.to(next(self.total_head.parameters()).dtype)
+            pooled = pooled.to(next(self.dimension_heads.parameters()).dtype)
             logits = torch.stack([head(pooled) for head in self.dimension_heads], dim=1)
-            total = torch.sigmoid(self.total_head(pooled).squeeze(-1))
+            total = None if self.total_head is None else torch.sigmoid(self.total_head(pooled).squeeze(-1))
         weights = logits.new_tensor(self.config.rm_dimension_weights)
         derived = (expected_labels(logits) * weights).sum(-1) / (self.config.rm_num_labels - 1)
-        return Scores(logits, total, (derived + total) / 2)
+        return Scores(logits, derived, derived) if total is None else Scores(logits, total, (derived + total) / 2)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> ReasoningRewardModel:
@@ -206,6 +207,7 @@ class ReasoningRewardModel(PreTrainedModel):
         doubt: bool = False,
         dtype: torch.dtype = torch.float32,
         four_bit: bool = False,
+        total_head: bool = True,
     ) -> ReasoningRewardModel:
         """New heads on a causal LM's body, whose LM head is dropped; `new_layers` untrained layers between them.
 
@@ -221,7 +223,7 @@ class ReasoningRewardModel(PreTrainedModel):
             "rm_dimension_names": list(dimensions),
             "rm_dimension_weights": [1 / len(dimensions)] * len(dimensions),
             "rm_num_labels": 5,
-            "rm_use_total_head": True,
+            "rm_use_total_head": total_head,
         }
         if doubt:
             if not settings["tie_word_embeddings"]:
@@ -261,8 +263,8 @@ def _check_settings(config: PreTrainedConfig) -> None:
         raise InputError(f"rm_dimension_weights must be {len(names)} numbers from 0 that add up to 1; got {weights!r}")
     if labels < 2:
         raise InputError(f"rm_num_labels must be at least 2; got {labels!r}")
-    if config.rm_use_total_head is not True:
-        raise InputError("rm_use_total_head must be true: how a score is made without that head is not known")
+    if not isinstance(config.rm_use_total_head, bool):
+        raise InputError(f"rm_use_total_head must be true or false; got {config.rm_use_total_head!r}")
 
 
 def _four_bit_settings() -> BitsAndBytesConfig:

@@ -4,8 +4,9 @@
 
 `POST /score` takes `{"items": [{"problem", "reasoning", "task_name", "task_type"}], "max_length", "batch_size"}` and
 answers `{"scores": [{"total_score", "dimensions": {NAME: expected label}}]}`, one for each item, in order;
-`GET /health` says what is served. A request that breaks the format gets status 400 and an `error` that names the
-field. Requests that wait at the same time are scored together.
+`GET /health` says what is served. An item may have `tests` too; without a `task_name` it is of the domain of the model
+that is served, without a `task_type` "unknown" (the released code trainer sends neither). A request that breaks the
+format gets status 400 and an `error` that names the field. Requests that wait at the same time are scored together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tracelift_lib.problems.problem import Problem
+from tracelift_lib.groups.schema import DIMENSIONS
+from tracelift_lib.problems.problem import SHOWN_TESTS, Problem
 from tracelift_lib.problems.prompts import reward_model_text
 from tracelift_lib.reward_model.remote import MAX_LENGTH
 from tracelift_lib.reward_model.scorer import Scorer, TraceScores
@@ -34,12 +36,18 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     problem: str = Field(min_length=1)
     reasoning: str
-    task_name: Literal["math", "code"]
-    task_type: str = Field(min_length=1)
+    task_name: Literal["math", "code"] | None = None
+    task_type: str = Field("unknown", min_length=1)
+    tests: str | None = None
 
-    def text(self) -> str:
-        """The RM's input for this item."""
-        problem = Problem.model_construct(domain=self.task_name, task_type=self.task_type, problem=self.problem)
+    def text(self, domain: str | None) -> str:
+        """The RM's input for this item; `domain` where it does not say its own."""
+        problem = Problem.model_construct(
+            domain=self.task_name or domain,
+            task_type=self.task_type,
+            problem=self.problem,
+            metadata={SHOWN_TESTS: self.tests},
+        )
         return reward_model_text(problem, self.reasoning)
 
 
@@ -58,7 +66,7 @@ class Batcher:
     batch: asyncio.Task[list[TraceScores]]  # scores those in `waiting` next
 
     def __init__(self, scorer: Scorer):
-        self.scorer, self.busy = scorer, asyncio.Lock()
+        self.scorer, self.busy, self.domain = scorer, asyncio.Lock(), served_domain(scorer)
         self.waiting: list[ScoreRequest] = []
 
     async def score(self, request: ScoreRequest) -> TraceScores:
@@ -81,13 +89,21 @@ class Batcher:
     def _run_model(self, requests: list[ScoreRequest]) -> list[TraceScores]:
         """(q, labels) of each request, in forward passes no larger than any of them allows."""
         longest = self.scorer.max_length
-        encoded = [self.scorer.encode([i.text() for i in r.items], r.max_length or longest) for r in requests]
+        encoded = [
+            self.scorer.encode([i.text(self.domain) for i in r.items], r.max_length or longest) for r in requests
+        ]
         batch_size = min((r.batch_size for r in requests if r.batch_size), default=None)
         q, labels = self.scorer.score_tokens(list(chain.from_iterable(encoded)), batch_size)
         if not np.isfinite(q).all():
             raise ValueError("the model gave a score that is not a number")
         ends = np.cumsum([len(part) for part in encoded])[:-1]
         return list(zip(np.split(q, ends), np.split(labels, ends)))
+
+
+def served_domain(scorer: Scorer) -> str | None:
+    """The domain that the names of the model's rubric dimensions belong to; None if to neither."""
+    names = set(scorer.model.config.rm_dimension_names)
+    return next((domain for domain, known in DIMENSIONS.items() if names == set(known)), None)
 
 
 def make_app(scorer: Scorer) -> web.Application:
@@ -100,6 +116,9 @@ def make_app(scorer: Scorer) -> web.Application:
         except ValidationError as error:
             parts = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5]]
             return _error(400, "; ".join(parts))
+        unnamed = next((i for i, item in enumerate(wanted.items) if not item.task_name), None)
+        if unnamed is not None and batcher.domain is None:
+            return _error(400, f"items.{unnamed}.task_name: missing, and the model's dimensions are of no known domain")
         if wanted.max_length and wanted.max_length > scorer.max_length:
             return _error(400, f"max_length: {wanted.max_length} is more than this server reads ({scorer.max_length})")
         try:

@@ -30,6 +30,7 @@ class RewardModelTraining(Section):
     warmup: Share = 0.03
     max_length: Positive
     dimension_loss: Literal["ce", "mse"] = "ce"
+    total_head: bool = Field(True, description="false: the derived score alone (docs/method.md section 9)")
     negatives_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the ranking among negatives")
     lora: LoRA | None = None
     four_bit: bool = Field(False, description="backbone in 4-bit NF4 while LoRA trains; needs a GPU and bitsandbytes")

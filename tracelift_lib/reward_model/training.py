@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from tracelift_lib.groups.schema import Group, dimensions
 from tracelift_lib.models.generation import seeded
 from tracelift_lib.models.supervised import train_resumably, trainer_arguments
+from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.prompts import OPEN, reward_model_text
 from tracelift_lib.reward_model.losses import lm_loss, reward_model_loss
 from tracelift_lib.reward_model.metrics import pair_wins, reward_model_metrics, score_groups
@@ -139,14 +140,27 @@ def _save_adapter(trained: PeftModel, folder: Path) -> None:
     trained.get_base_model().config.save_pretrained(folder)
 
 
+def usable_groups(groups: list[Group], negatives: int) -> list[Group]:
+    """Those with `negatives` flawed traces or more; a line says how many are left out. Raises InputError: all are."""
+    usable = [g for g in groups if len(g.negative_bank) >= negatives]
+    if not usable:
+        raise InputError(f"none of {len(groups)} groups has {negatives} flawed traces: lower reward_model.negatives")
+    if left_out := len(groups) - len(usable):
+        print(
+            f"reward model: {left_out} of {len(groups)} groups have fewer than {negatives} flawed traces "
+            "(reward_model.negatives) and are left out of training",
+            flush=True,
+        )
+    return usable
+
+
 def schedule(groups: list[Group], settings: RewardModelTraining, seed: int) -> list[Group]:
     """What each step sees, over all epochs: groups of one positive and the negatives sampled for this epoch.
 
     Fixed beforehand, so that a resumed run sees exactly what the interrupted one would have seen.
     Within chunks, groups are sorted by length to save padding; the batches are shuffled in each epoch.
     """
-    rng = random.Random(seed)
-    usable = [g for g in groups if len(g.negative_bank) >= settings.negatives]
+    rng, usable = random.Random(seed), usable_groups(groups, settings.negatives)
     size = settings.groups_per_step
     samples: list[Group] = []
     for _ in range(settings.epochs):

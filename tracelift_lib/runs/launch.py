@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tracelift_lib.runs.presets import read_override
 
 STAGE = "planner_training"
 CONFIGS = PROJECT / "presets" / "accelerate"
+TAIL = 40  # last lines of a launch that failed, in its error
 PATIENCE = datetime.timedelta(hours=2)  # for the slowest process: another one's lock, a server that answers late
 
 
@@ -115,9 +117,15 @@ def train_in_processes(
 def _run(command: list[str]) -> None:
     paths = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout[-4000:]}")
+    said: deque[str] = deque(maxlen=TAIL)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout:  # as it comes: a training takes hours
+            print(line, end="", flush=True)
+            said.append(line)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}\nended with status {process.returncode}:\n{''.join(said)}")
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class Run:
         remote = self.preset.execution.scorer
         if remote is None:
             return self.reward_model()
-        return RemoteScorer(remote.url, remote.max_length, remote.batch_size, remote.timeout)
+        return RemoteScorer(**remote.model_dump(exclude={"model"}))
 
     def reward_model(self) -> Scorer:
         """The trained Reasoning RM, loaded."""

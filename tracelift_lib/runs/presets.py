@@ -7,8 +7,8 @@ for must be there, so that a run does not fail after hours.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +70,10 @@ def variant(name: str, seed: int | None = None, overrides: dict[str, Any] | None
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; YAML would silently keep the last one."""
+    """Refuses a key that stands twice in a mapping; YAML would silently keep the last one.
+
+    Takes 5e-6 for a number, as YAML 1.2 and JSON do; PyYAML's rules are of YAML 1.1, which wants a point in it.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -80,6 +83,11 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"key {key!r} is there twice", node.value[i][0].start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_override(text: str) -> tuple[str, Any]:
@@ -93,11 +101,8 @@ def read_override(text: str) -> tuple[str, Any]:
         raise InputError(f"--override {text!r}: write KEY=VALUE, e.g. execution.k=5")
     try:
         parsed = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"--override {text!r}: the value is not valid YAML ({error})") from None
-    if parsed == value.strip():  # YAML reads 1e-3 as text, people mean a number, unless they put it in quotes
-        with contextlib.suppress(ValueError):
-            return key, float(value)
     return key, parsed
 
 
@@ -108,8 +113,10 @@ def _read_yaml(name: str, extended_by: tuple[str, ...] = ()) -> dict:
     if not path.exists():
         raise InputError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     try:
-        data = yaml.load(path.read_text(), _Loader)
-    except yaml.YAMLError as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no keys; a preset is a YAML mapping such as presets/tiny.yaml")
@@ -154,7 +161,7 @@ def _keys_beside(loc: tuple) -> set[str]:
     for part in loc[:-1]:
         inside = [s for m in sections if part in m.model_fields for s in _sections(m.model_fields[part].annotation)]
         tagged = [m for m in sections if any(part in get_args(f.annotation) for f in m.model_fields.values())]
-        sections = inside or tagged
+        sections = inside or tagged or sections  # the last: a key of a table
     return {name for section in sections for name in section.model_fields}
 
 

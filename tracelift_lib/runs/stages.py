@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from tracelift_lib.evaluation.natural_measures import score_traces
-from tracelift_lib.evaluation.natural_sets import load_natural, sample_problems
+from tracelift_lib.evaluation.natural_sets import load_natural, load_own, sample_problems
 from tracelift_lib.evaluation.planner_evaluation import evaluate_planner
+from tracelift_lib.evaluation.settings import OwnSet
 from tracelift_lib.executor.backends import derived_seed
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.groups.builder import build, guard_of
@@ -40,7 +42,7 @@ from tracelift_lib.planner.rewards import ARMS, NEEDS, compares
 from tracelift_lib.planner.training import train_planner
 from tracelift_lib.planner.warm_start import warm_start
 from tracelift_lib.problems import tinycode, tinyworld
-from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, write_json
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, data_folder, file_sha256, write_json
 from tracelift_lib.problems.problem import Problem, load_gsm8k
 from tracelift_lib.problems.prompts import as_chat, planner_prompt, wrap_trace
 from tracelift_lib.problems.settings import GSM8K
@@ -63,6 +65,7 @@ def _fields(preset: Preset, *names: str) -> dict[str, Any]:
     """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
     whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
     scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
+    del whole["execution"]["min_failures"]  # whether a run is stopped is no part of its result
     whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
     if scorer:  # where and how patiently a server is asked is no part of the result
         whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
@@ -249,8 +252,15 @@ class Groups(Stage):
         if isinstance(g.seeds, PublicSeeds):
             return _groups_of_seeds(run, out)
         for split in ("train", "test"):
-            large = (x for x in _groups_of(run, split) if len(x.negative_bank) >= g.min_negatives)
+            small: Counter[str] = Counter()
+            large = _large_enough(_groups_of(run, split), g.min_negatives, small)
             kept[split] = list(islice(large, g.sizes[split]))
+            if small:
+                print(
+                    f"groups: {small.total()} of {split} have fewer than {g.min_negatives} flawed traces "
+                    f"(groups.min_negatives) and are left out, {len(kept[split])} are kept",
+                    flush=True,
+                )
         by_id = {group.problem_id: group for group in kept["train"]}
         for split, ids in zip(("train", "dev"), split_train_dev(by_id)):
             kept[split] = [by_id[i] for i in ids]
@@ -258,6 +268,15 @@ class Groups(Stage):
         kept["train"] = [group for group in fewer if len(group.negative_bank) >= g.min_negatives]
         for split, groups in kept.items():
             write_jsonl(out / f"{split}.jsonl", [group.to_record() for group in groups])
+
+
+def _large_enough(groups: Iterable[Group], least: int, small: Counter[str]) -> Iterator[Group]:
+    """Groups with `least` flawed traces; `small` counts the others."""
+    for group in groups:
+        if len(group.negative_bank) >= least:
+            yield group
+        else:
+            small[group.problem_id] += 1
 
 
 def _own_groups(preset: Preset) -> bool:
@@ -290,6 +309,13 @@ class RewardModel(Stage):
     notebook, code, sections = "02_train_reward_model", ("reward_model",), ("reward_model",)
     required = ("reward_model",)
 
+    def config(self, preset: Preset) -> dict[str, Any]:
+        """The section; without `total_head` where there is one, so that results of before that setting stay valid."""
+        section = super().config(preset)
+        if preset.reward_model.total_head:
+            del section["reward_model"]["total_head"]
+        return section
+
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once("groups", preset.reward_model.backbone)
 
@@ -307,6 +333,7 @@ class RewardModel(Stage):
             settings.lm_weight > 0,
             frozen,
             settings.four_bit,
+            settings.total_head,
         )
         log = train_reward_model(
             model, tokenizer, groups, run.groups("dev"), settings, seed, out / WORK / "trainer", out / "adapter"
@@ -343,6 +370,12 @@ class RewardModelScores(Stage):
         pd.concat(parts, ignore_index=True).to_parquet(out / "scores.parquet", index=False)
 
 
+def _own_set(own: OwnSet) -> dict[str, Any]:
+    """What decides the scores of a file of the user's own; without the file, nothing that any result could have."""
+    path = PROJECT / Path(own.file).expanduser()
+    return own.model_dump(exclude={"file"}) | {"sha256": file_sha256(path) if path.is_file() else None}
+
+
 NATURAL_CHUNK = 32  # traces scored between two saves
 
 
@@ -352,9 +385,10 @@ class NaturalErrors(Stage):
     required = ("natural_errors",)
 
     def config(self, preset: Preset) -> dict[str, Any]:
-        """How many resamples a table takes later decides no score."""
+        """How many resamples a table takes later decides no score, nor does where a file of one's own lies."""
         sets = preset.natural_errors.sets if preset.natural_errors else {}
-        return {"sets": sets, **_fields(preset, "prompt_style")}
+        decides = {n: _own_set(value) if isinstance(value, OwnSet) else value for n, value in sets.items()}
+        return {"sets": decides, **_fields(preset, "prompt_style")}
 
     def needs(self, preset: Preset, instance: Instance) -> Needs:
         return _once(_backbone_stage(preset), *["reward_model"] * bool(preset.reward_model))
@@ -366,8 +400,12 @@ class NaturalErrors(Stage):
         """scores.parquet: every prefix of the sampled natural traces under each score."""
         settings, seed, style = run.preset.natural_errors, run.preset.seed, run.preset.prompt_style
         traces = []
-        for name, problems in settings.sets.items():
-            traces += sample_problems(load_natural(name, data_folder()), problems, seed)
+        for name, value in settings.sets.items():
+            if isinstance(value, OwnSet):
+                own = load_own(name, value.file, value.format, value.domain, value.task_type)
+                traces += sample_problems(own, value.problems, seed)
+            else:
+                traces += sample_problems(load_natural(name, data_folder()), value, seed)
         backbone = run.need(_backbone_stage(run.preset)).path
         model, tokenizer = load_model(backbone), load_tokenizer(backbone)
         scorer = run.reward_model() if run.preset.reward_model else None
@@ -624,6 +662,7 @@ class TrainedPlanner(Stage):
             baseline=run.need("baseline").json("baseline.json") if cached and compares(arm) else None,
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
+            min_failures=e.min_failures,
             log_folder=out / WORK / "rollouts" / (OTHER_PROCESS.format(rank) if rank else ""),
         )
         start, t = run.need("planner").path, preset.planner_training
