@@ -19,7 +19,7 @@ CPU_TORCH ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/w
 TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock reproduce test bench lab notebooks course readme clean
+.PHONY: help setup lock reproduce test bench lab notebooks course plan readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their so
 
 course: setup ## copies of the notebooks without the solutions of their exercises, in build/course/
 	$(BIN)/tracelift course
+
+plan: setup ## what PRESET would take: calls, tokens, GPU hours, memory, disk; nothing is made
+	$(BIN)/tracelift plan --preset $(firstword $(PRESET)) $(foreach o,$(OVERRIDES),--override $(o))
 
 readme: setup ## put the summaries of paper_figures/ into the README
 	$(BIN)/tracelift readme

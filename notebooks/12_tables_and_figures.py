@@ -177,7 +177,8 @@ display(ledger.style.hide(axis="index").set_properties(**{"white-space": "pre-wr
 # runs of planner training go side by side, one core each: a wall clock shows less than their sum.
 
 # %%
-stages = [run.need(s) for s in ("problems", "executor", "planner", "groups", "reward_model", "rm_scores", "uplift", "baseline")]
+single = ("problems", "executor", "planner", "groups", "reward_model", "rm_scores", "uplift")
+stages = [run.need(s) for s in (*single, *["baseline"] * run.has("baseline"))]
 stages += [run.need("planner_training", **p) for p in run.policies()]
 stages += [run.need("evaluation", **p) for p in [WARM_START, *run.policies()]]
 cost = report.cost_table(stages)

@@ -32,6 +32,11 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "Qwen2.5-7B": _config(Qwen2Config, 152064, 3584, 18944, 28, 28, 4, tie_word_embeddings=False),
     "Llama-3.1-8B": _config(LlamaConfig, 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False),
 }
+SMALLER: dict[str, PreTrainedConfig] = {  # models of presets smol and colab
+    "SmolLM2-135M": _config(LlamaConfig, 49152, 576, 1536, 30, 9, 3, tie_word_embeddings=True),
+    "Qwen2.5-0.5B": _config(Qwen2Config, 151936, 896, 4864, 24, 14, 2, tie_word_embeddings=True),
+    "Qwen2.5-1.5B": _config(Qwen2Config, 151936, 1536, 8960, 28, 12, 2, tie_word_embeddings=True),
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Then:
     parallel.py        runs side by side, one core each
     launch.py          planner training in several processes
     gpu_budget.py      whether planner training fits the GPU
+    plan.py            what a preset will take: calls, tokens, GPU hours, memory, disk
     report.py          tables and figures with what they came from; figures.mplstyle is their look
     cases.py           groups of rollouts chosen by a rule, with the executor's texts and the RM's rubric drawn again
     viewer.py          the trace viewer; viewer.html and viewer.css are its page

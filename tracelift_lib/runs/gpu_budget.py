@@ -52,21 +52,28 @@ def check(preset: Preset, planner: Path, executor: Path | None, available: float
 
 
 def estimate(preset: Preset, planner: Path, executor: Path | None) -> dict[str, float]:
-    """Bytes by part. Of the three phases only the largest is in `total`."""
+    """`estimate_of` models in folders."""
+    read = AutoConfig.from_pretrained
+    return estimate_of(preset, read(planner), read(executor) if executor else None)
+
+
+def estimate_of(preset: Preset, p: PreTrainedConfig, x: PreTrainedConfig | None) -> dict[str, float]:
+    """Bytes by part for a planner of shape `p` and an executor of shape `x`, None if it runs behind a server.
+
+    Of the three phases only the largest is in `total`.
+    """
     t, e = preset.planner_training, preset.execution
-    p = AutoConfig.from_pretrained(planner)
     rows = t.problems_per_step * t.generations // t.processes
     prompt, trace = (n / CHARACTERS for n in (preset.limits.problem, preset.limits.trace))
     length = prompt + t.max_completion
     staying = _trained(t, p)
     rewards = 0.0
-    if executor:
-        x = AutoConfig.from_pretrained(executor)
+    if x:
         staying["executor"] = parameter_count(x) * SMALL
         samples = max(1, e.batch_tokens / (prompt + trace))
         rewards = kv_cache_size(x) * (e.batch_tokens + samples * e.max_new_tokens) + _one_layer(x) * e.batch_tokens
     if preset.reward_model and not e.scorer and any("q" in NEEDS[arm] for arm in t.arms):  # in float32, as trained
-        r = x if executor and preset.reward_model.backbone == "executor" else p
+        r = x if x and preset.reward_model.backbone == "executor" else p
         staying["reward model"] = parameter_count(r) * FLOAT32.weights
         rewards = max(rewards, 2 * _one_layer(r) * e.batch_tokens)
     activations = rows * length * (p.num_hidden_layers * p.hidden_size * SMALL + 2 * _one_layer(p))
