@@ -13,7 +13,8 @@ EXTRAS ?= dev
 LOCK ?= $(if $(filter dev,$(EXTRAS)),requirements)
 TAG := $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 STALE ?=
-export STALE
+BASE ?=
+export STALE BASE
 # Without a GPU the CPU build of torch saves gigabytes of CUDA libraries. CPU_TORCH= takes the default build all the same.
 CPU_TORCH ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
@@ -26,6 +27,7 @@ help: ## list the targets
 	@echo
 	@echo "Variables: PRESET=$$(cd presets; ls *.yaml | sed 's/.yaml//' | paste -sd'|')  SEED=n  OVERRIDES='key=value ...'"
 	@echo "           PIP_ARGS='...' (extra pip options)  VENV=folder  LOCK= (without locked versions)"
+	@echo "           BASE=trained (train the small base models here instead of taking those of base_models/)"
 	@echo "           CPU_TORCH= (the default build of torch also on a machine without a GPU)"
 	@echo "           STALE=rebuild (make results again that other code has made)"
 

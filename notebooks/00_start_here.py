@@ -26,8 +26,8 @@
 # trace by hand, say why neither factor of the bonus would be enough alone, and recognise a right answer that was reached
 # for the wrong reason.
 #
-# **Time:** with the default preset `tiny`, some minutes on two CPU cores the first time (two small language models are
-# trained on the way), seconds after that.
+# **You need** Python, and an idea of what a language model does. **Time:** with the default preset `tiny` a minute or two on two
+# CPU cores.
 
 # %% tags=["parameters"]
 PRESET = "tiny"
@@ -143,7 +143,9 @@ print("\nright answer:", problem.answer, sep="\n")
 # frozen? If it learned too, it could learn to read bad traces, and what is measured would move with the planner. And with
 # a frozen reader, running with and without the trace is a controlled experiment (notebook 03).
 #
-# At this size we train both models ourselves, in a few minutes, so that everything runs offline. The **executor** is a
+# Both models are so small that the pipeline trains them itself, offline, in some minutes. For the presets `tiny` and
+# `tiny_code` they have been trained already and lie in `base_models/` (2.6 MB each); with `BASE=trained` in the environment
+# they are trained here. The **executor** is a
 # Qwen2 model with under a million weights that has learned to solve a problem, with the reference trace in front of it
 # or without one. The **planner** starts from the same weights and was fine-tuned on traces with mixed *habits*. It can reason
 # well, but often does not, which is what reinforcement learning needs.

@@ -9,6 +9,7 @@ Then:
     settings.py        the sections of a preset together
     stages.py          what each stage makes, from what, and which notebook makes it; the graph of all of them
     store.py           results on disk: found again, resumed, never half read
+    base_models.py     base models taken from files of the repository
     code_hash.py       hashes of the code that made a result
     parallel.py        runs side by side, one core each
     launch.py          planner training in several processes

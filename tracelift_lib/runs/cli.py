@@ -16,6 +16,11 @@ COMMANDS = {  # name -> module of the library, function of it, help; only the mo
     "serve-rm": ("reward_model.server", "main", "serve a reward model over HTTP"),
     "launch": ("runs.launch", "main", "train planners in this process, or in several under `accelerate launch`"),
     "plan": ("runs.plan", "main", "what a preset will take, stage by stage, without making anything"),
+    "keep-base": (
+        "runs.base_models",
+        "main",
+        "copy a preset's base models to base_models/, from where others take them",
+    ),
     "view": ("runs.viewer", "main", "show groups of rollouts.parquet as one HTML page"),
     "readme": ("runs.report", "main", "put the summaries of paper_figures/ into README.md"),
 }

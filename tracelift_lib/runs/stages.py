@@ -49,7 +49,7 @@ from tracelift_lib.problems.settings import GSM8K
 from tracelift_lib.reward_model.metrics import score_groups
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.training import train_reward_model
-from tracelift_lib.runs import store
+from tracelift_lib.runs import base_models, store
 from tracelift_lib.runs.code_hash import hashes
 from tracelift_lib.runs.settings import Preset
 
@@ -191,6 +191,8 @@ class Model(Stage):
         return _once(*self.trained_from) if trained else []
 
     def build(self, run: Run, out: Path) -> None:
+        if base_models.take(out, self.source()):
+            return
         source, style, seed = run.preset.value(self.section), run.preset.prompt_style, run.preset.seed
         if isinstance(source, TrainedModel):
             base.train_base(source, run.problems("train"), style, seed, out)
@@ -211,6 +213,8 @@ class SecondExecutor(Model):
         return [{}] if preset.second_executor else []
 
     def build(self, run: Run, out: Path) -> None:
+        if base_models.take(out, self.source()):
+            return
         preset = run.preset
         base.train_base(preset.second_executor, run.problems("train"), preset.prompt_style, preset.seed + 1, out)
 

@@ -32,6 +32,9 @@ from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_sha256,
 from tracelift_lib.runs.code_hash import library_sha256
 
 MANIFEST = "manifest.json"
+ORIGIN = (
+    "origin.json"  # the manifest of the run that trained it, where files of the repository were taken (base_models.py)
+)
 FULL = 2**20  # bytes left on a disk that counts as full
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 
@@ -70,7 +73,7 @@ class Artifact:
 
     def cost(self) -> str:
         """Time and memory of the run that made it, for people."""
-        m = self.manifest
+        m = self.json(ORIGIN) if ORIGIN in self.manifest["files"] else self.manifest
         return (
             f"{m['stage']}: {m['seconds']:.0f} s, peak memory {m['peak_memory_gb']:.1f} GB, "
             f"on {m['hardware']}, revision {m['revision']}"
