@@ -59,7 +59,7 @@ bench: setup ## speed against the plain ways of doing the same, into build/bench
 
 lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
-	$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) notebooks
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) notebooks
 
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
 	$(BIN)/tracelift convert

@@ -10,7 +10,7 @@ import trl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelift_lib.models import base
+from tracelift_lib.models import base, loading
 from tracelift_lib.models.base import new_qwen2, train_tokenizer
 from tracelift_lib.models.loading import fetch, load_model, load_tokenizer
 from tracelift_lib.models.settings import HubModel, Qwen2Shape, TrainedModel
@@ -177,6 +177,16 @@ def test_a_local_model_folder_is_taken_over(tmp_path, tokenizer):
     fetch(HubModel(source="hub", model_id="org/name", revision="main", folder=str(source)), out)
     assert torch.equal(load_model(out).model.embed_tokens.weight, load_model(source).model.embed_tokens.weight)
     assert load_tokenizer(out)("12")["input_ids"] == tokenizer("12")["input_ids"]
+
+
+def test_a_relative_model_folder_counts_from_the_project(tmp_path, monkeypatch):
+    """As data folders do; a notebook's working directory is another."""
+    (tmp_path / "project" / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "project" / "models" / "mine" / "config.json").write_text("{}")
+    monkeypatch.setattr(loading, "PROJECT", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    fetch(HubModel(source="hub", model_id="org/name", revision="main", folder="models/mine"), tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").exists()
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):

@@ -9,11 +9,14 @@ import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import datasets
 import datasets.config
+import httpx
 import huggingface_hub.constants
 import pytest
 import yaml
 
+from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.seeds import GSM8K_REVISION
 from tracelift_lib.models.loading import fetch
 from tracelift_lib.models.settings import HubModel
@@ -115,6 +118,82 @@ def test_no_network(hub, tmp_path):
 def test_offline_mode(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in message(tmp_path)
+
+
+# --- a model in the hub's cache, and what is fetched --------------------------------------------
+
+QWEN = HubModel(source="hub", model_id="Qwen/Tiny", revision="1" * 40)
+
+
+def fill_cache(tmp_path, **files):
+    """The cache as huggingface_hub keeps it: blobs, and links to them under the revision."""
+    repo = tmp_path / "cache" / "models--Qwen--Tiny"
+    snapshot = repo / "snapshots" / QWEN.revision
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for number, (name, text) in enumerate(files.items()):
+        (repo / "blobs" / str(number)).write_text(text)
+        (snapshot / name).symlink_to(repo / "blobs" / str(number))
+    return {"tokenizer.json": "{}", **files}
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_cached_model_is_used_where_the_hub_is_out_of_reach(hub, tmp_path, monkeypatch, offline):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    hub.point_to("http://127.0.0.1:9")  # nobody listens there
+    fill_cache(tmp_path, **{"config.json": "{}", "model.safetensors": "w", "pytorch_model.bin": "pickle"})
+    fetch(QWEN, tmp_path / "out")
+    found = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert set(found) == {"config.json", "model.safetensors"} and not any(p.is_symlink() for p in found.values())
+
+
+@pytest.mark.parametrize("have", [["part-1"], []])
+def test_a_cached_model_that_lacks_weights_is_not_used(hub, tmp_path, have):
+    hub.point_to("http://127.0.0.1:9")
+    index = json.dumps({"weight_map": {"a": "part-1", "b": "part-2"}})
+    fill_cache(tmp_path, **{"config.json": "{}", "model.safetensors.index.json": index}, **dict.fromkeys(have, "w"))
+    assert "cannot be reached" in message(tmp_path, QWEN)
+
+
+def test_neither_pickles_nor_other_formats_are_fetched(tmp_path, monkeypatch):
+    """The patterns as huggingface_hub applies them, on a repository that has everything."""
+    there = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja"]
+    other = ["pytorch_model.bin", "original/consolidated.00.pth", "original/params.json", "onnx/model.onnx", "run.py"]
+    other += ["original/x.safetensors", "training_args.bin", "model.gguf", "README.md"]
+
+    def snapshot_download(model_id, revision, local_dir, **patterns):
+        local_dir.mkdir()
+        for name in huggingface_hub.utils.filter_repo_objects(there + other, **patterns):
+            (local_dir / name).write_text("")
+        (local_dir / "model.safetensors").write_text("w")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    fetch(QWEN, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*there, "model.safetensors"}
+
+
+def test_a_model_without_safetensors_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, local_dir, **__: local_dir.mkdir())
+    with pytest.raises(InputError, match="Qwen/Tiny.*no config.json with safetensors.*'folder'"):
+        fetch(QWEN, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("no"), httpx.ReadTimeout("late"), httpx.RemoteProtocolError("cut")]
+)
+def test_errors_of_httpx_are_explained_too(tmp_path, monkeypatch, error):
+    """A refused or lost connection comes as httpx's own error, which is no OSError."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert "cannot be reached" in message(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    for load in (lambda: load_gsm8k(None, "test", "0" * 40), lambda: list(load_groups("ScottHan/TraceLift-Groups"))):
+        with pytest.raises(InputError, match="cannot be reached"):
+            load()
 
 
 def test_no_error_message_holds_the_token(hub, tmp_path, monkeypatch):

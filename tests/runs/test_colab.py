@@ -88,11 +88,76 @@ def test_pins_are_those_of_pyproject():
     assert colab.requirements("unsloth") == PYPROJECT["dependencies"] + extra and extra
 
 
+COLAB = {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "torchaudio": "2.11.0+cu128", "torchao": "0.10.0"}
+OLD = {"torch": "2.6.0+cu124", "torchvision": "0.21.0+cu124", "torchaudio": "2.6.0+cu124"}
+
+
+def torch_parts(command):
+    return sorted(r for r in command if r.startswith("torch"))
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_colabs_own_torch_stays_with_what_was_built_for_it(gpu):
+    """Replaced alone, it would leave torchvision and torchaudio unusable, and could ask for a newer driver."""
+    wanted = colab.fitting(PYPROJECT["dependencies"], COLAB.get, gpu)
+    assert torch_parts(wanted) == ["torch==2.11.0", "torchao>=0.16.0"] and "--extra-index-url" not in wanted
+    assert not any(r.startswith("torch==2.13") for r in wanted)
+
+
+def test_a_torch_that_does_not_fit_is_replaced_with_all_that_was_built_for_it():
+    assert torch_parts(colab.fitting(PYPROJECT["dependencies"], OLD.get, True)) == [
+        "torch==2.13.0",
+        "torchaudio==2.13.0",
+        "torchvision==0.28.0",
+    ]
+    alone = {"torch": "2.6.0"}
+    assert torch_parts(colab.fitting(PYPROJECT["dependencies"], alone.get, True)) == ["torch==2.13.0"]
+
+
+@pytest.mark.parametrize("here", [OLD, {}])
+def test_without_a_gpu_no_build_with_cuda_is_fetched(here):
+    wanted = colab.fitting(PYPROJECT["dependencies"], here.get, False)
+    assert all(r.endswith("+cpu") for r in torch_parts(wanted)) and wanted[-2:] == [
+        "--extra-index-url",
+        colab.CPU_BUILDS,
+    ]
+
+
+@pytest.mark.parametrize("version, fits", [((3, 10), False), ((3, 11), True), ((3, 12), True), ((3, 13), False)])
+def test_a_python_that_is_not_supported_is_said_before_anything_is_installed(pip, monkeypatch, version, fits):
+    monkeypatch.setattr(colab.sys, "version_info", (*version, 0, "final", 0))
+    if fits:
+        colab.prepare()
+        assert len(pip.commands) == 1
+        return
+    with pytest.raises(SystemExit, match=rf"Python {version[0]}.{version[1]}, the project needs 3.11 or 3.12.*Runtime"):
+        colab.prepare()
+    assert pip.commands == []
+
+
+@pytest.mark.parametrize(
+    "returncode, printed, error, gpu, words",
+    [
+        (0, "2.11.0 True", "", True, ""),
+        (0, "2.11.0 False", "", False, ""),
+        (0, "2.13.0 False", "", True, "torch 2.13.0 cannot use this GPU.*driver"),
+        (1, "", "RuntimeError: operator torchvision::nms does not exist", False, "torchvision::nms does not exist"),
+    ],
+)
+def test_what_was_installed_is_tried_in_a_fresh_python(monkeypatch, returncode, printed, error, gpu, words):
+    result = SimpleNamespace(returncode=returncode, stdout=printed + "\n", stderr=error)
+    monkeypatch.setattr(colab.subprocess, "run", lambda *_, **__: result)
+    found = colab.what_fails(gpu)
+    assert re.search(words, found) if words else found == ""
+
+
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
-    """Commands that pip would have got; nothing is installed."""
+    """Commands that pip would have got; nothing is installed. Colab's own packages lie there, unless a test says so."""
     commands, result = [], SimpleNamespace(returncode=0)
     monkeypatch.setattr(colab.subprocess, "run", lambda command, **rest: commands.append(command) or result)
+    monkeypatch.setattr(colab, "what_fails", lambda gpu: "")
+    monkeypatch.setattr(colab, "_loaded_versions", dict)
     monkeypatch.setattr(colab.os, "chdir", lambda folder: None)
     return SimpleNamespace(commands=commands, result=result)
 
@@ -100,9 +165,13 @@ def pip(monkeypatch, tmp_path):
 @pytest.mark.parametrize("gpu", [True, False])
 def test_unsloth_only_beside_a_gpu(pip, monkeypatch, gpu):
     monkeypatch.setattr(colab.shutil, "which", lambda name: name if gpu else None)
+    monkeypatch.setattr(colab, "_version", COLAB.get)
     colab.prepare()
-    extra = PYPROJECT["optional-dependencies"]["unsloth"] if gpu else []
-    assert pip.commands == [[sys.executable, "-m", "pip", "install", "--quiet", *PYPROJECT["dependencies"], *extra]]
+    (command,) = pip.commands
+    assert command[:5] == [sys.executable, "-m", "pip", "install", "--quiet"]
+    extra = PYPROJECT["optional-dependencies"]["unsloth"]
+    assert [set(extra) <= set(command), bool(set(extra) & set(command))] == [gpu, gpu]
+    assert {r for r in PYPROJECT["dependencies"] if not r.startswith("torch==")} <= set(command)
 
 
 def test_a_failed_installation_stops(pip):

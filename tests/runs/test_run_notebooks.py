@@ -1,11 +1,15 @@
 """The runner: sources to notebooks, parameters, overrides. test_notebooks.py executes notebooks, this does not."""
 
 import ast
+import json
+import os
 import shutil
+import sys
 
 import jupytext
 import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import cli, run_notebooks, stages, store
@@ -118,6 +122,23 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path, executed
     assert not executed and not (tmp_path / "x.ipynb").exists()
     run_notebook(SOURCES[0], {"PRESET": "check"}, tmp_path / "deep" / "x.ipynb")
     assert executed[0][2] == {"PRESET": "check"}
+
+
+def test_a_foreign_kernel_spec_does_not_win(tmp_path, executed, monkeypatch):
+    """A user's own `python3` comes before the environment's where that belongs to somebody else."""
+    foreign = tmp_path / "home" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/elsewhere/python"], "display_name": "foreign", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "home"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setenv("JUPYTER_PATH", "")
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    assert KernelSpecManager().get_kernel_spec("python3").argv == ["/elsewhere/python"]
+    for _ in range(2):
+        run_notebook(SOURCES[0], {"PRESET": "check"}, tmp_path / "build" / "x.ipynb")
+        assert KernelSpecManager().get_kernel_spec("python3").argv[:3] == [sys.executable, "-m", "ipykernel_launcher"]
+    assert os.environ["PYTHONPATH"] == f"{run_notebooks.PROJECT}:/mine"
 
 
 def test_a_notebook_without_parameters_takes_none(tmp_path, executed):

