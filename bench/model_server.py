@@ -1,23 +1,25 @@
 """A small OpenAI-compatible server for benches and tests: a model on this machine, or answers after a fixed time.
 
     python -m bench.model_server --model FOLDER --max-tokens 32      (prints its address)
-    python -m bench.model_server --latency 0.05
+    python -m bench.model_server --latency 0.05 --slots 8 --answer-tokens 32
 
-With a model it batches the requests that wait, up to `--sequences` samples at a time. It honours prompt and n; how to
-draw is set here, once for all, and its seeds count batches. `GET /v1/stats` gives requests, samples and completion
-tokens so far. A bench's measuring stick, not a product.
+Without a model an answer takes `--latency` seconds, and no more than `--slots` are written at once (0: any number), so
+its capacity is slots x answer tokens / latency tokens a second; a request for n samples takes n slots. With a model it
+batches the requests that wait, up to `--sequences` samples at a time. It honours prompt and n; how to draw is set here,
+once for all, and its seeds count batches. `GET /v1/stats` gives requests, samples and completion tokens so far. A
+bench's measuring stick, not a product.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -67,23 +69,37 @@ def load(folder: str, max_tokens: int, temperature: float):
     return Sampler(load_model(folder), load_tokenizer(folder), Sampling(temperature, 1.0, max_tokens, 1 << 20))
 
 
-def application(sampler, sequences: int, latency: float) -> web.Application:
-    """Routes of the server; without a sampler it answers "Answer: i" after `latency` seconds."""
+class Slots:
+    """A server of stated capacity: `slots` answers at once (0: any number), each takes `latency` seconds."""
+
+    def __init__(self, latency: float, slots: int):
+        self.latency, self.free = latency, asyncio.Semaphore(slots) if slots else contextlib.nullcontext()
+
+    async def ask(self, n: int) -> list[str]:
+        return await asyncio.gather(*map(self._one, range(n)))
+
+    async def _one(self, i: int) -> str:
+        async with self.free:
+            await asyncio.sleep(self.latency)
+        return f"Answer: {i}"
+
+
+def application(sampler, sequences: int, latency: float, slots: int = 0, answer_tokens: int = 4) -> web.Application:
+    """Routes of the server; without a sampler it answers as `Slots` does, and counts `answer_tokens` an answer."""
     from tracelift_lib.problems.prompts import as_chat
 
     totals: Counter[str] = Counter()
-    batcher = Batcher(sampler, sequences) if sampler else None
+    batcher, simulated = (Batcher(sampler, sequences) if sampler else None), Slots(latency, slots)
 
     async def answers(prompt: str, n: int) -> list[str]:
         if batcher:
             return await batcher.ask(as_chat(prompt, sampler.tokenizer), n)
-        await asyncio.sleep(latency)
-        return [f"Answer: {i}" for i in range(n)]
+        return await simulated.ask(n)
 
     async def chat(request: web.Request) -> web.Response:
         body = await request.json()
         texts = await answers(body["messages"][-1]["content"], body["n"])
-        tokens = sum(map(len, sampler.tokenizer(texts)["input_ids"])) if sampler else 4 * len(texts)
+        tokens = sum(map(len, sampler.tokenizer(texts)["input_ids"])) if sampler else answer_tokens * len(texts)
         totals.update(requests=1, samples=len(texts), completion_tokens=tokens)
         choices = [
             {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
@@ -106,7 +122,7 @@ def application(sampler, sequences: int, latency: float) -> web.Application:
     return app
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(*arguments: str):
     """The address of a server in a process of its own; it ends with the block."""
     command = [sys.executable, "-m", "bench.model_server", *arguments]
@@ -125,6 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of a Hugging Face model")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes, without a model")
+    parser.add_argument("--slots", type=int, default=0, help="answers at once, without a model; 0: any number")
+    parser.add_argument("--answer-tokens", type=int, default=4, help="that each answer counts, without a model")
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--sequences", type=int, default=64, help="samples in one batch, at most")
@@ -133,7 +151,8 @@ def main() -> None:
     sampler = load(arguments.model, arguments.max_tokens, arguments.temperature) if arguments.model else None
 
     async def serve() -> None:
-        runner = web.AppRunner(application(sampler, arguments.sequences, arguments.latency))
+        a = arguments
+        runner = web.AppRunner(application(sampler, a.sequences, a.latency, a.slots, a.answer_tokens))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", arguments.port).start()
         print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)

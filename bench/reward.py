@@ -1,10 +1,15 @@
 """The reward phase of a training step: our engine against the plain loop of the public implementation.
 
-    python -m bench.reward
+    python -m bench.reward          (all; `python -m bench.reward shapes` the table alone, in a minute)
 
 Same server, same K, same completions, same reward model. The plain loop asks strictly one after another, for each
 completion: one run for s, K runs with the trace, K without it (the same baseline again for each completion of a
-problem), and one reward model call. The loop is written here from the description of it; the engine is the library's.
+problem), and one reward model call; its client is the standard library's, one connection a call, as there. The loop is
+written here from the description of it; the engine is the library's.
+
+The table has one process with 1, 4 and 32 completions a step (the paper's launch has 1 in each of 8 processes), in
+front of a server of stated capacity, of which it has the eighth part. The engine's baseline is `fresh` (K runs without
+a trace for each completion, timed in), or `cached`: drawn once for each problem, with the drawing timed in and out.
 """
 
 from __future__ import annotations
@@ -14,12 +19,13 @@ import json
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
-import openai
 import torch
 
 from bench.model_server import serving
@@ -38,12 +44,17 @@ from tracelift_lib.problems.prompts import PromptLimits, executor_prompt, wrap_t
 from tracelift_lib.problems.tinyworld import generate_splits
 from tracelift_lib.reward_model.model import ReasoningRewardModel
 from tracelift_lib.reward_model.scorer import Scorer
+from tracelift_lib.runs import store
+from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.verifier.verdicts import Verifier
 
 PROBLEMS, GENERATIONS, K = 8, 4, 3
 SEEDS = 3  # training runs that share one baseline, as in the paper and in preset `tiny`
 REPEATS = 3  # of the engine's runs; the median counts
-LATENCY = 0.05  # seconds an answer of the fixed-latency server takes
+SHAPES = {1: (1, 1), 4: (1, 4), 32: (8, 4)}  # completions a process -> problems x completions of each
+PROCESSES = 8  # of the paper's launch; they share the server
+SLOTS, LATENCY, ANSWER = 64, 0.05, 32  # answers written at once, seconds and tokens of each: 40,960 tokens a second
+ENGINE = {"fresh": "baseline fresh, timed in", "in": "baseline cached, timed in", "out": "baseline cached, not timed"}
 MAX_TOKENS, TEMPERATURE = 64, 1.0
 SHAPE = Qwen2Shape(
     hidden_size=128,
@@ -56,10 +67,10 @@ SHAPE = Qwen2Shape(
 )
 
 
-def batch() -> tuple[list[Problem], list[str]]:
-    """GENERATIONS completions of each problem, no two alike."""
-    problems = generate_splits({"rl": PROBLEMS}, {"rl": [2, 3]}, 9, 20, 0)["rl"]
-    pairs = [(p, wrap_trace(f"{p.reference_solution}\nTry {i}.")) for p in problems for i in range(GENERATIONS)]
+def batch(n: int = PROBLEMS, generations: int = GENERATIONS) -> tuple[list[Problem], list[str]]:
+    """So many completions of each of n problems, no two alike."""
+    problems = generate_splits({"rl": PROBLEMS}, {"rl": [2, 3]}, 9, 20, 0)["rl"][:n]
+    pairs = [(p, wrap_trace(f"{p.reference_solution}\nTry {i}.")) for p in problems for i in range(generations)]
     return [p for p, _ in pairs], [text for _, text in pairs]
 
 
@@ -82,18 +93,16 @@ def executor(url: str) -> Executor:
 
 def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: list[str]) -> list[float]:
     """One call after another, as the public implementation makes them."""
-    client = openai.OpenAI(base_url=url, api_key="none")
-    verifier = Verifier()
+    opener, verifier = urllib.request.build_opener(urllib.request.ProxyHandler({})), Verifier()
 
     def run(problem: Problem, trace: str | None) -> int:
-        reply = client.chat.completions.create(
-            model="m",
-            messages=[{"role": "user", "content": executor_prompt(problem, trace, "short")}],
-            n=1,
-            temperature=TEMPERATURE,
-            max_tokens=MAX_TOKENS,
-        )
-        return verifier.verify([problem], [reply.choices[0].message.content])[0].success
+        message = {"role": "user", "content": executor_prompt(problem, trace, "short")}
+        asked = {"model": "m", "messages": [message], "n": 1, "temperature": TEMPERATURE, "max_tokens": MAX_TOKENS}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{url}/chat/completions", json.dumps(asked).encode(), headers)
+        with opener.open(request, timeout=600) as reply:
+            text = json.load(reply)["choices"][0]["message"]["content"]
+        return verifier.verify([problem], [text])[0].success
 
     rewards = []
     for problem, completion in zip(problems, completions):
@@ -106,36 +115,102 @@ def plain_loop(url: str, scorer: Scorer, problems: list[Problem], completions: l
     return rewards
 
 
-def engine_run(url: str, scorer: Scorer, problems: list[Problem], completions: list[str], s_run: str) -> dict:
-    """Median wall seconds of a step, and completion tokens a completion: of the step, and of the baseline."""
-    asker = executor(url)
-    by_id = {p.problem_id: p for p in problems}
-    start = stats(url)
-    verdicts = asker.verdicts(list(by_id.values()), [None] * len(by_id), K, seed=1)  # M = K: the same standard error
-    baseline = dict(zip(by_id, verdicts.tolist()))
-    drawn = stats(url)
-    engine = RewardEngine(
+def engine_of(
+    asker: Executor, scorer: Scorer, problems: list[Problem], baseline: dict | None, s_run: str
+) -> RewardEngine:
+    return RewardEngine(
         arm="tracelift",
         k=K,
         executor=asker,
         scorer=scorer,
-        problems=by_id,
+        problems={p.problem_id: p for p in problems},
         baseline=baseline,
         seed=0,
         max_failure_rate=0.0,
         log_folder=Path(),
         s_run=s_run,
     )
-    seconds = []
-    for seed in range(1 + REPEATS):
-        rows, figures = asyncio.run(engine.score(completions, [p.problem_id for p in problems], seed))
-        if any(row["failure"] for row in rows):
-            raise RuntimeError(f"failures: {dict(engine.failures)}")
-        seconds.append(figures["seconds"])
+
+
+def draw_baseline(asker: Executor, problems: list[Problem], seed: int) -> dict[str, list[int]]:
+    """K verdicts without a trace for each problem: as many as the plain loop has, so the same standard error."""
+    by_id = {p.problem_id: p for p in problems}
+    return dict(zip(by_id, asker.verdicts(list(by_id.values()), [None] * len(by_id), K, seed).tolist()))
+
+
+def score_step(engine: RewardEngine, problems: list[Problem], completions: list[str], seed: int) -> dict:
+    """Stats of one step's rewards. Raises RuntimeError if any failed."""
+    rows, figures = asyncio.run(engine.score(completions, [p.problem_id for p in problems], seed))
+    if any(row["failure"] for row in rows):
+        raise RuntimeError(f"failures: {dict(engine.failures)}")
+    return figures
+
+
+def engine_run(url: str, scorer: Scorer, problems: list[Problem], completions: list[str], s_run: str) -> dict:
+    """Median wall seconds of a step, and completion tokens a completion: of the step, and of the baseline."""
+    asker = executor(url)
+    start = stats(url)
+    engine = engine_of(asker, scorer, problems, draw_baseline(asker, problems, 1), s_run)
+    drawn = stats(url)
+    seconds = [score_step(engine, problems, completions, seed)["seconds"] for seed in range(1 + REPEATS)]
     tokens = (stats(url) - drawn) / len(seconds), drawn - start
     asker.backend.close()
     step, once = (count / len(completions) for count in tokens)
     return {"seconds": statistics.median(seconds[1:]), "step": step, "baseline": once}  # the first opens connections
+
+
+# --- one process of a launch, and its part of a server --------------------------------------------
+
+
+def engine_seconds(url: str, scorer: Scorer, problems: list[Problem], completions: list[str], way: str) -> float:
+    """Median wall seconds of the rewards of a step, with all that the ENGINE's `way` times."""
+    asker, seconds = executor(url), []
+    for seed in range(1 + REPEATS):
+        start = time.monotonic()
+        baseline = None if way == "fresh" else draw_baseline(asker, problems, seed)
+        start = time.monotonic() if way == "out" else start
+        score_step(engine_of(asker, scorer, problems, baseline, "separate"), problems, completions, seed)
+        seconds.append(time.monotonic() - start)
+    asker.backend.close()
+    return statistics.median(seconds[1:])  # the first opens connections
+
+
+def shapes(scorer: Scorer, completions_a_process: Sequence[int] = tuple(SHAPES)) -> list[dict]:
+    """A row for each number of completions a process, and each way to have the baseline."""
+    slots, rows = SLOTS // PROCESSES, []
+    capacity = f"{slots} slots, {slots * ANSWER / LATENCY:,.0f} tokens/s: 1/{PROCESSES} of {SLOTS} slots"
+    server = ("--latency", str(LATENCY), "--slots", str(slots), "--answer-tokens", str(ANSWER))
+    for n in completions_a_process:
+        problems, completions = batch(*SHAPES[n])
+        with serving(*server) as url:
+            times = [timed(plain_loop, url, scorer, problems, completions) for _ in range(1 if n > 4 else REPEATS)]
+            other = statistics.median(times)
+            for way, words in ENGINE.items():
+                ours = engine_seconds(url, scorer, problems, completions, way)
+                note = f"{n} completions a process, K = {K}, {words}; server: {capacity}; ratio: plain loop / ours"
+                rows.append(row(f"reward_{n}_{way}", ours, other, other / ours, "s", note))
+    return rows
+
+
+def shape_table(rows: list[dict]) -> str:
+    """The rows of `shapes` as Markdown: seconds of a step, and in brackets how many times the plain loop takes."""
+    by_name = {r["name"]: r for r in rows}
+    head = ["completions a process", "plain loop, s", *(f"{words}, s" for words in ENGINE.values())]
+    lines = [head, ["---"] * len(head)]
+    for n in [n for n in SHAPES if f"reward_{n}_fresh" in by_name]:
+        cells = [by_name[f"reward_{n}_{way}"] for way in ENGINE]
+        lines.append([str(n), f"{cells[0]['other']:.2f}", *(f"{c['ours']:.2f} ({c['ratio']:.1f}x)" for c in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_shapes(rows: list[dict]) -> None:
+    """Print the table, and write it to build/bench_reward.md."""
+    capacity = f"{SLOTS} slots of {ANSWER / LATENCY:,.0f} tokens/s, {ANSWER} tokens an answer, shared by {PROCESSES}"
+    text = f"One process of {PROCESSES}; server: {capacity} processes; K = {K}.\n\n{shape_table(rows)}\n"
+    path = store.home() / "build" / "bench_reward.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text, flush=True)
 
 
 def stats(url: str) -> int:
@@ -189,25 +264,14 @@ def row(name: str, ours: float, other: float, ratio: float, unit: str, note: str
 
 
 def run() -> list[dict]:
-    """The four figures; `other` is the plain loop, or the lower bound."""
+    """The table's rows, and three figures of a real server; `other` is the plain loop, or the lower bound."""
     torch.set_num_threads(1)
     problems, completions = batch()
     size = f"{PROBLEMS} problems x {GENERATIONS} completions, K = {K}"
     with tempfile.TemporaryDirectory() as folder:
         scorer = models(Path(folder))
-        with serving("--latency", str(LATENCY)) as url:
-            ours = engine_run(url, scorer, problems, completions, "separate")["seconds"]
-            other = timed(plain_loop, url, scorer, problems, completions)
-        rows = [
-            row(
-                "reward_wall_fixed_latency",
-                ours,
-                other,
-                other / ours,
-                "s",
-                f"{size}, {LATENCY * 1000:.0f} ms a call; ratio: plain loop / ours, goal at least 10",
-            )
-        ]
+        rows = shapes(scorer)
+        write_shapes(rows)
         server = ("--model", folder, "--max-tokens", str(MAX_TOKENS), "--temperature", str(TEMPERATURE))
         with serving(*server) as url:
             separate = engine_run(url, scorer, problems, completions, "separate")
@@ -231,13 +295,15 @@ def run() -> list[dict]:
 
 
 def tokens_row(plain: float, separate: dict, merged: dict) -> dict:
-    """û has K runs on either side everywhere, so its standard error is the same."""
+    """û has K runs on either side everywhere, so its standard error is the same; ours is what preset paper does."""
+    paper = load_preset("paper")
     ways = {
         f"{name}, {runs} run{'s' * (runs > 1)}": way["step"] + way["baseline"] / runs
         for name, way in (("merged", merged), ("separate", separate))
         for runs in (SEEDS, 1)
     }
-    ours = ways[f"merged, {SEEDS} runs"]
+    chosen = f"{paper.execution.s_run}, {len(paper.planner_training.seeds)} runs"
+    ours = plain if paper.execution.baseline == "fresh" else ways[chosen]
     note = "; ".join(f"{name}: {tokens / plain:.2f}" for name, tokens in ways.items())
     return row(
         "reward_executor_tokens",
@@ -245,8 +311,8 @@ def tokens_row(plain: float, separate: dict, merged: dict) -> dict:
         plain,
         ours / plain,
         "tokens a completion",
-        f"ours: s_run merged, a baseline of M = K shared by {SEEDS} training runs; ratio: ours / plain loop, "
-        f"goal at most 0.5; by s_run and number of training runs: {note}",
+        f"ours: preset paper, baseline {paper.execution.baseline}, s_run {chosen}; ratio: ours / plain loop, goal at "
+        f"most 0.5; with a cached baseline of M = K, by s_run and number of training runs that share it: {note}",
     )
 
 
@@ -270,5 +336,10 @@ def bound_row(separate: dict, rate: float, longest: float, problems: list[Proble
 
 
 if __name__ == "__main__":
-    for line in run():
-        print(json.dumps(line))
+    if sys.argv[1:] == ["shapes"]:
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            write_shapes(shapes(models(Path(folder))))
+    else:
+        for line in run():
+            print(json.dumps(line))
