@@ -36,14 +36,20 @@ def test_a_step_takes_what_it_took_on_an_h200(shape, parameters):
 
 
 def test_the_calls_of_a_training_counted_by_hand():
-    """Preset paper: 600 steps of 8 x 4 completions; a run for s; for the uplift K with and K without."""
-    estimate = Estimate(load_preset("paper"), GPUS["H100"], Lengths(100, 50, 10))
+    """The paper's way: 600 steps of 8 x 4 completions; a run for s; for the uplift K with and K without."""
+    papers = {"execution.baseline": "fresh", "execution.s_run": "separate"}
+    estimate = Estimate(load_preset("paper", overrides=papers), GPUS["H100"], Lengths(100, 50, 10))
     completions = 600 * 8 * 4
     assert estimate.training("exec_only").calls == completions * (1 + 1)
     assert estimate.training("tracelift").calls == completions * (1 + 1 + 3 + 3)
     assert estimate.training("no_uplift").calls == completions * (1 + 1)
     assert estimate.training("tracelift").learned == completions * 150
     assert estimate.training("tracelift").written == completions * 50 + completions * 7 * 10
+    default = Estimate(
+        load_preset("paper"), GPUS["H100"], Lengths(100, 50, 10)
+    )  # K with a trace, of which s is the mean
+    assert default.training("tracelift").calls == completions * (1 + 3)
+    assert default.training("exec_only").calls == completions * (1 + 1)
 
 
 def test_every_stage_that_needs_a_model_takes_time():

@@ -152,7 +152,7 @@ class Estimate:
         settings, k = p.planner_training, p.execution.k
         rows = settings.problems_per_step * settings.generations
         completions = settings.steps * rows
-        runs = (p.execution.s_run == "separate") + (k if "u" in NEEDS[arm] else 0)
+        runs = k + (p.execution.s_run == "separate") if compares(arm) else 1  # as RewardEngine has it
         runs += k * (compares(arm) and p.execution.baseline == "fresh")
         text, full = t.problem + t.trace, settings.parameters == "full"
         score = self.read(self.executor, completions * text) if "q" in NEEDS[arm] else Work()
