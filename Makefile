@@ -64,7 +64,7 @@ lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
 	$(BIN)/tracelift convert
 
-course: setup ## copies of the notebooks without the solutions of their exercises, in build/course/
+course: setup ## students' copies, copies with solutions, and a website that opens offline, in build/course/
 	$(BIN)/tracelift course
 
 plan: setup ## what PRESET would take: calls, tokens, GPU hours, memory, disk; nothing is made

@@ -492,7 +492,8 @@ display(Markdown("""## What we saw
 # The cells with solutions carry the tag `solution` and are folded. `make course` writes copies of all notebooks without
 # such cells to `build/course/`, to hand out.
 #
-# **Next:** [07_evaluate](07_evaluate.ipynb).
+# **Next:** [06_train_planner_full](06_train_planner_full.ipynb) trains all weights, in several processes; the results do not depend on it,
+# so a short course goes on with [07_evaluate](07_evaluate.ipynb).
 
 # %% [markdown] tags=["solution"]
 # <details><summary><b>Solutions</b></summary>

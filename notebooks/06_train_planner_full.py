@@ -382,5 +382,8 @@ one = torch.ones((), dtype=torch.bfloat16)
 for step in (2**-8, 2**-8 * 1.01):
     print(f"exercise 3: 1 + {step:.5f} = {(one + step).item():.5f}")
 
+# %% [markdown]
+# **Next:** [07_evaluate](07_evaluate.ipynb).
+
 # %%
 display(report.cost_table(sources).round(1))

@@ -1140,5 +1140,8 @@ for chance, s_f in itertools.product((0.3, 0.7), (0.0, 0.2)):
         kept += weight * (1 - chance) * (released_code_reward(s_f, 1.0, c) - s_f)
     print(f"exercise 3: p_z = p_0 = {chance}, failed run {s_f}: E[c] = {abs(total):.3f}, after the clip {kept:+.3f}")
 
+# %% [markdown]
+# **Next:** [10_case_studies](10_case_studies.ipynb): single traces, chosen by a rule.
+
 # %%
 print(f"{time.monotonic() - start:.0f} s for this notebook")

@@ -222,17 +222,6 @@ def test_several_presets_run_one_after_the_other(executed, capsys):
     assert [output.split("/")[-2] for _, output, _ in executed] == ["check", "tiny"]
 
 
-def test_copies_for_a_course_lack_the_solutions(tmp_path, monkeypatch, executed, capsys):
-    monkeypatch.setenv("TRACELIFT_HOME", str(tmp_path))
-    assert cli.main(["course"]) == 0 and not executed
-    for source in SOURCES:
-        copy = nbformat.read(tmp_path / "build" / "course" / f"{source.stem}.ipynb", as_version=4)
-        cells = convert(source).cells
-        assert [c.source for c in copy.cells] == [
-            c.source for c in cells if "solution" not in c.metadata.get("tags", [])
-        ]
-
-
 def test_a_choice_runs_in_the_order_of_the_numbers(executed):
     assert main(["--preset", "check", "--only", "03", "00"]) == 0
     assert [output.split("/")[-1][:2] for _, output, _ in executed] == ["00", "03"]

@@ -19,6 +19,7 @@ Then:
     cases.py           groups of rollouts chosen by a rule, with the executor's texts and the RM's rubric drawn again
     viewer.py          the trace viewer; viewer.html and viewer.css are its page
     run_notebooks.py   notebooks converted, run, and not run again while nothing has changed
+    course.py          copies for students, their grades, and the website; course.html and course.css are its pages
     colab.py           the first cell of every notebook
     cli.py             the command `tracelift`
 """

@@ -317,7 +317,7 @@ def replay(cases: Sequence[Case], executor: Executor, scorer: TraceScorer | None
     asked = [(case, trace) for case in cases for column in case.columns.values() for trace in column]
     asked = [(case, trace) for case, trace in asked if trace.note != "no well-formed trace"]
     problems, texts = [case.problem for case, _ in asked], [trace.text for _, trace in asked]
-    answers = executor.answer(problems, texts, k, seed)
+    answers = executor.answer(problems, texts, k, seed) if asked else []
     for (_, trace), samples in zip(asked, _judged(executor, problems, answers)):
         trace.samples = samples
     problems = [case.problem for case in cases]

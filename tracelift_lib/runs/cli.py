@@ -11,7 +11,11 @@ from tracelift_lib.problems.files import InputError
 COMMANDS = {  # name -> module of the library, function of it, help; only the module that is needed is imported
     "run": ("runs.run_notebooks", "main", "run the notebooks of a preset headlessly"),
     "convert": ("runs.run_notebooks", "convert_all", "write notebooks/*.ipynb from their sources"),
-    "course": ("runs.run_notebooks", "hand_out_all", "write build/course/: copies without the solutions of exercises"),
+    "course": (
+        "runs.course",
+        "main",
+        "write build/course/: copies for students, with solutions, and a website; grade copies",
+    ),
     "groups": ("groups.cli", "main", "build TraceLift-Groups from public seeds, or check files of groups"),
     "serve-rm": ("reward_model.server", "main", "serve a reward model over HTTP"),
     "launch": ("runs.launch", "main", "train planners in this process, or in several under `accelerate launch`"),

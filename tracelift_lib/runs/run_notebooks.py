@@ -138,17 +138,6 @@ def convert_all(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def hand_out_all(arguments: list[str] | None = None) -> int:
-    """`tracelift course`: write copies of the notebooks without the cells tagged `solution` to build/course/."""
-    argparse.ArgumentParser(prog="tracelift course").parse_args(arguments)
-    folder = store.home() / "build" / "course"
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in sources():
-        nbformat.write(without_solutions(convert(source)), folder / f"{source.stem}.ipynb")
-    print(f"copies for students: {folder}")
-    return 0
-
-
 def _run_preset(preset: Preset, parameters: dict[str, Any], chosen: list[Path]) -> int:
     """Exit status: 0, or that of the notebook that failed or was interrupted."""
     folder = store.home() / "build" / variant(*parameters.values())
