@@ -138,7 +138,7 @@ def ledger(folder, name, claim, measured, verdict):
 
 
 def test_the_readme_shows_the_best_evidence_of_each_domain(tmp_path, monkeypatch):
-    """A preset that did not test a claim leaves it to the next one of its domain; the other domain has its own row."""
+    """A preset that did not test a claim leaves it to the next one of its domain."""
     claim = report.claims()[0]["claim"]
     monkeypatch.setattr(report, "CLAIMS", tmp_path / "claims.yaml")
     (tmp_path / "claims.yaml").write_text(
@@ -149,9 +149,8 @@ def test_the_readme_shows_the_best_evidence_of_each_domain(tmp_path, monkeypatch
     ledger(tmp_path, "tiny_code", claim, "0.3 [0.2, 0.4]", "disagrees")
     rows = [tuple(row) for row in report.best_evidence().itertuples(index=False)]
     assert rows == [
-        (claim, "2", "0.1 [0.0, 0.2]", "`tiny`", "agrees"),
-        (claim, "2", "0.3 [0.2, 0.4]", "`tiny_code`", "disagrees"),
-        ("b", "3", "", "", "not tested here"),
+        (claim, "2", "**agrees**: 0.1 [0.0, 0.2] (`tiny`)", "**disagrees**: 0.3 [0.2, 0.4] (`tiny_code`)"),
+        ("b", "3", "not tested here", "not tested here"),
     ]
 
 

@@ -24,7 +24,7 @@ CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
 LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
 CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
-EVIDENCE = (
+EVIDENCE = {"stories": ("tiny_arms", "tiny"), "programs": ("tiny_code",)}  # domain -> presets whose ledgers count, best first
     ("tiny_arms", "tiny"),
     ("tiny_code",),
 )  # for each domain the presets whose ledgers the README shows, best first
@@ -146,21 +146,25 @@ def write_summary(
 
 
 def best_evidence() -> pd.DataFrame:
-    """A row for each claim and domain: the committed ledger of the best preset that tested it; else "not tested"."""
-    paths = {name: CLAIMS.parent / name / "claims_ledger.csv" for domain in EVIDENCE for name in domain}
+    """A row for each claim; for each domain the committed ledger of the best preset that tested it, else why not."""
+    paths = {name: CLAIMS.parent / name / "claims_ledger.csv" for presets in EVIDENCE.values() for name in presets}
     ledgers = {name: pd.read_csv(path).set_index("claim") for name, path in paths.items() if path.exists()}
-    rows = []
-    for claim in claims():
-        text, before = claim["claim"], len(rows)
-        for domain in EVIDENCE:
-            for name in (n for n in domain if n in ledgers and text in ledgers[n].index):
-                row = ledgers[name].loc[text]
-                if not row["verdict"].startswith("not "):
-                    rows.append((text, claim["figure"], row[f"this run ({name})"], f"`{name}`", row["verdict"]))
-                    break
-        if len(rows) == before:
-            rows.append((text, claim["figure"], "", "", claim.get("not_tested", "not tested")))
-    return pd.DataFrame(rows, columns=["claim", "the paper's figure", "here", "preset", "verdict"])
+
+    def shown(claim: dict, presets: Sequence[str]) -> str:
+        for name in (n for n in presets if n in ledgers and claim["claim"] in ledgers[n].index):
+            row = ledgers[name].loc[claim["claim"]]
+            if not row["verdict"].startswith("not "):
+                return f"**{row['verdict']}**: {row[f'this run ({name})']} (`{name}`)"
+        return claim.get("not_tested", "not tested")
+
+    return pd.DataFrame(
+        {
+            "claim": claim["claim"],
+            "the paper's figure": claim["figure"],
+            **{domain: shown(claim, presets) for domain, presets in EVIDENCE.items()},
+        }
+        for claim in claims()
+    )
 
 
 def _fill(page: Path, name: str, text: str) -> None:
