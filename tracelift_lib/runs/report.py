@@ -24,10 +24,8 @@ CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
 LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
 CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
-EVIDENCE = {"stories": ("tiny_arms", "tiny"), "programs": ("tiny_code",)}  # domain -> presets whose ledgers count, best first
-    ("tiny_arms", "tiny"),
-    ("tiny_code",),
-)  # for each domain the presets whose ledgers the README shows, best first
+# domain -> presets whose ledgers the README shows, best first
+EVIDENCE = {"stories": ("tiny_arms", "tiny"), "programs": ("tiny_code",)}
 
 
 def set_theme() -> None:
