@@ -208,6 +208,43 @@ axes[0, 0].invert_yaxis()
 report.save_figure(run, figure, "ablations_forest", effects, sources, n, all_seeds)
 
 # %% [markdown]
+# ## Which part does the work?
+#
+# exec_only is one control among several. Put something worthless in the place of one part and keep the rest: what is then lost
+# was that part's. So here TraceLift is compared with the other arms directly, on the seeds that both have.
+
+# %%
+PARTS = {"random_bonus": "the RM's judgement", "no_uplift": "the uplift", "rm_uplift_only": "the term of the outcome",
+         "llm_judge": "a judge that tells traces apart"}
+ARMS_ONLY = {"planner_training.arms", "planner_training.seeds"}  # what else a variant changes is no part of the reward
+cell_of = {arm: (name, arm) for name, arm in seeds_of if name == OWN or set(run.preset.variants[name]) <= ARMS_ONLY}
+
+
+def part_of_reward(control, measure, split):
+    """One row: TraceLift less an arm that lacks one part of its reward, paired, with its 95 % interval."""
+    ours, theirs = cell_of["tracelift"], cell_of[control]
+    seeds = sorted(set(seeds_of[ours]) & set(seeds_of[theirs]))
+    interval = crossed_interval(*(matrix(*cell, measure, split, seeds) for cell in (ours, theirs)))
+    return {"part": PARTS[control], "without it": control, "measure": measure, "split": split, "pairs of seeds": len(seeds),
+            "moved": moved(*ours) or moved(*theirs), **dict(zip(("difference", "low", "high"), interval))}
+
+
+parts = pd.DataFrame(part_of_reward(control, *outcome) for control in PARTS if control in cell_of for outcome in OUTCOMES)
+if len(parts):
+    report.save_table(run, parts, "ablations_parts", sources, n, all_seeds)
+    display(parts.round(3).style.hide(axis="index").format(precision=3))
+
+# %%
+def needed(row):
+    """What one comparison says about the part that the control lacks."""
+    said = ("it is needed" if row.low > 0 else "without it the traces are better" if row.high < 0 else "cannot tell")
+    return f"- **{row.part}** ({row.measure}, {row.split.replace('_', ' ')}): {report.with_interval(row.difference, row.low, row.high)}, {said}."
+
+
+display(Markdown("\n".join(map(needed, parts[parts["moved"]].itertuples())) if len(parts) else
+                 "This preset trains no arm that lacks a part of the reward; preset `tiny_arms` does."))
+
+# %% [markdown]
 # ## The map: where can it help?
 #
 # Cells whose names begin with `map-` lie on a map with three coordinates, and here are their *measured* values: the share of
@@ -289,20 +326,6 @@ for (measure, split), part in effects.groupby(["measure", "split"]):
         lines.append(f"- The prediction has the sign of the measured difference in {signs:.0%} of {len(known)} cells; its mean error "
                      f"is {(known['predicted'] - known['difference']).abs().mean():.3f}.")
 display(Markdown("\n".join(line if line.startswith("-") else f"\n{line}\n" for line in lines)))
-
-# %%
-def against_control(variant_rows, arm, control):
-    """A sentence: does `arm` do better than a control with the same executor runs?"""
-    there = variant_rows.set_index("arm")["difference"]
-    return f"{arm} {there[arm]:+.3f}, {control} {there[control]:+.3f}" if {arm, control} <= set(there.index) else ""
-
-
-first = effects[(effects["measure"] == OUTCOMES[0][0]) & ~effects["variant"].str.startswith("map-")]
-ARMS_ONLY = {"planner_training.arms", "planner_training.seeds"}  # what else a variant changes is no part of the reward
-first = first[[name == OWN or set(run.preset.variants[name]) <= ARMS_ONLY for name in first["variant"]]]
-pairs = [against_control(first, "tracelift", other) for other in ("random_bonus", "no_uplift", "rm_uplift_only", "llm_judge")]
-display(Markdown(f"Parts of the reward, mean difference to exec_only in {OUTCOMES[0][0]}: " + ("; ".join(filter(None, pairs)) or
-                 "no other arm was trained") + "."))
 
 # %% [markdown]
 # - **A control with the same cost is worth more than one that costs less.** exec_only spends one executor run a trace,

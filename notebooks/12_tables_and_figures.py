@@ -154,6 +154,12 @@ if len(control):
     row = control.iloc[0]
     ours["judgement_needed"] = (report.with_interval(row["difference"], row["low"], row["high"]),
                                 NOT_RUN if not row["moved"] else "disagrees" if row["low"] > 0 else "no gain found")
+without = optional("ablations_parts")
+if len(without) and truth:
+    both = without[(without["measure"] == "faithful") & without["without it"].isin(["random_bonus", "no_uplift"])]
+    said = [f"{r['part']} {report.with_interval(r['difference'], r['low'], r['high'])}" for _, r in both.iterrows()]
+    ours["ablations"] = ("; ".join(said), NOT_RUN if not both["moved"].all() else "agrees" if (both["low"] > 0).all() else
+                         "disagrees" if (both["high"] < 0).any() else "no gain found of " + " and ".join(both["part"][both["low"] <= 0]))
 if len(score):
     errors = {name: (score[name] - score["trained"]).abs().mean() for name in ("predicted", "start")}
     ours["prediction"] = (f"mean error of a share {errors['predicted']:.3f}, of 'nothing changes' {errors['start']:.3f}",
