@@ -137,7 +137,7 @@ ours = {
 }
 
 # %% [markdown]
-# Two claims rest on tables that not every preset has: of notebook 08 (a random number in place of the RM's score), and of 09 (the
+# Some claims rest on tables that not every preset has: of notebook 08 (rewards that lack a part), and of 09 (the
 # prediction; where it is left out, the shares that notebook 05 has followed through training).
 
 # %%
@@ -154,6 +154,8 @@ if len(control):
     row = control.iloc[0]
     ours["judgement_needed"] = (report.with_interval(row["difference"], row["low"], row["high"]),
                                 NOT_RUN if not row["moved"] else "disagrees" if row["low"] > 0 else "no gain found")
+
+# %%
 without = optional("ablations_parts")
 if len(without) and truth:
     both = without[(without["measure"] == "faithful") & without["without it"].isin(["random_bonus", "no_uplift"])]
