@@ -14,7 +14,10 @@ LOCK ?= $(if $(filter dev,$(EXTRAS)),requirements)
 TAG := $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 STALE ?=
 BASE ?=
-export STALE BASE
+# Threads that wait for each other sleep: on a core that other work shares, spinning ones stand still (make bench BENCH=busy_core).
+OMP_WAIT_POLICY ?= passive
+GOMP_SPINCOUNT ?= 0
+export STALE BASE OMP_WAIT_POLICY GOMP_SPINCOUNT
 # Without a GPU the CPU build of torch saves gigabytes of CUDA libraries. CPU_TORCH= takes the default build all the same.
 CPU_TORCH ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)

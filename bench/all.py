@@ -13,7 +13,7 @@ import json
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import store
 
-NAMES = ("sandbox", "reward", "rm_scoring")
+NAMES = ("sandbox", "reward", "rm_scoring", "busy_core")
 
 
 def table(rows: list[dict]) -> str:

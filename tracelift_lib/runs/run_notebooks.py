@@ -30,6 +30,8 @@ from tracelift_lib.runs.presets import load_preset, read_override, variant
 from tracelift_lib.runs.settings import Preset
 
 NOTEBOOKS = PROJECT / "notebooks"
+# For the kernels: threads that wait sleep; on a core that other work shares, spinning ones stand still (bench/busy_core.py).
+SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
 def sources() -> list[Path]:
@@ -122,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     presets = [load_preset(name, options.seed, overrides) for name in options.preset]  # refuse bad input first
     chosen = [source for source in sources() if not options.only or source.name[:2] in options.only]
     store.rebuilds_stale()
+    os.environ.update({name: os.environ.get(name, value) for name, value in SLEEPING.items()})
     for preset in presets:
         parameters = {"PRESET": preset.name, "SEED": options.seed, "OVERRIDES": overrides}
         if code := _run_preset(preset, parameters, chosen):
