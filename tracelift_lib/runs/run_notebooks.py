@@ -30,7 +30,7 @@ from tracelift_lib.runs.presets import load_preset, read_override, variant
 from tracelift_lib.runs.settings import Preset
 
 NOTEBOOKS = PROJECT / "notebooks"
-# For the kernels: threads that wait sleep; on a core that other work shares, spinning ones stand still (bench/busy_core.py).
+# For the kernels: threads that wait sleep; spinning ones stand still on a shared core (bench/busy_core.py).
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
