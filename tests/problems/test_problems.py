@@ -79,6 +79,9 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         ("It costs $<<1200*2=2400>>2,400.\n#### 2,400", "It costs $2,400.", "2400"),
         ("No sums.\n####  -3 ", "No sums.", "-3"),
         ("#### in the text\nreally\n#### 5", "#### in the text\nreally", "5"),
+        ("A point.\n#### (1,234)", "A point.", "(1,234)"),  # MATH in GSM8K's layout: only a number's commas go
+        ("A list.\n#### 1,2", "A list.", "1,2"),
+        ("Money.\n#### $1,234.50", "Money.", "$1234.50"),
     ],
 )
 def test_gsm8k_annotations_are_unfolded_and_the_answer_is_split_off(answer, trace, final):

@@ -38,6 +38,9 @@ OPEN, CLOSE = "<reasoning>", "</reasoning>"
         (f"{OPEN}先有八个，再加三个。{CLOSE}", "先有八个，再加三个。"),
         (f"{OPEN}\u0645\u0631\u062d\u0628\u0627 🙂{CLOSE}", "\u0645\u0631\u062d\u0628\u0627 🙂"),
         (f"{OPEN}<think>x</think>{CLOSE}", "<think>x</think>"),
+        (f"<think>I write {OPEN}a draft{CLOSE}.</think>\n{OPEN}x{CLOSE}", "x"),  # thinking that names the tags
+        (f"I write {OPEN}a draft{CLOSE}.</think>\n{OPEN}x{CLOSE}", "x"),  # the template opened the thinking
+        (f"<think>I write {OPEN}a draft{CLOSE}", None),  # cut off while it thinks
         (f"{OPEN}{{braces}} %s \\n{CLOSE}", "{braces} %s \\n"),
         ("", None),
         ("no tags", None),

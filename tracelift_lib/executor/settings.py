@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tracelift_lib.problems.settings import Positive, Section, Share
 from tracelift_lib.verifier.verify_code import ExecStyle
+from tracelift_lib.verifier.verify_math import AnswerRule
 
 
 def http_url_without_credentials(url: str) -> str:
@@ -71,7 +72,7 @@ class Execution(Section):
     top_p: Share = 1.0
     max_new_tokens: Positive
     baseline_samples: Positive = Field(description="no-trace samples for each problem, drawn once")
-    answer: Literal["strict", "last_number"]
+    answer: AnswerRule = Field(description="which final answer of a text counts (docs/answers.md)")
     style: ExecStyle = Field("hybrid", description="s of a program (docs/method.md section 4); math is right or wrong")
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")

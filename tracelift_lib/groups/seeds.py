@@ -25,6 +25,7 @@ from tracelift_lib.problems.problem import Problem, gsm8k_trace, read_gsm8k
 from tracelift_lib.problems.records import file_records, find_files, reading
 from tracelift_lib.problems.settings import Positive, Section
 from tracelift_lib.verifier.answers import expected_number
+from tracelift_lib.verifier.verify_math import check_problems
 
 Source = Literal["tiny_world", "tiny_code", "gsm_symbolic", "gsm8k", "mbpp", "contests"]
 GSM8K_REVISION = "cc7b047b6e5bb11b4f1af84efc572db110a51b3c"
@@ -46,10 +47,12 @@ def load_seeds(settings: SeedSettings) -> Iterator[Problem]:
     Math: `reference_solution` is the reference trace. Code: it is the reference program, `metadata["tests"]` the tests.
 
     Raises:
-        InputError: a file, record or hub answer is not as expected; names where.
+        InputError: a file, record or hub answer is not as expected, or an expected answer cannot be read; names where.
     """
     end = None if settings.limit is None else settings.limit * settings.every
-    return islice(SOURCES[settings.source].read(settings, "train"), 0, end, settings.every)
+    for problem in islice(SOURCES[settings.source].read(settings, "train"), 0, end, settings.every):
+        check_problems([problem])
+        yield problem
 
 
 def _tiny(settings: SeedSettings, split: str) -> Iterator[Problem]:

@@ -47,13 +47,14 @@ def gsm8k_trace(answer: str) -> tuple[str, str]:
     """Split a GSM8K `answer` field into (trace, final answer).
 
     Calculator annotations `<<48/2=24>>` are unfolded and the `####` line is removed
-    (docs/method.md section 3). Raises ValueError if there is no `####` line.
+    (docs/method.md section 3); a whole number loses its thousands commas. Raises ValueError if there is no `####` line.
     """
     body, mark, final = answer.rpartition("####")
     if not mark:
         raise ValueError("no '####' before the final answer")
-    trace = re.sub(r"<<[^<>]*>>", "", body).strip()
-    return trace, final.strip().replace(",", "")
+    trace, final = re.sub(r"<<[^<>]*>>", "", body).strip(), final.strip()
+    grouped = re.fullmatch(r"[-+$]*\d{1,3}(?:,\d{3})+(?:\.\d+)?", final)  # not "(1,234)", "1, 2" or "f(x,y)"
+    return trace, final.replace(",", "") if grouped else final
 
 
 def read_gsm8k(

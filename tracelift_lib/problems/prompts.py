@@ -8,6 +8,7 @@ text (`as_chat`, `as_completion`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from tracelift_lib.problems.records import data_file
 
 PromptStyle = Literal["short", "instruct"]
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
+THINK, END_THINK = re.compile(r"<think(?:ing)?>|\[THINK\]"), re.compile(r"</think(?:ing)?>|\[/THINK\]")
 
 
 class Templates(Frozen):
@@ -74,6 +76,25 @@ def wrap_trace(trace: str) -> str:
     return f"{OPEN}\n{trace}\n{CLOSE}"
 
 
+def without_thinking(completion: str) -> str:
+    """What a thinking model says outside its `<think> ... </think>`: all of the text of a model that does not think.
+
+    Thinking that is cut off before it ends leaves nothing behind it. Where only its end is there (the template opens it
+    in the prompt), all before that end is thinking.
+    """
+    said, position = [], 0
+    for _ in range(len(completion)):
+        start = THINK.search(completion, position)
+        end = END_THINK.search(completion, start.end()) if start else None
+        said.append(completion[position : start.start() if start else None])
+        if not end:
+            break
+        position = end.end()
+    text = "".join(said)
+    ends = [match.end() for match in END_THINK.finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
 def extract_trace(completion: str) -> str | None:
     """The trace between the tags, stripped, in both domains; None if the completion breaks the format.
 
@@ -84,12 +105,16 @@ def extract_trace(completion: str) -> str | None:
     | not closed, or closed before it is opened | None |
     | a tag twice: several traces, nested tags, a stray second tag | None |
     | nothing or only white space between the tags | None |
+    | tags in what a thinking model thinks, `<think> ... </think>`, before it speaks | not seen |
     | tags in other case, with spaces, attributes, or escaped | None: they are no tags |
     | any length, any alphabet, tags of other names inside | the text as it is; prompts cut it (`PromptLimits`) |
 
     Time grows with the length only. A completion without a trace cannot help the executor: planner/reward_engine.py
     gives it reward 0. (The released code's code planner writes plain text without tags; here both domains have tags.)
     """
+    said = without_thinking(completion)
+    if THINK.match(completion.lstrip()) or (not THINK.search(completion) and OPEN in said):
+        completion = said
     if completion.count(OPEN) != 1 or completion.count(CLOSE) != 1:
         return None
     start, end = completion.index(OPEN) + len(OPEN), completion.index(CLOSE)

@@ -52,6 +52,7 @@ from tracelift_lib.reward_model.training import train_reward_model
 from tracelift_lib.runs import base_models, store
 from tracelift_lib.runs.code_hash import hashes
 from tracelift_lib.runs.settings import Preset
+from tracelift_lib.verifier.verify_math import check_problems
 
 if TYPE_CHECKING:
     from tracelift_lib.runs.pipeline import Run
@@ -158,6 +159,8 @@ class Problems(Stage):
         else:
             splits = _gsm8k_splits(p, run.preset.seed)
         for split, problems in splits.items():
+            if p.source not in GENERATED:
+                check_problems(problems)
             write_jsonl(out / f"{split}.jsonl", [problem.model_dump() for problem in problems])
 
 

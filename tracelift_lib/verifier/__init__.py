@@ -7,7 +7,9 @@ Read first:
 
 Then:
 
+    statements.py   where a text states its final answer, and where that statement ends
     answers.py      what counts as equal
+    expressions.py  equality of expressions, relations and matrices
     compare.py      expressions compared in a process of its own, with limits
     verify_code.py  programs run on their tests in the sandbox
 """
