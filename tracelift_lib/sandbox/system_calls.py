@@ -32,7 +32,8 @@ def system_call_filter(namespaces: bool) -> bytes:
     EPERM for what the file denies and for new namespaces by clone, but those of processes and mounts, which the worker
     makes. They need a capability, as mount does, and a test has none. (A second filter for each test would cost a tenth
     of its time.) ENOSYS, as from an older kernel, for new calls: so glibc falls back from clone3 to clone, whose flags
-    a filter can read. prlimit is for the caller itself only, socketpair for streams. A call by another ABI (32 bit) ends the process.
+    a filter can read. prlimit is for the caller itself only, socketpair for streams. A call by another ABI (32 bit)
+    ends the process.
 
     Raises:
         ValidationError: system_calls.yaml is wrong; names the key.

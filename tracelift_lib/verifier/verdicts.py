@@ -11,6 +11,7 @@ from functools import cached_property
 
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.problem import Problem
+from tracelift_lib.sandbox.host import Allowed
 from tracelift_lib.sandbox.running import Outcome
 from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, ExecStyle, execution_reward, extract_program
 from tracelift_lib.verifier.verify_math import AnswerRule, verify_math
@@ -44,16 +45,16 @@ class Verifier:
 
     Samples of one problem are often the same program, so a program is run once for the same tests and its result kept.
     The sandbox starts with the first program and stays open, with as many workers as there are cores, until the process
-    ends.
+    ends. `allowed`: what programs find besides Python.
     """
 
-    def __init__(self, rule: AnswerRule = "strict", style: ExecStyle = "hybrid"):
-        self.rule, self.style, self._lock = rule, style, threading.Lock()
+    def __init__(self, rule: AnswerRule = "strict", style: ExecStyle = "hybrid", allowed: Allowed | None = None):
+        self.rule, self.style, self.allowed, self._lock = rule, style, allowed, threading.Lock()
         self._known: dict[tuple[str, str], CodeResult] = {}
 
     @cached_property
     def _sandbox(self) -> CodeVerifier:
-        return CodeVerifier(workers=os.cpu_count() or 1)
+        return CodeVerifier(workers=os.cpu_count() or 1, allowed=self.allowed)
 
     def verify(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """One verdict for each answer, in order.
