@@ -23,10 +23,10 @@ CPU_TORCH ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/w
 TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock reproduce test bench lab notebooks course plan readme clean
+.PHONY: help setup lock reproduce test soak sandbox-table bench lab notebooks course plan readme clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "Variables: PRESET=$$(cd presets; ls *.yaml | sed 's/.yaml//' | paste -sd'|')  SEED=n  OVERRIDES='key=value ...'"
 	@echo "           PIP_ARGS='...' (extra pip options)  VENV=folder  LOCK= (without locked versions)"
@@ -56,6 +56,13 @@ test: setup ## format and lint, unit tests, and every notebook at presets check 
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+soak: setup ## PROGRAMS (default 20000) programs in a row: nothing may grow; every hostile program in every tier
+	$(BIN)/python -m bench.soak $(if $(PROGRAMS),--programs $(PROGRAMS))
+	TRACELIFT_HOSTILE=all $(BIN)/python -m pytest tests/sandbox -q
+
+sandbox-table: setup ## what each tier of the sandbox stops on this machine, into docs/sandbox.md
+	PYTHONPATH=tests $(BIN)/python tests/hostile_table.py
 
 bench: setup ## speed against the plain ways of doing the same, into build/bench.json (HumanEval, MBPP: $$TRACELIFT_DATA)
 	$(BIN)/python -m bench.all $(if $(BENCH),--only $(BENCH))

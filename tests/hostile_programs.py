@@ -13,7 +13,7 @@ from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
 from tracelift_lib.sandbox.running import Outcome
 
 PASS, WRONG, ERROR = Outcome.PASS, Outcome.WRONG, Outcome.ERROR
-TIMEOUT, MEMORY = Outcome.TIMEOUT, Outcome.MEMORY
+TIMEOUT, MEMORY, UNSUPPORTED = Outcome.TIMEOUT, Outcome.MEMORY, Outcome.UNSUPPORTED
 EXPECTED = "expected-7f3a9c1d"  # never inside the program's process
 
 

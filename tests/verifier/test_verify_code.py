@@ -5,6 +5,7 @@ import json
 import math
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -14,15 +15,16 @@ from tracelift_lib.problems.code_tests import AssertTests, StdioTests, read_test
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.sandbox import host, tiers
 from tracelift_lib.sandbox.assert_plans import plan
-from tracelift_lib.sandbox.calls import MAX_MESSAGE, Channel, ProtocolError, decode, encode, overwrite
+from tracelift_lib.sandbox.calls import MAX_MESSAGE, Channel, deeply, overwrite
 from tracelift_lib.sandbox.host import Limits, SandboxError
+from tracelift_lib.sandbox.program import read_all
 from tracelift_lib.sandbox.running import Outcome, same_output
 from tracelift_lib.sandbox.tiers import choose_tier, tier_fault
-from tracelift_lib.sandbox.worker import read_all
+from tracelift_lib.sandbox.values import ProtocolError, decode, encode
 from tracelift_lib.verifier import verify_code
 from tracelift_lib.verifier.verify_code import CodeResult, CodeVerifier, execution_reward, extract_program
 
-PASS, WRONG, ERROR, TIMEOUT, MEMORY = Outcome
+PASS, WRONG, ERROR, TIMEOUT, MEMORY, UNSUPPORTED = Outcome
 
 
 def tier_or_skip() -> str:
@@ -58,6 +60,8 @@ def asserts(*code: str, **more) -> AssertTests:
         ([PASS, WRONG], True, 0, 0.5, -0.3, 0.6),
         ([PASS, PASS, PASS, ERROR], True, 0, 0.75, -0.6, 0.65),
         ([TIMEOUT, WRONG], True, 0, 0, -0.6, 0.05),
+        ([WRONG, ERROR], True, 0, 0, -0.3, 0.2),  # the first failing test decides, not the worst (section 9)
+        ([PASS, WRONG, TIMEOUT, PASS], True, 0, 0.5, -0.3, 0.6),
         ([MEMORY], True, 0, 0, -0.6, 0.05),
         ([ERROR, ERROR], False, 0, 0, -1, 0.0),
     ],
@@ -70,11 +74,13 @@ def test_rewards_by_hand(outcomes, compiled, binary, rate, coderl, hybrid):
 
 @given(st.lists(st.sampled_from([PASS, WRONG, ERROR, TIMEOUT, MEMORY]), min_size=1, max_size=8))
 def test_a_better_result_never_earns_less(outcomes):
-    """Mending any one test raises or keeps every reward; nothing exceeds that of a full pass."""
+    """Mending the last test that fails raises or keeps every reward; nothing exceeds that of a full pass. (Mending the
+    first may show that the second is worse, since the first failing test decides.)"""
     for style in ("binary", "pass_rate", "coderl", "hybrid"):
         reward = execution_reward(CodeResult(tuple(outcomes), True, "x"), style)
         assert reward <= 1
-        for index in range(len(outcomes)):
+        failing = [index for index, outcome in enumerate(outcomes) if outcome is not PASS]
+        for index in failing if style in ("binary", "pass_rate") else failing[-1:]:
             better = (*outcomes[:index], PASS, *outcomes[index + 1 :])
             assert execution_reward(CodeResult(better, True, "x"), style) >= reward
 
@@ -97,10 +103,41 @@ def test_a_better_result_never_earns_less(outcomes):
         ("  ```Python\n  x\n  ```", "  x\n"),
         ("```python\n```", ""),
         ("", ""),
+        ("Text:\r\n```python\r\nx = 1\r\n```\r\n", "x = 1\n"),
+        ("Here it is: ```python\nx = 1\n```", "x = 1\n"),
+        ("Use `x` and ```y``` here.\n```\ncode\n```", "code\n"),
+        ("> ```python\nx\n```", "x\n"),
     ],
 )
 def test_the_program_of_an_answer(answer, program):
     assert extract_program(answer) == program
+
+
+SOLUTION, USAGE = "def solve(x):\n    return x\n", "print(solve(1))\n"
+
+
+@pytest.mark.parametrize(
+    "answer, program",
+    [
+        (f"```python\n{SOLUTION}```\nUsage:\n```python\n{USAGE}```", SOLUTION),
+        (f"```\n{SOLUTION}```\nUsage:\n```python\n{USAGE}```", SOLUTION),
+        (f"```python\n{SOLUTION}```\nBetter:\n```python\n{SOLUTION}# 2\n```\n```\n1\n```", SOLUTION + "# 2\n"),
+        ("```python\nsolve = abs\n```\n```python\nassert solve == abs\n```", "solve = abs\n"),
+        ("```python\nclass solve:\n    pass\n```\n```python\nsolver(solve)\n```", "class solve:\n    pass\n"),
+        ("```python\ndef solver(x): pass\n```\n```python\nlast\n```", "last\n"),
+    ],
+)
+def test_the_entry_point_decides_which_block_is_judged(answer, program):
+    assert extract_program(answer, "solve") == program
+
+
+@pytest.mark.parametrize(
+    "line", ["```python " + "x" * 16_000, "```", "``` `", "~~~ " * 4000, "x ```py" * 3000, "``` \t"]
+)
+def test_fences_that_are_never_closed_are_read_in_linear_time(line):
+    start = time.process_time()
+    extract_program("\n".join([line] * max(1, 300_000 // len(line))), "solve")
+    assert time.process_time() - start < 3
 
 
 # --- tests in metadata -------------------------------------------------------------------------------
@@ -252,11 +289,16 @@ def test_outcomes_of_test_code(verifier, way, program, code, outcome):
         (
             "class P:\n    def __init__(self, a): self.a = a\ndef solve(ps): return max(p.a for p in ps)",
             "p = P(4)\np.a = 9\nassert solve([P(5), p]) == 9 and p.a == 9",
-            {},
+            {"from_program": ["P"]},
             PASS,
         ),
         ("def solve(x): return lambda y: x + y", "assert solve(1)(2) == 3", {}, PASS),
-        ("def solve(a): return helper(a)\ndef helper(a): return a", "assert helper(solve(2)) == 2", {}, PASS),
+        (
+            "def solve(a): return helper(a)\ndef helper(a): return a",
+            "assert helper(solve(2)) == 2",
+            {"from_program": ["helper"]},
+            PASS,
+        ),
         ("def solve(x): return 1.0", "assert math.isclose(solve(1), 1.0)", {}, PASS),
         ("def solve(x): return x", "assert solve(base) == 7", {"setup": "base = 7"}, PASS),
         (
@@ -363,7 +405,11 @@ def test_a_wall_limit_counts_for_programs_that_wait():
 # --- values at the border ----------------------------------------------------------------------------
 
 
-def never(_):
+def refused(tag):
+    raise ProtocolError(tag)
+
+
+def never(*_):
     raise AssertionError("only builtin values here")
 
 
@@ -412,7 +458,15 @@ def test_special_values_travel(value):
     "forged",
     [
         {"h": 0, "i": "1"},
-        {"x": 1},
+        {"z": 1},
+        {"F": [1, 0]},
+        {"N": "one"},
+        {"D": "2020-02-30"},
+        {"U": ["A", "class", 1]},
+        {"U": "abc"},
+        {"U": ["A"] + ["f"] * 300},
+        {"Q": []},
+        {"A": "abc"},
         {},
         {"i": 5},
         {"i": "z"},
@@ -432,17 +486,17 @@ def test_special_values_travel(value):
 )
 def test_forged_values_are_refused(forged):
     with pytest.raises(ProtocolError):
-        decode(forged, lambda number: None)
+        decode(forged, lambda tag, number: refused(tag))
 
 
 def test_depth_and_size_have_limits():
     deep = []
-    for _ in range(500):
+    for _ in range(1100):
         deep = [deep]
     with pytest.raises(ProtocolError):
-        encode(deep, never)
+        deeply(lambda: encode(deep, never))
     with pytest.raises(ProtocolError):
-        decode(deep, never)
+        deeply(lambda: decode(deep, never))
     ours, theirs = socket.socketpair()
     with ours, theirs:
         channel = Channel(ours.fileno(), ours.fileno())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
@@ -87,8 +88,20 @@ class Executor:
         return self.successes([problem], [answer])[0]
 
     def successes(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[int]:
-        """V(x, y) of each answer, 1 or 0. Raises what `Verifier.verify` raises."""
-        return [verdict.success for verdict in self.verifier.verify(problems, answers)]
+        """V(x, y) of each answer, 1 or 0. Raises what `Verifier.verify` raises.
+
+        Answers whose tests cannot be judged count as not solved; a warning says how many, and why.
+        """
+        verdicts = self.verifier.verify(problems, answers)
+        missing = {p.problem_id: v.reason for p, v in zip(problems, verdicts) if v.reason}
+        if missing:
+            count = sum(bool(v.reason) for v in verdicts)
+            warnings.warn(
+                f"{count} of {len(verdicts)} answers could not be judged (outcome unsupported), counted as not solved: "
+                + "; ".join(f"problem {name}: {reason}" for name, reason in list(missing.items())[:5]),
+                stacklevel=2,
+            )
+        return [verdict.success for verdict in verdicts]
 
     # --- both at once, for rewards while a planner trains ---
 
@@ -119,6 +132,8 @@ class Executor:
         start = time.monotonic()
         try:
             result: list[Verdict] | CallFailed = self.verifier.verify([problem] * len(answers), answers)
+            if reason := next((verdict.reason for verdict in result if verdict.reason), ""):
+                result = CallFailed("verifier", f"problem {problem.problem_id}: a test cannot be judged: {reason}")
         except Exception as error:
             result = CallFailed("verifier", f"problem {problem.problem_id}: {type(error).__name__}: {error}")
         return result, time.monotonic() - start

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from tracelift_lib.problems.settings import Positive, Section, Share
+from tracelift_lib.sandbox.host import PACKAGES, PRELUDE
 from tracelift_lib.verifier.verify_code import ExecStyle
 from tracelift_lib.verifier.verify_math import AnswerRule
 
@@ -74,6 +75,8 @@ class Execution(Section):
     baseline_samples: Positive = Field(description="no-trace samples for each problem, drawn once")
     answer: AnswerRule = Field(description="which final answer of a text counts (docs/answers.md)")
     style: ExecStyle = Field("hybrid", description="s of a program (docs/method.md section 4); math is right or wrong")
+    packages: list[str] = Field(list(PACKAGES), description="that programs may import, where they are installed")
+    prelude: str = Field(PRELUDE, description="imports that every program finds done, as public harnesses do; '': none")
     batch_tokens: Positive
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")

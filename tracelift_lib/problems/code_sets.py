@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -92,9 +93,21 @@ def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str = 
 def _mbpp(row: dict) -> Problem:
     code, setup = (row[key].replace("\r", "").strip() for key in ("code", "test_setup_code"))
     name, call = _function_under_test(code, row["test_list"])
-    tests = {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name}
+    more = sorted(_bound_at_top(code) - {name})
+    tests = {"style": "asserts", "code": row["test_list"], "setup": setup, "entry_point": name, "from_program": more}
     text = f"{row['text'].strip()}{CALL_LINE}{call}"
     return _problem(f"mbpp-{row['task_id']:04d}", "function", text, code, tests)
+
+
+def _bound_at_top(code: str) -> set[str]:
+    """Functions, classes and values of a reference, which its tests may use too."""
+    found = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
 
 
 def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:
@@ -138,9 +151,21 @@ def _contest(row: dict, split: str) -> Problem | None:
     ]
     if not cases or split == "train" and not program:
         return None
-    tests = {"style": "stdio", "cases": cases}
+    tests = {"style": "stdio", "cases": cases, "tolerance": _named_tolerance(row["description"])}
     solution = program.replace("\r", "").strip()
     return _problem(f"contests-{split}-{row['name']}", "stdio", row["description"].strip(), solution, tests)
+
+
+# "absolute or relative error does not exceed 10^{-6}", "within an error of at most 1e-9"
+ERROR = re.compile(
+    r"\berrors?\b[^.]{0,80}?(?:10\s*\^?\s*\{?\s*[-\u2212\u2013]\s*(\d{1,2})|1e-(\d{1,2}))", re.IGNORECASE
+)
+
+
+def _named_tolerance(text: str) -> float | None:
+    """The error that a problem's text allows its answers, if it names one."""
+    match = ERROR.search(text)
+    return float(f"1e-{match[1] or match[2]}") if match else None
 
 
 def _parses(program: str) -> bool:

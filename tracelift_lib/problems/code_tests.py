@@ -20,10 +20,15 @@ class StdioCase(Frozen):
 
 
 class StdioTests(Frozen):
-    """A program from standard input to standard output."""
+    """A program from standard input to standard output.
+
+    tolerance: by how much a printed number may differ from the expected one, absolutely or relatively; 0: not at all,
+        but 0.5 is 0.50; None: tokens are compared as texts.
+    """
 
     style: Literal["stdio"]
     cases: Annotated[list[StdioCase], Field(min_length=1)]
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class AssertTests(Frozen):
@@ -32,8 +37,12 @@ class AssertTests(Frozen):
     code: one text for each test; it passes if it ends without an exception. If a text defines `check` and there is an
         `entry_point`, `check` is called with it (HumanEval).
     setup: runs before each test in the test runner, never in the program's process.
-    entry_point: the function under test. Other names that the test code reads and nothing defines are looked up in the
-        program too; builtins and standard modules are not.
+    entry_point: the function under test.
+    from_program: other names that the test code takes from the program, such as a class. A name that neither the test
+        nor its setup binds and that stands nowhere but in arguments of the function under test need not be listed; if
+        the test does not read the function under test, nor need the one unbound name that it is about. A test that
+        reads any other unbound name has no verdict (`unsupported`): a program could bind it to suit itself. Builtins,
+        standard modules and the prelude (sandbox/host.py) are always there.
     preamble: runs before the program, in its process: what the problem itself has shown (imports, helpers).
     """
 
@@ -41,6 +50,7 @@ class AssertTests(Frozen):
     code: Annotated[list[str], Field(min_length=1)]
     setup: str = ""
     entry_point: str | None = None
+    from_program: list[str] = []
     preamble: str = ""
 
     @field_validator("code", "setup", "preamble")
@@ -51,6 +61,8 @@ class AssertTests(Frozen):
                 ast.parse(text)
             except SyntaxError as error:
                 raise ValueError(f"not Python: {error.msg} (line {error.lineno})") from None
+            except (ValueError, RecursionError, MemoryError) as error:
+                raise ValueError(f"no Python that can be read: {type(error).__name__} {error}") from None
         return value
 
 

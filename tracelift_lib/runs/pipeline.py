@@ -43,6 +43,7 @@ from tracelift_lib.runs.stages import (
     stage_graph,
     with_upstream,
 )
+from tracelift_lib.sandbox.host import Allowed
 from tracelift_lib.verifier.verdicts import Verifier
 
 __all__ = ["STAGES", "WARM_START", "Run", "stage_graph", "stale_lines"]
@@ -177,7 +178,8 @@ class Run:
             backend: Backend = LocalBackend(Sampler(load_model(folder), load_tokenizer(folder), sampling))
         else:
             backend = ServerBackend(e.backend, sampling)
-        return Executor(backend, self.preset.prompt_style, self.preset.limits, Verifier(e.answer, e.style))
+        verifier = Verifier(e.answer, e.style, Allowed(tuple(e.packages), e.prelude))
+        return Executor(backend, self.preset.prompt_style, self.preset.limits, verifier)
 
     def scorer(self) -> TraceScorer:
         """What gives q in rewards and evaluations: the trained Reasoning RM, or the service that the preset names."""

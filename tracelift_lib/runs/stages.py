@@ -65,6 +65,9 @@ WARM_START: Instance = {"arm": "warm_start", "seed": 0}
 def _fields(preset: Preset, *names: str) -> dict[str, Any]:
     """The named fields as plain JSON values; of `execution` what decides results, of `scorer` which model it is."""
     whole = preset.model_dump(mode="json", include=set(names) | {"execution"})
+    for name in ("packages", "prelude"):  # as they always are, they make no other result
+        if whole["execution"][name] == type(preset.execution).model_fields[name].default:
+            del whole["execution"][name]
     scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
     del whole["execution"]["min_failures"]  # whether a run is stopped is no part of its result
     whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}

@@ -17,7 +17,8 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from tracelift_lib.sandbox.calls import EXCEPTIONS, ProtocolError, decode, encode, names_in
+from tracelift_lib.sandbox.calls import names_in
+from tracelift_lib.sandbox.values import EXCEPTIONS, JUDGED, ProtocolError, decode, encode
 
 MAX_RESULTS = 64 << 10  # characters; larger results go to the test runner, whose time is limited
 # What an assertion may call besides the function under test: cheap, and without effects.
@@ -52,12 +53,16 @@ class Plan:
         results, end = [], None
         try:
             for line in lines.splitlines():
-                reply = json.loads(line, object_hook=_without_ranges)
+                reply = json.loads(line, object_hook=_plain)
+                if "unsupported" in reply:
+                    raise NeedsTestRunner
                 if "raised" in reply:
                     end = EXCEPTIONS[reply["raised"]].__name__
                     break
                 results.append(decode(reply["value"], _needs_test_runner))
-        except (ProtocolError, ValueError, KeyError, TypeError, RecursionError):
+        except RecursionError:
+            raise NeedsTestRunner from None
+        except (ProtocolError, ValueError, LookupError, TypeError, AttributeError):
             end = "protocol"
         for needed, check in self.checks:
             if needed > len(results):
@@ -69,13 +74,13 @@ class Plan:
         return "pass"
 
 
-def _needs_test_runner(value: Any) -> Any:
+def _needs_test_runner(*_: Any) -> Any:
     raise NeedsTestRunner
 
 
-def _without_ranges(data: dict) -> dict:
-    """For JSON: a range is short there, but `sum` and `sorted` of it may need hours and all memory."""
-    return _needs_test_runner(data) if "r" in data else data
+def _plain(data: dict) -> dict:
+    """For JSON: a range or a decimal number is short there, but to handle it may need hours and all memory."""
+    return data if JUDGED.isdisjoint(data) else _needs_test_runner()
 
 
 _parsing = threading.Lock()  # CPython 3.11 parses for one thread at a time: SystemError, "recursion depth mismatch"
@@ -95,7 +100,7 @@ def _plan(code: str, setup: str, entry_point: str | None) -> Plan | None:
         _, bound = names_in(setup)  # the code binds nothing: `check` and METADATA are no functions
         builder = _Builder(name, FUNCTIONS.keys() - bound - {name})
         checks = [builder.check(statement.test) for statement in statements]
-    except (NeedsTestRunner, SyntaxError):
+    except (NeedsTestRunner, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     requests = (json.dumps(["call", entry_point, *call]) + "\n" for call in builder.calls)
     return Plan("".join(requests), tuple(checks))

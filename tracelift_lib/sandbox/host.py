@@ -15,6 +15,8 @@ of its own, which ends with it. Linux only, on x86-64 or arm64.
 from __future__ import annotations
 
 import fcntl
+import glob
+import importlib.util
 import json
 import os
 import random
@@ -25,20 +27,43 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from tracelift_lib.sandbox.control_groups import ControlGroup, make_control_group
 from tracelift_lib.sandbox.system_calls import system_call_filter
+from tracelift_lib.sandbox.usage import remove
 
 Tier = Literal["bubblewrap", "namespaces", "landlock", "none"]
 NAMESPACE_TIERS: tuple[Tier, ...] = ("bubblewrap", "namespaces")
 SAFE_TIERS: tuple[Tier, ...] = (*NAMESPACE_TIERS, "landlock")
-MAX_WAITING = 16  # tests that wait in the worker's socket
 SLACK_SECONDS = 60.0  # beyond the wall limits of a test: then the worker itself hangs
 # The library folders of the root, which are links into /usr on most systems.
 ROOT_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
+
+
+# Read inside besides the interpreter's own folders; of these what a system keeps for other programs is hidden.
+HIDDEN_NAMES = ("site-packages", "dist-packages")
+HIDDEN = ("/usr/share", "/usr/local", "/usr/src", "/usr/include", "/usr/games")
+SHOWN_IN_HIDDEN = ("/usr/share/zoneinfo",)
+PACKAGES = ("numpy",)
+# What the harnesses of public sets of problems import before a program (LiveCodeBench, MBPP, HumanEval's prompts), in
+# our choice: models often leave these imports out. Nothing in it hides a builtin.
+PRELUDE = """
+from typing import *
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
+from functools import cache, cmp_to_key, lru_cache, partial, reduce
+from heapq import heapify, heappop, heappush, heappushpop, heapreplace, nlargest, nsmallest
+from itertools import accumulate, chain, combinations, combinations_with_replacement, count, cycle, groupby
+from itertools import islice, permutations, product, repeat, zip_longest
+from bisect import bisect_left, bisect_right, insort
+from math import ceil, comb, factorial, floor, gcd, inf, isqrt, lcm, log, pi, sqrt
+from copy import deepcopy
+import bisect, collections, copy, datetime, functools, heapq, io, itertools, json, math, operator, os, random, re
+import statistics, string, sys
+"""
 
 
 class SandboxError(RuntimeError):
@@ -59,24 +84,38 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What programs and test code find besides Python itself.
+
+    packages: of the environment of this process, where they are installed and the sandbox's interpreter is the same.
+    prelude: Python that runs before each program; what it binds is also there for test code.
+    """
+
+    packages: tuple[str, ...] = PACKAGES
+    prelude: str = PRELUDE
+
+
+@dataclass(frozen=True)
 class ProcessEnd:
-    """How a program's process ended: `code` as in subprocess, `reason` the limit that ended it, if any."""
+    """How a program's process ended: `code` as in subprocess, `reason` the limit that ended it, if any; left: whether a
+    folder of it could not be removed from inside."""
 
     code: int
-    reason: Literal["cpu", "wall", "memory", "disk"] | None
+    reason: Literal["cpu", "wall", "memory", "processes", "disk"] | None
     compiled: bool
+    left: bool = False
 
 
 class Worker:
     """One warm interpreter inside a tier. Not thread-safe: one caller at a time."""
 
-    def __init__(self, tier: Tier, limits: Limits):
+    def __init__(self, tier: Tier, limits: Limits, allowed: Allowed | None = None):
         """Start it; `limits` are those of each test.
 
         Raises:
             SandboxError: it does not start; says why.
         """
-        self.tier, self.limits = tier, limits
+        self.tier, self.limits, self.allowed = tier, limits, allowed or Allowed()
         self.uid = 0x20000000 + random.SystemRandom().randrange(0x20000000)  # nobody's: limits count by user
         self.scratch = ""
         if tier not in NAMESPACE_TIERS:
@@ -84,11 +123,24 @@ class Worker:
             os.chmod(self.scratch, 0o711)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(2 * limits.wall_s + SLACK_SECONDS)  # a program, then the test runner
-        with theirs, tempfile.TemporaryFile() as errors:
-            streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": errors}
-            self.process = subprocess.Popen(self._command(), **streams, env={}, cwd="/", start_new_session=True)
+        self.group = make_control_group(str(self.uid))
+        with theirs, tempfile.TemporaryFile() as errors, ExitStack() as stack:
+            groups = {name: stack.enter_context(open(path, "rb")) for name, path in self.group.files.items()}
+            numbers = {name: file.fileno() for name, file in groups.items()}
+            self.process = subprocess.Popen(
+                self.group.command(self._command(numbers)),
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=list(numbers.values()),
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
             theirs.close()
-            self._finalizer = weakref.finalize(self, _end, self.process, self.control, self.scratch)
+            own_user = self.uid if tier not in NAMESPACE_TIERS and os.geteuid() == 0 else None
+            ends = self.process, self.control, self.scratch, self.group, own_user
+            self._finalizer = weakref.finalize(self, _end, *ends)
             _live.add(self)
             try:
                 self._receive()
@@ -96,21 +148,33 @@ class Worker:
                 self.close()
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines() or [str(error)]
-                raise SandboxError(f"tier {tier} does not start: {lines[-1]}") from None
+                raise SandboxError(f"tier {tier} does not start: {explained(lines[-1])}") from None
 
-    def _command(self) -> list[str]:
+    def _command(self, groups: dict[str, int]) -> list[str]:
         setting = {
             "tier": self.tier,
             "limits": asdict(self.limits),
             "uid": self.uid,
             "scratch": self.scratch,
             "filter": system_call_filter(namespaces=self.tier in NAMESPACE_TIERS),
-            "binds": _binds(),
+            "binds": _binds(self.tier, self.allowed.packages),
             "links": _links(),
-            "other_processes": 0 if os.geteuid() == 0 or self.tier in NAMESPACE_TIERS else _own_threads(),
+            "hidden": _hidden(),
+            "packages": package_folders(self.tier, self.allowed.packages),
+            "prelude": self.allowed.prelude,
+            "groups": groups,
+            "other_processes": None if os.geteuid() == 0 or self.tier in NAMESPACE_TIERS else _own_threads(),
         }
+        if self.tier == "landlock":
+            setting["shown"], setting["listed"] = _shown(setting["binds"], setting["hidden"])
         sources = {"tracelift_lib": "", "tracelift_lib.sandbox": ""}
-        for name in ("calls", "worker"):  # sent along, so that the worker needs no file of this folder
+        for name in (
+            "values",
+            "calls",
+            "usage",
+            "program",
+            "worker",
+        ):  # sent along, so that the worker needs no file of this folder
             sources[f"tracelift_lib.sandbox.{name}"] = Path(__file__).with_name(f"{name}.py").read_text()
         boot = (
             "import sys, types\n"
@@ -120,9 +184,9 @@ class Worker:
             f"module.main({setting!r})\n"
         )
         python = [interpreter(self.tier), "-I", "-S", "-c", boot]
-        return [*bubblewrap_command(), *python] if self.tier == "bubblewrap" else python
+        return [*bubblewrap_command(self.allowed.packages), *python] if self.tier == "bubblewrap" else python
 
-    def run(self, tests: Sequence[Sequence[int]], test_code: bool = False) -> list[ProcessEnd]:
+    def run(self, tests: Sequence[Sequence[int]], test_code: bool = False) -> Iterator[ProcessEnd]:
         """Run one program on each of at most MAX_WAITING tests, which the worker gets at once, so that it need not wait
         for its caller between them. A program that does not compile is tried once.
 
@@ -138,7 +202,11 @@ class Worker:
             for number, fds in enumerate(tests):
                 request = json.dumps({"test_code": test_code, "again": number > 0}).encode()
                 socket.send_fds(self.control, [request], list(fds))
-            return [ProcessEnd(**self._receive()) for _ in tests]
+            for _ in tests:
+                end = ProcessEnd(**self._receive())
+                if end.left:  # this process has rights that the worker has given up
+                    self._remove_left()
+                yield end
         except OSError as error:
             self.close()
             raise SandboxError(f"the sandbox worker (tier {self.tier}) broke: {error}") from error
@@ -153,6 +221,11 @@ class Worker:
             raise OSError(reply["fault"])
         return reply
 
+    def _remove_left(self) -> None:
+        for folder in os.scandir(self.scratch):
+            with suppress(OSError):  # closing tries again
+                remove(folder.path)
+
     def close(self) -> None:
         """End the worker and everything in it."""
         self._finalizer()
@@ -161,13 +234,29 @@ class Worker:
 _live: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
-def _end(process: subprocess.Popen, control: socket.socket, scratch: str) -> None:
+def _end(
+    process: subprocess.Popen, control: socket.socket, scratch: str, group: ControlGroup, own_user: int | None
+) -> None:
     control.close()  # it ends by itself when its caller is gone, and takes all its processes with it
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
     process.kill()  # nothing if it has ended
     process.wait()
-    shutil.rmtree(scratch, ignore_errors=True)  # "" is no folder
+    if own_user is not None:
+        _end_all_of(own_user)
+    group.remove()
+    if scratch:
+        with suppress(OSError):
+            remove(scratch)
+
+
+def _end_all_of(user: int) -> None:
+    """Kill every process of a worker's own user: they may be left where the worker was killed."""
+    kill = f"import os, signal; os.setgroups([]); os.setresuid({user}, {user}, {user}); os.kill(-1, signal.SIGKILL)"
+    uids = (entry.stat().st_uid for entry in os.scandir("/proc") if entry.name.isdigit())
+    with suppress(OSError):  # a process has ended meanwhile: look again
+        if any(uid == user for uid in uids):
+            subprocess.run([sys.executable, "-I", "-S", "-c", kill], stderr=subprocess.DEVNULL)
 
 
 def _forget() -> None:
@@ -190,6 +279,16 @@ def _own_threads() -> int:
     return total
 
 
+def explained(message: str) -> str:
+    """An error of the worker's start, with its usual cause."""
+    if "Operation not permitted" in message and os.geteuid() == 0:
+        return (
+            f"{message} (root here lacks capabilities, as in most containers: SYS_ADMIN for namespaces, SETUID and "
+            "SETGID to drop its rights; run as a plain user, or give the container these)"
+        )
+    return message
+
+
 # --- what the inside sees ------------------------------------------------------------------------
 
 
@@ -200,26 +299,69 @@ def interpreter(tier: Tier) -> str:
     """
     ours, system = os.path.realpath(sys.executable), "/usr/bin/python3"
     if tier in ("landlock", "none") and os.geteuid() == 0 and os.path.exists(system):
-        if not all(folder.stat().st_mode & 0o001 for folder in Path(ours).parents):
+        if not _open_to_all(Path(ours)):
             return os.path.realpath(system)
     return ours
 
 
-def _binds() -> list[str]:
+def package_folders(tier: Tier, names: Sequence[str]) -> dict[str, str]:
+    """Where each of the packages is that this environment has and the tier's interpreter can use."""
+    if interpreter(tier) != os.path.realpath(sys.executable):
+        return {}
+    found = {}
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        folder = spec and spec.origin and os.path.dirname(os.path.realpath(spec.origin))
+        if folder and (tier in NAMESPACE_TIERS or os.geteuid() != 0 or _open_to_all(Path(folder, "."))):
+            found[name] = folder
+    return found
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+def _binds(tier: Tier, packages: Sequence[str] = ()) -> list[str]:
     """Folders that are readable inside."""
     wanted = ["/usr", *(f for f in ROOT_FOLDERS if os.path.isdir(f) and not os.path.islink(f))]
     for folder in (sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.realpath(sys.executable))):
         folder = os.path.realpath(folder)
         if not any(Path(folder).is_relative_to(have) for have in wanted):
             wanted.append(folder)
-    return wanted
+    for folder in package_folders(tier, packages).values():
+        wanted += [folder, *(f for f in [f"{folder}.libs"] if os.path.isdir(f))]
+    return wanted + [folder for folder in SHOWN_IN_HIDDEN if os.path.isdir(folder)]
+
+
+def _hidden() -> list[str]:
+    """Folders inside the readable ones that are not."""
+    found = [folder for folder in HIDDEN if os.path.isdir(folder)]
+    python = [os.path.realpath(f) for f in (sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable)))]
+    found = [folder for folder in found if not any(Path(own).is_relative_to(folder) for own in python)]
+    for pattern in (f"{p}/lib/python3*/{name}" for p in {"/usr", sys.base_prefix} for name in HIDDEN_NAMES):
+        found += [os.path.realpath(folder) for folder in glob.glob(pattern)]
+    return sorted({folder for folder in found if not os.path.islink(folder)})
+
+
+def _shown(binds: Sequence[str], hidden: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what is readable, folders whose names are), for rules that cannot take back what they gave."""
+    shown, listed = [], []
+    queue = list(binds)
+    for path in queue:  # grows
+        inside = [place for place in hidden if place != path and place.startswith(f"{path}/")]
+        if not inside:
+            shown += [path] if path not in hidden else []
+            continue
+        listed.append(path)
+        queue += [entry.path for entry in os.scandir(path) if not entry.is_symlink()]
+    return shown, listed
 
 
 def _links() -> list[list[str]]:
     return [[os.readlink(f), f] for f in ROOT_FOLDERS if os.path.islink(f)] + [["/tmp", "/dev/shm"]]
 
 
-def bubblewrap_command() -> list[str]:
+def bubblewrap_command(packages: Sequence[str] = ()) -> list[str]:
     """The bwrap command line of the tier, up to the program."""
     # Popen with an empty environment would look for bwrap in the system's folders only
     command = [shutil.which("bwrap") or "bwrap"]
@@ -227,16 +369,25 @@ def bubblewrap_command() -> list[str]:
     command += "--clearenv --hostname sandbox --proc /proc --dir /tmp".split()
     if os.geteuid() != 0:  # root drops its rights inside, and can so use an interpreter in root's own home
         command.append("--unshare-user")
-    for folder in ("/dev/null", *_binds()):  # or bwrap makes the folders above them for their owner only
-        for above in reversed(Path(folder).parents[:-1]):
-            command += ["--dir", str(above)]
-    for folder in _binds():
-        command += ["--ro-bind", folder, folder]
+    binds, hidden = _binds("bubblewrap", packages), _hidden()
+    for folder in ("/dev/null", *binds):
+        command += _folders_above(folder)
+        if folder != "/dev/null":
+            command += ["--ro-bind", folder, folder]
+            for place in (place for place in hidden if place.startswith(f"{folder}/")):
+                command += ["--tmpfs", place]
+    for place in hidden:
+        command += ["--remount-ro", place]
     for device in ("null", "zero", "random", "urandom"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     for target, path in _links():
         command += ["--symlink", target, path]
     return [*command, "--remount-ro", "/", "--chdir", "/", "--"]
+
+
+def _folders_above(folder: str) -> list[str]:
+    """Options for bwrap, which else makes them for their owner only."""
+    return [word for above in reversed(Path(folder).parents[:-1]) for word in ("--dir", str(above))]
 
 
 # --- memory files ----------------------------------------------------------------------------------
@@ -247,7 +398,15 @@ def memory_file(content: str | bytes | None = None) -> Iterator[int]:
     """A file in memory: empty and writable, or with `content` and sealed, so that no test can change it."""
     with open(os.memfd_create("tracelift", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b", buffering=0) as file:
         if content is not None:
-            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+            file.write(_bytes(content) if isinstance(content, str) else content)
             file.seek(0)
             fcntl.fcntl(file, 1033, 0b1111)  # F_ADD_SEALS, all of them
         yield file.fileno()
+
+
+def _bytes(text: str) -> bytes:
+    """As programs read it. Half a surrogate pair is no character in UTF-8, but may stand in a text."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 COLUMN = int(os.uname().machine == "aarch64")
-AUDIT, CLONE, PRLIMIT = ((0xC000003E, 56, 302), (0xC00000B7, 220, 261))[COLUMN]
+AUDIT, CLONE, PRLIMIT, SOCKETPAIR = ((0xC000003E, 56, 302, 53), (0xC00000B7, 220, 261, 199))[COLUMN]
 FIRST_NEW = 424
 # By clone: a user, a machine's name, a network ..., and a process that is not below its caller (CLONE_PARENT)
 DENIED_CLONES = 0x5E000000 | 0x8000
@@ -32,7 +32,8 @@ def system_call_filter(namespaces: bool) -> bytes:
     EPERM for what the file denies and for new namespaces by clone, but those of processes and mounts, which the worker
     makes. They need a capability, as mount does, and a test has none. (A second filter for each test would cost a tenth
     of its time.) ENOSYS, as from an older kernel, for new calls: so glibc falls back from clone3 to clone, whose flags
-    a filter can read. prlimit is for the caller itself only. A call by another ABI (32 bit) ends the process.
+    a filter can read. prlimit is for the caller itself only, socketpair for streams. A call by another ABI (32 bit)
+    ends the process.
 
     Raises:
         ValidationError: system_calls.yaml is wrong; names the key.
@@ -54,4 +55,7 @@ def system_call_filter(namespaces: bool) -> bytes:
             code += [(equal, 0, 1, numbers[COLUMN]), (ret, 0, 0, eperm)]
     for number, bits in ((CLONE, DENIED_CLONES), (PRLIMIT, 0xFFFFFFFF)):
         code += [(equal, 0, 4, number), (load, 0, 0, 16), (any_bit, 0, 1, bits), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
+    # Of pairs of sockets only connected ones (types 1 and 5, not datagrams), which can send nothing to anybody else
+    code += [(equal, 0, 6, SOCKETPAIR), (load, 0, 0, 24), (0x54, 0, 0, 0xF)]
+    code += [(equal, 2, 0, 1), (equal, 1, 0, 5), (ret, 0, 0, eperm), (ret, 0, 0, allow)]
     return b"".join(struct.pack("HBBI", *line) for line in [*code, (ret, 0, 0, allow)])

@@ -10,9 +10,10 @@ import tempfile
 from contextlib import closing, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from tracelift_lib.sandbox.host import SAFE_TIERS, Limits, SandboxError, Tier, Worker
-from tracelift_lib.sandbox.running import run_each
+from tracelift_lib.sandbox.running import Job, run_each
 from tracelift_lib.sandbox.worker import landlock_version
 
 # Tries what must fail, and last what must work. It prints the names of what it got.
@@ -48,6 +49,8 @@ def tier_fault(tier: Tier) -> str | None:
         return "bwrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
     if tier == "landlock" and landlock_version() < (3 if os.geteuid() == 0 else 6):
         return f"the kernel's Landlock has version {landlock_version()}; 3 is needed, without root 6"
+    if tier not in get_args(Tier):
+        return f"no such tier; there are {', '.join(get_args(Tier))}"
     try:
         got = _probe(tier)
     except (SandboxError, OSError) as error:
@@ -62,7 +65,7 @@ def _probe(tier: Tier) -> list[str]:
         secret.touch(0o600)
         text = f"{secret}\n{folder}\n{os.getpid()}"
         with closing(Worker(tier, Limits())) as worker:
-            (end,), (output,) = run_each(lambda: nullcontext(worker), PROBE, "", [text], 2)
+            (end,), (output,) = run_each(lambda: nullcontext(worker), Job(PROBE), "input", [text], lambda _, out: out)
     if end.code != 0:
         raise SandboxError(f"the probe ended with {end}: {output[-500:]}")
     return output.split()
@@ -74,11 +77,16 @@ def choose_tier(wanted: Tier | None = None) -> Tier:
     Raises:
         SandboxError: there is none; says why for each, and what to do.
     """
-    tiers = (wanted,) if wanted else SAFE_TIERS
-    for tier in tiers:
+    if wanted is not None and wanted not in get_args(Tier):
+        raise SandboxError(f"no tier {wanted!r}; there are {', '.join(get_args(Tier))}")
+    for tier in (wanted,) if wanted else SAFE_TIERS:
         if tier_fault(tier) is None:
             return tier
-    reasons = "\n".join(f"  {tier}: {tier_fault(tier)}" for tier in tiers)
+    if wanted:
+        offered = [tier for tier in SAFE_TIERS if tier != wanted and tier_fault(tier) is None]
+        instead = f"it offers {', '.join(offered)}" if offered else "nor another safe one"
+        raise SandboxError(f"this machine does not offer tier {wanted!r}: {tier_fault(wanted)}\n{instead}")
+    reasons = "\n".join(f"  {tier}: {tier_fault(tier)}" for tier in SAFE_TIERS)
     raise SandboxError(
         f"no safe place for model-written programs on this machine:\n{reasons}\nInstall bubblewrap, or name the tier "
         "'none' where the whole machine is disposable: programs can then reach all that this user can."

@@ -8,7 +8,6 @@ Linux only, standard library only.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import json
@@ -19,15 +18,21 @@ import select
 import signal
 import socket
 import struct
-import sys
-import threading
 import time
-import types
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 
-from tracelift_lib.sandbox.calls import Channel, RpcServer, test_runner
+from tracelift_lib.sandbox.program import (
+    COMPILED,
+    open_streams,
+    prepare,
+    rehearse,
+    run_program,
+    run_program_when_it_comes,
+    run_test,
+)
+from tracelift_lib.sandbox.usage import MAX_FILES, Meter, Usage, is_full, remove
 
 # What programs often import. Each page of this process costs every test: it is mapped in the fork and unmapped at its
 # end. So large modules that few programs want (dataclasses, traceback, subprocess, ast) are not here.
@@ -35,11 +40,9 @@ PRELOAD = (
     "abc array bisect cmath collections contextlib copy datetime decimal enum fractions functools "
     "heapq itertools math numbers operator queue random re statistics string textwrap typing"
 ).split()
-STARTED, COMPILED = 1, 2
-OUT_OF_MEMORY = 107  # exit code of a program that a MemoryError ended
 TICK = 0.02  # seconds between two looks at a running program
-MAX_FILES = 1000  # in the folder of a test
 SPARE_PROCESSES = 8  # the worker itself, the test runner, ...
+NEIGHBOURS = 2000  # processes of the same user that other tests and the user start
 # Numbers of system calls that the C library has no function for
 CLONE, PIVOT_ROOT = (220, 41) if os.uname().machine == "aarch64" else (56, 155)
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
@@ -62,7 +65,7 @@ def check(result: int, what: str) -> int:
 # --- Landlock: the file system where there are no namespaces ---------------------------------------
 
 
-READ_RIGHTS = 0b1101  # execute, read a file, read a folder
+READ_RIGHTS, LIST_RIGHT = 0b1101, 0b1000  # execute, read a file, read a folder; the last alone
 
 
 def landlock_version() -> int:
@@ -70,16 +73,25 @@ def landlock_version() -> int:
     return max(0, libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
 
 
-def restrict_files(readable: list[str], writable: str) -> None:
-    """The calling process may read `readable`, read and write `writable`; no TCP, no signal to processes outside it."""
+def landlock_rules(rules: list[tuple[str, int | None]]) -> int:
+    """A descriptor of rules: what may be done below each path (None: everything); no TCP, and no signal to processes
+    outside."""
     version = landlock_version()
     rights = (1 << (16 if version >= 5 else 15)) - 1  # all that the kernel's version knows
     attributes = struct.pack("QQQ", rights, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
-    rules = check(libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
-    for path, allowed in [*((path, READ_RIGHTS) for path in readable), (writable, rights), ("/dev/null", 0b110)]:
-        folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        check(libc.syscall(LANDLOCK_ADD, rules, 1, struct.pack("<Qi", allowed, folder), 0), f"Landlock for {path}")
-        os.close(folder)
+    made = check(libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
+    for path, allowed in [*rules, ("/dev/null", 0b110), ("/dev/zero", 0b110), ("/dev/urandom", 0b100)]:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if not os.path.isdir(path) and allowed is not None:
+            allowed &= 0b111  # a file has no list
+        rule = struct.pack("<Qi", rights if allowed is None else allowed, place)
+        check(libc.syscall(LANDLOCK_ADD, made, 1, rule, 0), f"Landlock for {path}")
+        os.close(place)
+    return made
+
+
+def restrict_files(rules: int) -> None:
+    """For the calling process and all that it starts."""
     check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
     os.close(rules)
 
@@ -93,13 +105,40 @@ def isolate(setting: dict) -> None:
     if tier == "namespaces":
         if not root:
             own_user_namespace(0)
-        enter_namespaces(setting["binds"], setting["links"])
+        enter_namespaces(setting["binds"], setting["links"], setting["hidden"])
     if tier in ("bubblewrap", "namespaces"):
         if root:
             drop_user(setting["uid"])
         own_user_namespace(CLONE_NEWNS)
+    else:
+        enter_guard()
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable")  # no ptrace, no /proc/N/mem of the worker
+
+
+def enter_guard() -> None:
+    """Go on in a child. Where there is no process namespace to end with the worker, this process waits for it, and ends
+    what it leaves; and the worker ends what there is when this process goes."""
+    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    child = fork(0)
+    if child == 0:
+        os.close(proc)
+        check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0), "parent death signal")
+        return
+    os.close(0)  # the worker's caller sees it go
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    end_children(Meter(proc, {}), set())
+    os._exit(code & 255)
+
+
+def end_children(meter: Meter, spared: set[int]) -> None:
+    """Kill all below the calling process, but those `spared`, until nothing of it is there."""
+    while left := meter.processes(os.getpid()).keys() - {os.getpid(), *spared}:
+        for pid in left:
+            with suppress(ProcessLookupError, ChildProcessError):  # gone, or not yet handed on to this process
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
 
 
 def filter_system_calls(rules: bytes) -> None:
@@ -127,7 +166,7 @@ def drop_user(uid: int) -> None:
     check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # or /proc/self would belong to root
 
 
-def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
+def enter_namespaces(binds: list[str], links: list[list[str]], hidden: list[str]) -> None:
     """What bubblewrap does, for machines without it: new namespaces, and a root folder that holds only `binds`."""
     child = fork(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
     if child:  # this process stays outside to be waited for; it holds no end of the control socket
@@ -137,15 +176,19 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     base = "/tmp"
     mount("tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
-    for path in [*binds, "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]:
-        inside = base + path
-        os.makedirs(inside if os.path.isdir(path) else os.path.dirname(inside), exist_ok=True)
-        if not os.path.isdir(path):
-            os.close(os.open(inside, os.O_CREAT | os.O_WRONLY))
-        mount(path, inside, None, MS_BIND | MS_REC)
-        if not path.startswith("/dev/"):
-            locked = os.statvfs(path).f_flag & (MS_NODEV | MS_NOEXEC)  # a user namespace must keep them
-            mount("none", inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked)
+    for path in binds:
+        os.makedirs(base + path, exist_ok=True)
+        mount(path, base + path, None, MS_BIND | MS_REC)
+        for place in hidden_below(path, hidden):
+            mount("tmpfs", base + place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
+    for path in ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"):
+        os.makedirs(base + "/dev", exist_ok=True)
+        os.close(os.open(base + path, os.O_CREAT | os.O_WRONLY))
+        mount(path, base + path, None, MS_BIND)
+    for place in mounts_below(base):
+        if place != base and not place.startswith(f"{base}/dev/"):
+            locked = os.statvfs(place).f_flag & (MS_NODEV | MS_NOEXEC)  # a user namespace must keep them
+            mount("none", place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | locked)
     for target, path in links:
         os.symlink(target, base + path)
     for name in ("tmp", "proc"):
@@ -157,6 +200,18 @@ def enter_namespaces(binds: list[str], links: list[list[str]]) -> None:
     check(libc.umount2(b".", MNT_DETACH), "unmount the old root")
     os.chdir("/")
     mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def hidden_below(path: str, hidden: list[str]) -> list[str]:
+    """Of the hidden folders those below a path."""
+    return [place for place in hidden if place.startswith(f"{path}/")]
+
+
+def mounts_below(base: str) -> list[str]:
+    """Where something is mounted, from `base` down: a folder that is bound brings its own mounts along."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        places = [line.split(" ")[4].encode().decode("unicode_escape") for line in file]
+    return [place for place in places if place == base or place.startswith(f"{base}/")]
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
@@ -187,12 +242,14 @@ class Server:
         os.dup2(1, 0)  # /dev/null, readable too
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self.runner: int | None = None
+        self.readable = None if self.namespaces else self.rules_for_reading()
         self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
-        self.own_pages = int(self.read("self/statm").split()[1])  # every fork shares them
+        self.meter = Meter(self.proc, setting["groups"], setting["scratch"] or "/")
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         filter_system_calls(setting["filter"])
         self.spare: tuple[int, socket.socket] | None = None  # a process and the way to it
+        self.folders, self.folder = 0, ""  # how many were made, the last one
         self.clean: tuple | None = None  # a memory folder that no test has touched: when it was made
         self.reply: dict = {}  # to the last run
 
@@ -229,8 +286,8 @@ class Server:
         reply = self.watch(program)
         if self.runner:  # the program has ended, so it only has to finish a comparison
             runner, self.runner = self.runner, None
-            self.watch(runner)
-        self.remove_folders()
+            reply["reason"] = self.watch(runner)["reason"] or reply["reason"]
+        reply["left"] = self.remove_folders()
         if self.progress[0] == 0:
             return {"fault": f"a process ended (code {reply['code']}) before it came to the program"}
         self.reply = reply | {"compiled": self.progress[0] == COMPILED}
@@ -268,12 +325,13 @@ class Server:
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
             os.chdir(folder)
             os.setsid()
-            for lower, upper in pairwise([2, *sorted(fds), 1 << 16]):
-                os.closerange(lower + 1, upper)
             if self.setting["tier"] == "landlock":
-                restrict_files(self.setting["binds"], folder)
+                restrict_files(landlock_rules([*((p, READ_RIGHTS) for p in self.setting["binds"]), (folder, None)]))
+                check(libc.syscall(LANDLOCK_RESTRICT, self.readable, 0), "Landlock")
             if not self.namespaces and os.geteuid() == 0:
                 drop_user(self.setting["uid"])
+            for lower, upper in pairwise([2, *sorted(fds), 1 << 16]):
+                os.closerange(lower + 1, upper)
             check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
             set_limits(self.limits, self.setting["other_processes"])
             # Version 3 of the capability sets: none effective, permitted or inheritable
@@ -287,7 +345,7 @@ class Server:
 
         "reason" is None, or the limit: cpu, wall, memory, disk. CPU time and memory count for all its processes.
         """
-        reason, deadline = None, time.monotonic() + self.limits["wall_s"]
+        reason, deadline, usage = None, time.monotonic() + self.limits["wall_s"], self.meter.start()
         with open(os.pidfd_open(child), "rb", buffering=0) as ended:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
@@ -296,11 +354,10 @@ class Server:
                 events = dict(poll.poll(TICK * 1000))
                 if self.control.fileno() in events:  # the caller has gone
                     os.kill(child, signal.SIGKILL)
-                    self.end_all()
-                    os._exit(0)
+                    self.end()
                 if events:
                     break
-                reason = self.limit_reached(child, deadline)
+                reason = self.limit_reached(usage, child, deadline)
         if reason is not None:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
@@ -311,48 +368,25 @@ class Server:
             reason = "cpu"
         return {"code": code, "reason": reason}
 
-    def limit_reached(self, child: int, deadline: float) -> str | None:
-        """The limit that `child` and all below it have reached together, if any: "cpu", "memory", "disk" or "wall"."""
-        cpu = memory = 0.0
-        for fields in self.processes(child).values():
-            cpu += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-            memory += max(0, int(fields[21]) - self.own_pages) * resource.getpagesize()
-        if cpu >= self.limits["cpu_s"]:
-            return "cpu"
-        if memory > self.limits["memory_mb"] << 20:
-            return "memory"
-        if not self.namespaces and is_full(self.setting["scratch"], self.limits["disk_mb"] << 20):
-            return "disk"
-        return "wall" if time.monotonic() > deadline else None
+    def limit_reached(self, usage: Usage, child: int, deadline: float) -> str | None:
+        """The limit that `child` and all below it have reached together, if any: cpu, memory, processes, disk, wall."""
+        reason = self.meter.exceeded(usage, child, self.limits)
+        if reason is None and not self.namespaces:
+            size = self.limits["disk_mb"] << 20
+            if is_full(self.folder, size) or self.meter.unlinked(child) > size:
+                return "disk"
+        return reason or ("wall" if time.monotonic() > deadline else None)
 
-    def processes(self, ancestor: int) -> dict[int, list[bytes]]:
-        """`ancestor` and all below it, with the fields of /proc/N/stat from "state" on. Who loses its parent goes to
-        the next subreaper or to the namespace's first process, so nothing leaves the tree."""
-        fields = {}
-        for name in os.listdir(self.proc):
-            if name.isdigit():
-                with suppress(OSError):  # it has ended meanwhile
-                    fields[int(name)] = self.read(f"{name}/stat").rpartition(b")")[2].split()
-        found = [ancestor]
-        for parent in found:  # grows
-            found += [pid for pid, stat in fields.items() if int(stat[1]) == parent]
-        return {pid: fields[pid] for pid in found if pid in fields}
-
-    def read(self, name: str) -> bytes:
-        """A file of /proc, which tests do not see where there are namespaces."""
-        with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self.proc)) as file:
-            return file.read()
+    def end(self, *_: object) -> None:
+        """End with everything."""
+        self.runner = None
+        self.end_all()
+        os._exit(0)
 
     def end_all(self) -> None:
-        """Kill what a test has left, until nothing of it is there. Namespaces do it by themselves."""
-        while not self.namespaces:
-            left = self.processes(os.getpid()).keys() - {os.getpid(), self.runner}
-            if not left:
-                return
-            for pid in left:
-                with suppress(ProcessLookupError, ChildProcessError):  # gone, or not yet handed on to this process
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, os.WNOHANG)
+        """Kill what a test has left. Namespaces do it by themselves."""
+        if not self.namespaces:
+            end_children(self.meter, {self.runner or 0})
 
     # The only folder that a test can write
 
@@ -364,52 +398,48 @@ class Server:
                 mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME, size)
                 self.clean = changed("/tmp")
             return "/tmp"
-        folder = f"{self.setting['scratch']}/{len(os.listdir(self.setting['scratch']))}"
+        self.folders += 1
+        self.folder = folder = f"{self.setting['scratch']}/{self.folders}"
         os.mkdir(folder, 0o700)
         if os.geteuid() == 0:
             os.chown(folder, self.setting["uid"], self.setting["uid"])
         return folder
 
-    def remove_folders(self) -> None:
-        """Remove what a test has left; a memory folder that is untouched serves the next test too."""
+    def remove_folders(self) -> bool:
+        """Remove what a test has left; a memory folder that is untouched serves the next test too. Whether something
+        could not be removed, which then is up to the caller."""
         if self.namespaces and self.clean != changed("/tmp"):
             check(libc.umount2(b"/tmp", MNT_DETACH), "unmount")
             self.clean = None
         for folder in () if self.namespaces else os.scandir(self.setting["scratch"]):
-            try:
-                os.rmdir(folder)
-            except OSError:  # not empty; rm, since shutil.rmtree fails on very deep folders
-                import subprocess  # large, and only here
+            with suppress(OSError):
+                remove(folder.path)
+        return not self.namespaces and bool(os.listdir(self.setting["scratch"]))
 
-                subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL, env={"PATH": os.defpath})
-                subprocess.run(["rm", "-rf", "--", folder], check=True, env={"PATH": os.defpath})
+    def rules_for_reading(self) -> int | None:
+        """Landlock's rules for all tests: what may be read, and the folder for their folders. (A test gets a second set
+        for its own folder alone.)"""
+        if self.setting["tier"] != "landlock":
+            return None
+        shown = [(path, READ_RIGHTS) for path in self.setting["shown"]]
+        listed = [(path, LIST_RIGHT) for path in self.setting["listed"]]
+        return landlock_rules([*shown, *listed, (self.setting["scratch"], None)])
 
 
-def changed(folder: str) -> tuple[int, int]:
-    """When a folder was last changed, its rights and times included: no program can set this time."""
+def changed(folder: str) -> tuple:
+    """All that a test can change of an empty folder. The time of its last change alone would not do: kernels before
+    Linux 6.13 count it in steps of 4 ms."""
     status = os.stat(folder)
-    return status.st_ino, status.st_ctime_ns
+    return (*status[:10], status.st_mtime_ns, status.st_ctime_ns, *os.listdir(folder), *os.listxattr(folder))
 
 
-def is_full(folder: str, size: int) -> bool:
-    """Whether a folder holds more than `size` bytes or MAX_FILES files, as a memory folder would not take more."""
-    total, queue = 0, [folder]
-    for place in queue:
-        with suppress(OSError):
-            for entry in os.scandir(place):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512 + size // MAX_FILES
-                if total > size:
-                    return True
-                if entry.is_dir(follow_symlinks=False):
-                    queue.append(entry.path)
-    return False
-
-
-def set_limits(limits: dict, other_processes: int) -> None:
+def set_limits(limits: dict, other_processes: int | None) -> None:
     """The kernel's limits for the calling process, as far as its own allow."""
     seconds = int(limits["cpu_s"]) + 1  # the last resort: `Server.watch` is more exact, and counts all processes
     memory, file = limits["memory_mb"] << 20, limits["file_mb"] << 20
-    processes = limits["processes"] + SPARE_PROCESSES + other_processes
+    processes = limits["processes"] + SPARE_PROCESSES
+    if other_processes is not None:  # of the user's own: what others start meanwhile must not count; `Meter` does
+        processes += other_processes + NEIGHBOURS
     wanted = {
         resource.RLIMIT_AS: (memory, memory),
         resource.RLIMIT_FSIZE: (file, file),
@@ -426,108 +456,19 @@ def set_limits(limits: dict, other_processes: int) -> None:
         resource.setrlimit(which, values)
 
 
-# --- in the process of a test -------------------------------------------------------------------------
-
-
-REHEARSAL = """
-def solve(items: list[int], text: str = "x") -> list:
-    found = [str(item) for item in items if item % 2 == 0]
-    return sorted(found, key=len) or {text: (1.5, None)}
-solve([1, 2])
-"""
-
-
-def rehearse() -> None:
-    """Do what a test does, with a program of our own: afterwards the interpreter has specialised its code for it."""
-    names = {}
-    exec(compile(REHEARSAL, "<rehearsal>", "exec", dont_inherit=True), names)
-    json.loads(json.dumps(["", RpcServer(names, None).reply("call", "solve", [[1, 2, 3], {"d": [["a", 1.5]]}], {})]))
-
-
-def run_program(fds: list[int], progress: mmap.mmap) -> None:
-    """Compile the program, say so through `progress`, unmap that, run the program; never returns. fds: its text, then
-    standard input, output and error, or calls and a file for their results, or a socket for calls."""
-    progress[0] = STARTED
-    preamble, text = json.loads(read_all(fds[0]))
-    channel, planned = None, len(fds) == 3
-    if len(fds) == 4:
-        for number, fd in enumerate(fds[1:]):
-            os.dup2(fd, number)
-    else:
-        channel, fds = Channel(fds[1], fds[-1]), fds[:1]
-    for fd in fds:
-        os.close(fd)
-    module = types.ModuleType("__main__" if channel is None else "program")
-    sys.modules[module.__name__] = module
-    sys.argv = ["program.py"]
-    failure = None
-    try:
-        code = compile(text, "<program>", "exec", dont_inherit=True)
-        progress[0] = COMPILED
-        progress.close()
-        exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
-        exec(code, module.__dict__)
-    except BaseException as error:
-        failure = error
-    if channel is None:
-        finish(failure)
-    RpcServer(module.__dict__, failure).serve(channel, until_one_raises=planned)
-    os._exit(0)
-
-
-def run_program_when_it_comes(fds: list[int], progress: mmap.mmap) -> None:
-    """`run_program` when its descriptors come over a socket."""
-    with socket.socket(fileno=fds[0]) as waiting:
-        _, fds, _, _ = socket.recv_fds(waiting, 16, 4)
-    os.chdir("/tmp")  # the folder may be another than when this process was made
-    run_program(fds, progress)
-
-
-def run_test(fds: list[int], progress: mmap.mmap) -> None:
-    """The test runner, with the descriptors that it takes."""
-    progress.close()
-    test_runner(*fds)
-
-
-def finish(failure: BaseException | None) -> None:
-    """End as the interpreter would: threads, atexit, flush, exit code."""
-    code = 0
-    if isinstance(failure, SystemExit):
-        code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
-    elif failure is not None:
-        code = OUT_OF_MEMORY if isinstance(failure, MemoryError) else 1
-        sys.__excepthook__(type(failure), failure, failure.__traceback__)
-    try:
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-    except BaseException:
-        code = code or 1
-    os._exit(code & 255)
-
-
-def open_streams() -> None:
-    """For all tests to come: they get other files under the same numbers, else nothing can be read or seen."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-
-
-def read_all(fd: int) -> bytes:
-    """All of a memory file, whatever its offset: several tests share it."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
 def main(setting: dict) -> None:
     """Isolate this process, load and rehearse what tests need, then serve until the caller closes the socket."""
     os.umask(0o022)
     os.environ.clear()  # the interpreter itself sets LC_CTYPE
     for name in PRELOAD:
         __import__(name)
+    prepare(setting)
     isolate(setting)
     server = Server(setting)
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not server.namespaces:
+        signal.signal(signal.SIGHUP, server.end)  # the guard has gone
     for _ in range(20):
         rehearse()
     gc.collect()

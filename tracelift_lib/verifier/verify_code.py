@@ -11,12 +11,12 @@ import queue
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from tracelift_lib.problems.code_tests import AssertTests, StdioCase, StdioTests
-from tracelift_lib.sandbox.host import Limits, SandboxError, Tier, Worker
+from tracelift_lib.sandbox.host import Allowed, Limits, SandboxError, Tier, Worker
 from tracelift_lib.sandbox.running import Outcome, run_tests
 from tracelift_lib.sandbox.tiers import choose_tier
 
@@ -26,11 +26,19 @@ MAX_TESTS = 8  # a program, as in the paper's code
 
 @dataclass(frozen=True)
 class CodeResult:
-    """The outcomes of one program, one for each test in order, and the tier of isolation that they ran in."""
+    """The outcomes of one program, one for each test in order, and the tier of isolation that they ran in; reason: why
+    a test is unsupported, if one is."""
 
     outcomes: tuple[Outcome, ...]
     compiled: bool
     tier: str
+    reason: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a verdict: no test is unsupported, or another one fails anyway."""
+        others = [outcome for outcome in self.outcomes if outcome is not Outcome.UNSUPPORTED]
+        return len(others) == len(self.outcomes) or any(outcome is not Outcome.PASS for outcome in others)
 
     @property
     def passed(self) -> bool:
@@ -46,11 +54,12 @@ class CodeResult:
 def execution_reward(result: CodeResult, style: ExecStyle) -> float:
     """s of docs/method.md section 4.
 
-    With several tests `coderl` takes the worst: -0.6 if any test crashed or ran out of time, else -0.3 if any is wrong.
-    `hybrid` is 0.8 times the pass rate, plus 0.2 if the program ran to its end on every test (so all passed gives 1),
-    0.05 if it compiles but crashed or hit a limit on any, and nothing if it does not compile.
+    The first test that does not pass decides how a failure counts, as in the released code (section 9). `coderl`: -0.6
+    if that crashed or hit a limit, -0.3 if it is wrong. `hybrid` is 0.8 times the pass rate, plus 0.2 if all pass or
+    the first failure is a wrong result, 0.05 if it is a crash or a limit, and nothing if the program does not compile.
     """
-    ended = all(outcome in (Outcome.PASS, Outcome.WRONG) for outcome in result.outcomes)
+    first = next((outcome for outcome in result.outcomes if outcome is not Outcome.PASS), Outcome.PASS)
+    ended = first in (Outcome.PASS, Outcome.WRONG)
     if style == "binary":
         return float(result.passed)
     if style == "pass_rate":
@@ -60,25 +69,49 @@ def execution_reward(result: CodeResult, style: ExecStyle) -> float:
     return 0.8 * result.pass_rate + (0.0 if not result.compiled else 0.2 if ended else 0.05)
 
 
-BLOCK = re.compile(  # possessive (+): a line of many backticks is read once
-    r"^[ \t]*+(?P<fence>(?P<mark>[`~])(?P=mark){2,}+)[ \t]*+(?P<language>[\w+-]*+)[^\n]*+\n"
-    r"(?P<text>.*?)(?:^[ \t]*(?P=fence)(?P=mark)*[ \t]*$|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
+# A line that opens or closes a block: alone on its line, or (to open one) after text on it
+FENCE = re.compile(r"^[ \t>]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)(?P<rest>.*)$")
+LATE_FENCE = re.compile(r"[^`](?P<fence>```)(?P<language>python3?|py)[ \t]*$", re.IGNORECASE)
+LANGUAGES = ("python", "py", "python3")
 
 
-def extract_program(answer: str) -> str:
+def blocks_of(answer: str) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block; one that is never closed runs to the end. Line by line: linear time."""
+    found, mark, language, lines = [], "", "", []
+    for line in answer.splitlines(keepends=True):
+        match = FENCE.match(line.rstrip("\r\n"))
+        if mark:
+            closes = match and match["fence"].startswith(mark) and not (match["language"] + match["rest"]).strip()
+            if not closes:
+                lines.append(line)
+                continue
+            found.append((language, "".join(lines)))
+            mark, lines = "", []
+        elif line.endswith("\n") and (
+            match := (match if match and "`" not in match["rest"] else LATE_FENCE.search(line.rstrip()))
+        ):
+            mark, language = match["fence"], match["language"].lower()
+    return [*found, (language, "".join(lines))] if mark else found
+
+
+def extract_program(answer: str, entry_point: str | None = None) -> str:
     """The program in an executor's answer.
 
-    The last fenced block that is marked as Python, else the last block without a mark, else the last block: models
-    often show a draft or an example first. A block that is never closed runs to the end of the text (the answer was cut
-    off). Without any fence the whole text is the program.
+    Of the fenced blocks those that are marked as Python count, else those without a mark, else all. Of these it is the
+    last that defines the entry point, if one does (models show its usage after it); else the last, since models often
+    show a draft first. Without any fence the whole text is the program. Line ends of Windows become ordinary ones.
     """
-    blocks = [(block["language"].lower(), block["text"]) for block in BLOCK.finditer(answer)]
-    for languages in (("python", "py", "python3"), ("",)):
-        if marked := [text for language, text in blocks if language in languages]:
-            return marked[-1]
-    return blocks[-1][1] if blocks else answer
+    answer = answer.replace("\r\n", "\n")
+    blocks = blocks_of(answer)
+    of_language = [[text for language, text in blocks if language in some] for some in (LANGUAGES, ("",))]
+    texts = next(filter(None, of_language), [text for _, text in blocks])
+    if entry_point:
+        defines = re.compile(rf"^[ \t]*(async[ \t]+def|def|class)[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
+        assigns = re.compile(rf"^{re.escape(entry_point)}[ \t]*(:[^=\n]*)?=[^=]", re.MULTILINE)
+        for candidates in (texts, [text for _, text in blocks]):
+            if defining := [text for text in candidates if defines.search(text) or assigns.search(text)]:
+                return defining[-1]
+    return texts[-1] if texts else answer
 
 
 # --- running ------------------------------------------------------------------------------------------
@@ -92,15 +125,21 @@ class CodeVerifier(AbstractContextManager):
         limits: of one test.
         max_tests: only the first so many tests of a problem count.
         tier: a certain tier of isolation; None: the strongest that this machine offers.
+        allowed: packages and prelude that programs find; None: those of sandbox/host.py.
 
     Raises:
         SandboxError: this machine offers no safe tier, or not the wanted one.
     """
 
     def __init__(
-        self, workers: int = 1, limits: Limits | None = None, max_tests: int = MAX_TESTS, tier: Tier | None = None
+        self,
+        workers: int = 1,
+        limits: Limits | None = None,
+        max_tests: int = MAX_TESTS,
+        tier: Tier | None = None,
+        allowed: Allowed | None = None,
     ):
-        self.limits, self.max_tests = limits or Limits(), max_tests
+        self.limits, self.max_tests, self.allowed = limits or Limits(), max_tests, allowed or Allowed()
         self.tier = choose_tier(tier)
         # Twice as many threads: one prepares the next program or compares the last results while another waits.
         self._pool = ThreadPoolExecutor(2 * workers, thread_name_prefix="verify")
@@ -125,14 +164,21 @@ class CodeVerifier(AbstractContextManager):
 
     def _verify_one(self, program: str, tests: StdioTests | AssertTests) -> CodeResult:
         """Twice if a worker breaks: a program that breaks the second too, while a harmless one runs, is at fault."""
+        count = min(len(tests.cases if isinstance(tests, StdioTests) else tests.code), self.max_tests)
         for _ in range(2):
-            with suppress(SandboxError):
-                outcomes, compiled = run_tests(self._borrow, program, tests, self.max_tests)
-                return CodeResult(tuple(outcomes), compiled, self.tier)
+            try:
+                outcomes, compiled, reason = run_tests(self._borrow, program, tests, self.max_tests)
+                return CodeResult(tuple(outcomes), compiled, self.tier, reason)
+            except SandboxError:
+                continue
+            except (
+                Exception
+            ) as error:  # a fault of ours must not cost the verdicts of others, nor count as the program's
+                reason = f"{type(error).__name__}: {error}"
+                return CodeResult((Outcome.UNSUPPORTED,) * count, True, self.tier, reason)
         if run_tests(self._borrow, "print(1)", HARMLESS, 1)[0] != [Outcome.PASS]:
             raise SandboxError("a program that prints 1 fails in the sandbox")
-        count = len(tests.cases if isinstance(tests, StdioTests) else tests.code)
-        return CodeResult((Outcome.ERROR,) * min(count, self.max_tests), True, self.tier)
+        return CodeResult((Outcome.ERROR,) * count, True, self.tier)
 
     @contextmanager
     def _borrow(self) -> Iterator[Worker]:
@@ -140,7 +186,7 @@ class CodeVerifier(AbstractContextManager):
         worker = self._idle.get()
         sound = None
         try:
-            worker = worker or Worker(self.tier, self.limits)
+            worker = worker or Worker(self.tier, self.limits, self.allowed)
             yield worker
             sound = worker
         finally:
