@@ -5,6 +5,9 @@ Read first:
     intervals.py            intervals for few seeds and for shares near 0 or 1, tests, verdicts
 
 Then:
+    benchmark_sets.py       benchmark sets as data: one YAML file each in sets/, or a user's own file
+    benchmarks.py           planner and executor on them; every output kept, a killed run goes on
+    benchmark_tables.py     shares, pass@k, averages, comparisons, answer rules, all from what was kept
     natural_sets.py         public sets of traces with natural errors
     natural_measures.py     whether a score finds these errors
     settings.py             sections of a preset

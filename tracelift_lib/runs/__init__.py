@@ -15,6 +15,7 @@ Then:
     gpu_budget.py      whether planner training fits the GPU
     report.py          tables and figures with what they came from; figures.mplstyle is their look
     run_notebooks.py   notebooks converted, run, and not run again while nothing has changed
+    evaluate.py        the command `tracelift evaluate`: any planner and executor on benchmark sets
     colab.py           the first cell of every notebook
     cli.py             the command `tracelift`
 """

@@ -15,6 +15,7 @@ COMMANDS = {  # name -> module of the library, function of it, help; only the mo
     "groups": ("groups.cli", "main", "build TraceLift-Groups from public seeds, or check files of groups"),
     "serve-rm": ("reward_model.server", "main", "serve a reward model over HTTP"),
     "launch": ("runs.launch", "main", "train planners in this process, or in several under `accelerate launch`"),
+    "evaluate": ("runs.evaluate", "main", "planner and executor on benchmark sets: answers, intervals, comparisons"),
     "readme": ("runs.report", "main", "put the summaries of paper_figures/ into README.md"),
 }
 
