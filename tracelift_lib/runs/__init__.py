@@ -20,6 +20,7 @@ Then:
     viewer.py          the trace viewer; viewer.html and viewer.css are its page
     run_notebooks.py   notebooks converted, run, and not run again while nothing has changed
     course.py          copies for students, their grades, and the website; course.html and course.css are its pages
+    evaluate.py        the command `tracelift evaluate`: any planner and executor on benchmark sets
     colab.py           the first cell of every notebook
     cli.py             the command `tracelift`
 """

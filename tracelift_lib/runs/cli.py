@@ -26,6 +26,7 @@ COMMANDS = {  # name -> module of the library, function of it, help; only the mo
         "copy a preset's base models to base_models/, from where others take them",
     ),
     "view": ("runs.viewer", "main", "show groups of rollouts.parquet as one HTML page"),
+    "evaluate": ("runs.evaluate", "main", "planner and executor on benchmark sets: answers, intervals, comparisons"),
     "readme": ("runs.report", "main", "put the summaries of paper_figures/ into README.md"),
 }
 
