@@ -96,7 +96,7 @@ def right(prompt, seed=0, i=0):
 
 
 def test_two_stage_rows_by_hand(tmp_path):
-    """Problem 0: a trace; 1: no tags. The executor is right where it is shown 'good'; without a trace it is not asked."""
+    """Problem 0: a trace; 1: no tags. The executor is right where it sees 'good'; without a trace it is not asked."""
     planner = Planner(
         lambda prompt, i: wrap_trace("good plan") if "Question 0" in prompt and i == 0 else "no tags at all here"
     )
