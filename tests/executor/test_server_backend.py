@@ -69,6 +69,22 @@ def test_a_request_says_how_to_draw(connect, api, path, prompt):
     assert texts == numbered(0, body)
 
 
+def test_further_fields_reach_the_server(connect):
+    """Such as vLLM's switch for thinking, which its template reads."""
+    fields = {"chat_template_kwargs": {"enable_thinking": False}}
+    with LoopbackServer(numbered) as server:
+        ask(connect(server, extra_body=fields), ["p 0"])
+    assert fields.items() <= server.bodies[0].items()
+
+
+def test_thinking_that_was_cut_off_is_an_empty_answer_and_no_fault(connect):
+    """`content: null`: asked again it would end the same way, and a share of failures stops a run."""
+    body = '{"choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": null}}]}'
+    with LoopbackServer(lambda number, _: Raw(body)) as server:
+        assert ask(connect(server), ["p 0"], n=1) == [[""]]
+        assert len(server.bodies) == 1
+
+
 def test_answers_stand_in_the_order_of_the_prompts(connect):
     """The first prompts are answered last."""
 

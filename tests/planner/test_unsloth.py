@@ -172,10 +172,11 @@ def test_training_takes_the_trainer_that_is_in_trl(monkeypatch, tmp_path):
     class Replaced(Exception):
         pass
 
-    def replaced(**arguments):
-        raise Replaced(arguments["model"], arguments["peft_config"])
+    class OtherTrainer:
+        def __init__(self, **arguments):
+            raise Replaced(arguments["model"], arguments["peft_config"])
 
-    monkeypatch.setattr(trl, "GRPOTrainer", replaced)
+    monkeypatch.setattr(trl, "GRPOTrainer", OtherTrainer)
     monkeypatch.setattr(training, "load_with_unsloth", lambda *rest: "adapted")
     problems = {name: story(3, ("+", 2), problem_id=name) for name in "ab"}
     engine = types.SimpleNamespace(reward=RewardEngine.reward, problems=problems)

@@ -90,6 +90,7 @@ class ServerBackend:
             "top_p": self.sampling.top_p,
             "max_tokens": self.sampling.max_new_tokens,
             **({"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}),
+            **({"extra_body": self.settings.extra_body} if self.settings.extra_body else {}),
         }
         while missing := n - len(texts):
             got = await self.client.request(_texts, n=missing, seed=derived_seed(seed, len(texts)), **options)
@@ -105,8 +106,8 @@ class ServerBackend:
 
 
 def _texts(reply: Any) -> list[str]:
-    """The texts in a completion, at least one."""
-    texts = [choice.message.content if hasattr(choice, "message") else choice.text for choice in reply.choices]
+    """The texts in a completion, at least one; "" where the model thought until it was cut off (content: null)."""
+    texts = [(choice.message.content or "") if hasattr(choice, "message") else choice.text for choice in reply.choices]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"no completion: {str(reply)[:200]}")
     return texts

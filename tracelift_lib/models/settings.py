@@ -57,6 +57,9 @@ class HubModel(Section):
     model_id: str
     revision: str
     folder: str | None = None
+    thinking: bool = Field(  # left out of keys where it is off: results are the same as before there was this switch
+        False, exclude_if=lambda on: not on, description="whether a model that may think before it answers does so"
+    )
 
 
 ModelSource = Annotated[TrainedModel | WheelModel | HubModel, Field(discriminator="source")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice, repeat
 from pathlib import Path
 
+import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -14,6 +15,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from tracelift_lib.models import contract
 from tracelift_lib.models.loading import load_model
 from tracelift_lib.models.supervised import train_resumably, trainer_arguments
 from tracelift_lib.planner.collapse import CollapseWatch, explain_collapse
@@ -52,7 +54,7 @@ def train_planner(
     order = problem_order(len(problems), settings.problems_per_step, settings.steps, seed)
     data = Dataset.from_list([{"prompt": prompts[i], "problem_id": problems[i].problem_id} for i in order])
     adapted = load_with_unsloth(start, settings, seed, data["prompt"], tokenizer)
-    trainer = trl.GRPOTrainer(
+    trainer = contract_trainer()(
         args=grpo_config(settings, seed, out / WORK / "trainer"),  # before the model: ZeRO-3 then spreads it
         model=adapted or trainable_model(start, settings),
         processing_class=tokenizer,
@@ -83,6 +85,31 @@ def problem_order(n: int, per_step: int, steps: int, seed: int) -> list[int]:
     sampler = RepeatSampler(range(n), mini_repeat_count=1, batch_size=per_step, shuffle=True, seed=seed)
     passes = chain.from_iterable(repeat(sampler))  # each in an order of its own
     return list(islice(passes, steps * per_step))
+
+
+def contract_trainer() -> type[GRPOTrainer]:
+    """TRL's GRPOTrainer, which may be Unsloth's by now, with tokens and stops of models/contract.py.
+
+    TRL itself puts BOS before a text that begins with it, and stops at one end of sequence only.
+    """
+
+    class ContractTrainer(trl.GRPOTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            model = contract.neutralise(self.accelerator.unwrap_model(self.model))  # Unsloth loads it in its own way
+            self.stops = contract.stop_ids(model, self.processing_class)
+            if getattr(self, "generation_config", None) is not None:  # not where vLLM samples: it knows all stops
+                self.generation_config.update(eos_token_id=self.stops, **contract.NEUTRAL)
+                self.generation_kwargs |= {"eos_token_id": self.stops, **contract.NEUTRAL}
+
+        def _tokenize_prompts(self, prompts):
+            return contract.token_ids(self.processing_class, prompts), None, {}
+
+        def _generate_single_turn(self, *args, **kwargs):
+            completions, log_probabilities = super()._generate_single_turn(*args, **kwargs)
+            return [contract.up_to_stop(ids, self.stops) for ids in completions], log_probabilities
+
+    return ContractTrainer
 
 
 def trainable_model(start: Path, settings: PlannerTraining) -> PreTrainedModel:
@@ -138,9 +165,15 @@ def save_trained(trainer: GRPOTrainer, folder: Path) -> None:
 
 
 def load_policy(start: Path, trained: Path | None) -> PreTrainedModel:
-    """The planner in `start`, or what training has made of it in the folder `trained` (an adapter is merged in)."""
+    """The planner in `start`, or what training has made of it in the folder `trained`.
+
+    An adapter is merged in float32 only: in bfloat16 most of its changes are smaller than the distance to the next
+    number and would be lost, so another policy would be judged than was trained. There it stays beside the weights.
+    """
     if trained is None:
         return load_model(start)
     if (trained / SAVED["full"]).exists():
         return load_model(trained / SAVED["full"])
-    return PeftModel.from_pretrained(load_model(start), trained / SAVED["lora"]).merge_and_unload().eval()
+    policy = PeftModel.from_pretrained(load_model(start), trained / SAVED["lora"]).eval()
+    exact = policy.get_base_model().dtype == torch.float32
+    return policy.merge_and_unload() if exact else policy

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tracelift_lib.models.contract import token_ids
 from tracelift_lib.planner.settings import PlannerTraining
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -42,7 +43,7 @@ def load_with_unsloth(
     no_vllm = why_no_vllm()
     how = f"without vLLM: {no_vllm}" if no_vllm else "with vLLM fast inference, on the same weights"
     print(f"planner training with Unsloth, {how}", flush=True)
-    longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
+    longest = max(map(len, token_ids(tokenizer, prompts)))
     common = {"max_seq_length": longest + settings.max_completion, "random_state": seed}
     vllm = {"max_lora_rank": settings.lora_r, "gpu_memory_utilization": VLLM_SHARE}
     model, _ = FastLanguageModel.from_pretrained(

@@ -8,6 +8,7 @@ text (`as_chat`, `as_completion`).
 
 from __future__ import annotations
 
+import datetime
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tracelift_lib.problems.problem import Frozen, Problem
 from tracelift_lib.problems.records import data_file
 
 PromptStyle = Literal["short", "instruct"]
+# Of templates with a date: a fixed one, the day that Llama 3.1's template takes where it does not know the date.
+DATED = {"date_string": "26 Jul 2024", "strftime_now": datetime.date(2024, 7, 26).strftime}
 OPEN, CLOSE = "<reasoning>", "</reasoning>"
 THINK, END_THINK = re.compile(r"<think(?:ing)?>|\[THINK\]"), re.compile(r"</think(?:ing)?>|\[/THINK\]")
 
@@ -59,11 +62,25 @@ def executor_prompt(
 
 
 def as_chat(prompt: str, tokenizer: Any) -> str:
-    """`prompt` as one user turn, ready for the assistant's reply; `as_completion` if there is no chat template."""
+    """`prompt` as one user turn, ready for the assistant's reply; plain text if there is no chat template.
+
+    The whole text, with every special token: none is added when it is tokenized (models/contract.py). It is the same on
+    every day (some templates write today's date into each prompt), and a model that may think answers without, unless
+    its tokenizer's configuration has `enable_thinking` (`HubModel.thinking`).
+    """
     if not tokenizer.chat_template:
-        return as_completion(prompt)
+        return beginning(tokenizer) + as_completion(prompt)
     turn = {"role": "user", "content": prompt}
-    return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    thinking = bool(getattr(tokenizer, "init_kwargs", {}).get("enable_thinking", False))
+    return tokenizer.apply_chat_template(
+        [turn], tokenize=False, add_generation_prompt=True, enable_thinking=thinking, **DATED
+    )
+
+
+def beginning(tokenizer: Any) -> str:
+    """The token that a tokenizer puts before every text, as Llama's and Gemma's do; "" for others."""
+    first = tokenizer("a")["input_ids"][:1]
+    return tokenizer.bos_token if tokenizer.bos_token and first == [tokenizer.bos_token_id] else ""
 
 
 def as_completion(prompt: str) -> str:

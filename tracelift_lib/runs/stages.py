@@ -70,7 +70,8 @@ def _fields(preset: Preset, *names: str) -> dict[str, Any]:
             del whole["execution"][name]
     scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
     del whole["execution"]["min_failures"]  # whether a run is stopped is no part of its result
-    whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in ("kind", "model", "api")}
+    decisive = ("kind", "model", "api", *(["extra_body"] if backend.get("extra_body") else []))
+    whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in decisive}
     if scorer:  # where and how patiently a server is asked is no part of the result
         whole["scorer"] = {k: v for k, v in scorer.items() if k in ("model", "max_length")}
     return {name: whole[name] for name in names if name in whole}
