@@ -111,10 +111,10 @@ WORK += both("array_of_a_forged_shape", "import sys\ndef solve(x):\n    v = sys.
 WORK += both("forged_fields", "import sys\ndef solve(x):\n    v = sys.modules['tracelift_lib.sandbox.calls']\n"
              "    v.encode = lambda *a: {'U': ['A', 'x=print(1)', 1]}\n    return 1")  # fmt: skip
 
-# 4: memory that no process shows. LIMIT is the limit in MiB
+# 4: memory that no process shows. LIMIT_MB: of memory
 HOLD = """
 import mmap, os, socket, threading, time
-def held(size): print("breach" if size > 4 * LIMIT << 20 else "contained")
+def held(size): print("breach" if size > 4 * LIMIT_MB << 20 else "contained")
 """
 HIDDEN_MEMORY = {
     "leader_thread_that_ended": """
@@ -286,11 +286,11 @@ WAYS = {
 READABLE = {
     "packages_of_the_interpreter": "import sysconfig\nfor p in {sysconfig.get_paths()['purelib'], '/usr/lib/python3/dist-packages',\n"
     "          '/usr/local/lib/python3.11/dist-packages'}:\n    for r, d, fs in os.walk(p):\n        for f in fs:\n"
-    "            look(f, lambda: open(os.path.join(r, f), 'rb').read(1) or None)\n        if found: break",
-    "data_sets_of_the_system": "for r, d, fs in os.walk('/usr/share'):\n    if 'zoneinfo' not in r:\n        for f in fs:\n"
-    "            look(f, lambda: open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
+    "            look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n        if found: break",
+    "data_sets_of_the_system": "for r, d, fs in os.walk('/usr/share'):\n    if 'zoneinfo' not in r:\n        for f in fs[:3]:\n"
+    "            look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
     "local_software": "for r, d, fs in os.walk('/usr/local'):\n    if r == sys.prefix: d.clear(); continue\n    for f in fs:\n"
-    "        look(f, lambda: open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
+    "        look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
 }  # fmt: skip
 OUT = [looks(name, "ways out besides files", "import socket\ntry:\n    " + body.replace("\n", "\n    ")
              + "\nexcept OSError: pass") for name, body in WAYS.items()]  # fmt: skip
@@ -298,7 +298,7 @@ OUT += [looks(name, "what is installed", body) for name, body in READABLE.items(
 
 # 11: what the next program sees of the last; each leaves something and looks for what the one before it left
 LEFT = {
-    "file": "look('left', lambda: os.listdir('/tmp') or None)\nopen('/tmp/x', 'w').write('x')",
+    "file": "look('left', lambda: os.listdir('.') or None)\nopen('x', 'w').write('x')",
     "mode": "look('left', lambda: os.stat('/tmp').st_mode & 0o777 == 0o755)\nlook('-', lambda: os.chmod('/tmp', 0o755))",
     "times": "look('left', lambda: os.stat('/tmp').st_mtime == 5)\nlook('-', lambda: os.utime('/tmp', (5, 5)))",
     "attribute": "look('left', lambda: os.listxattr('/tmp') or None)\nlook('-', lambda: os.setxattr('/tmp', 'user.x', b'x'))",

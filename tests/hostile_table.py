@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from tracelift_lib.sandbox.tiers import tier_fault
 from tracelift_lib.verifier.verify_code import CodeVerifier
 
 PROJECT = Path(__file__).resolve().parent.parent
-LIMITS = Limits(cpu_s=1.0, wall_s=30, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
-PATIENCE = 6  # seconds that an attack gets which only waits
+LIMITS = Limits(cpu_s=0.5, wall_s=60, memory_mb=256, disk_mb=32, file_mb=4, processes=16)
+PATIENCE = 4  # seconds that an attack gets which only waits
 START, END = "<!-- table: start -->", "<!-- table: end -->"
 
 
@@ -47,7 +48,7 @@ def outside():
 def program_of(attack: Attack, folder: Path, limits: Limits) -> str:
     """The attack's program, with its placeholders filled in."""
     text = attack.program.replace("OUTSIDE", str(folder)).replace("PARENT", str(os.getpid()))
-    return text.replace("LIMIT", str(limits.memory_mb))
+    return text.replace("LIMIT_MB", str(limits.memory_mb))
 
 
 def failures(tier: str, attacks: list[Attack]) -> dict[str, str]:
@@ -77,7 +78,8 @@ def table() -> str:
     groups = defaultdict(list)
     for attack in ALL:
         groups[attack.target].append(attack.name)
-    failed = {tier: failures(tier, ALL) for tier in tiers}
+    with ThreadPoolExecutor(len(tiers)) as pool:
+        failed = dict(zip(tiers, pool.map(failures, tiers, [ALL] * len(tiers))))
     lines = [f"| attacked | {' | '.join(tiers)} |", f"| --- |{' --- |' * len(tiers)}"]
     for target, names in groups.items():
         counts = [f"{sum(name not in failed[tier] for name in names)} of {len(names)}" for tier in tiers]

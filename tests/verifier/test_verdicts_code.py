@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from tracelift_lib.executor.client import CallFailed
 from tracelift_lib.executor.frozen import Executor
 from tracelift_lib.planner.reward_engine import RewardEngine
 from tracelift_lib.problems.files import InputError
@@ -68,6 +69,40 @@ def test_math_and_code_in_one_batch():
         assert verifier.verify([four], ["Answer: 4"]) == [Verdict(1, 1.0, "right")]
     verdicts = verifier.verify([four, DOUBLE, four], ["Answer: 4", RIGHT, "Answer: 5"])
     assert verdicts == [Verdict(1, 1.0, "right"), Verdict(1, 1.0, "pass"), Verdict(0, 0.0, "wrong")]
+
+
+UNBOUND = DOUBLE.model_copy(
+    update={"metadata": {"tests": {"style": "asserts", "code": ["assert near(f(1), 1)"], "entry_point": "f"}}}
+)
+
+
+def test_tests_that_cannot_be_judged_are_no_verdict():
+    """No reward (the call counts as failed), and in an evaluation a warning that names problem and reason."""
+    answer = "```python\ndef f(x): return x\ndef near(*_): return True\n```"
+    verifier = Verifier()
+    (verdict,) = verifier.verify([UNBOUND], [answer])
+    assert (verdict.success, verdict.s, verdict.outcome) == (0, 0.0, "unsupported") and "near" in verdict.reason
+    executor = Executor(None, "short", PromptLimits(3500, 2500), verifier)
+    failure, _ = executor._verify_timed(UNBOUND, [answer])
+    assert isinstance(failure, CallFailed) and "near" in str(failure)
+    with pytest.warns(UserWarning, match="1 of 2 answers could not be judged.*double.*near"):
+        assert executor.successes([DOUBLE, UNBOUND], [RIGHT, answer]) == [1, 0]
+
+
+def test_the_usage_after_a_solution_is_not_judged():
+    known = UNBOUND.model_copy(
+        update={"metadata": {"tests": {"style": "asserts", "code": ["assert f(1) == 1"], "entry_point": "f"}}}
+    )
+    answer = "```python\ndef f(x): return x\n```\nUsage:\n```python\nprint(f(1))\n```"
+    assert Verifier().verify([known], [answer])[0].success == 1
+
+
+def test_half_a_surrogate_pair_anywhere_is_no_exception():
+    odd = DOUBLE.model_copy(
+        update={"metadata": {"tests": {"style": "stdio", "cases": [{"input": "\ud800", "output": "\udfff"}]}}}
+    )
+    verdicts = Verifier().verify([odd, DOUBLE], ["print('\ud800')", "print('\udcff')"])
+    assert [v.success for v in verdicts] == [0, 0]
 
 
 def test_rewards_of_plans_for_a_program(tmp_path):

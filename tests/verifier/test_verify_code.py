@@ -1,6 +1,7 @@
 """Outcomes, rewards and the border between test code and program; test_sandbox.py has the hostile side."""
 
 import asyncio
+import builtins
 import json
 import math
 import socket
@@ -321,6 +322,240 @@ def test_outcomes_of_test_code(verifier, way, program, code, outcome):
 def test_what_needs_the_test_runner(verifier, program, code, more, outcome):
     (result,) = verifier.verify([(program, asserts(code, **more))])
     assert result.outcomes == (outcome,)
+
+
+FRACTION = "from fractions import Fraction\n"
+NESTED_600 = "r = 1\nfor _ in range(600): r = [r]\n"
+KIND = "class K:\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    "program, code, more",
+    [
+        ("import re\ndef solve(x): return re.match('a', x)", "assert solve('a') and not solve('b')", {}),
+        ("N = 3", "assert N == 3", {}),
+        ("N = 3", "assert N == 3", {"entry_point": None}),
+        (FRACTION + "def solve(x): return Fraction(x, 3)", FRACTION + "assert solve(2) == Fraction(2, 3)", {}),
+        (
+            "def solve(x): return x + 1",
+            "from decimal import Decimal\nassert solve(Decimal('1.5')) == Decimal('2.5')",
+            {},
+        ),
+        (
+            "import datetime\ndef solve(x): return x + datetime.timedelta(1, 2, 3)",
+            "import datetime as d\nassert solve(d.datetime(2020, 2, 28)) == d.datetime(2020, 2, 29, 0, 0, 2, 3)\n"
+            "z = d.timezone(d.timedelta(hours=2))\n"
+            "assert solve(d.datetime(2020, 1, 1, tzinfo=z)).utcoffset().seconds == 7200",
+            {},
+        ),
+        ("def solve(x): return x", "import datetime as d\nassert solve(d.date(2020, 1, 1)).year == 2020", {}),
+        (
+            "from collections import deque\ndef solve(x): return deque(x, 2)",
+            "assert list(solve([1, 2, 3])) == [2, 3]",
+            {},
+        ),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef solve(x): return P(x, 2)",
+            "assert solve(1).x == 1 and solve(1) == (1, 2) and solve(1)._replace(x=5).x == 5",
+            {},
+        ),
+        ("def solve(x): return x.keys()", "assert solve({1: 2}) == {1} and 1 in solve({1: 2})", {}),
+        ("def solve(x): return x.items()", "assert sorted(solve({1: 2})) == [(1, 2)]", {}),
+        (
+            "def solve(x): yield from x",
+            "import types\ng = solve([1, 2])\nassert isinstance(g, types.GeneratorType)\n"
+            "assert next(g) == 1 and list(g) == [2]",
+            {},
+        ),
+        (
+            "import itertools\ndef solve(x): return itertools.count(x)",
+            "assert [a for a, _ in zip(solve(3), 'ab')] == [3, 4]",
+            {},
+        ),
+        ("def solve(x): return [y for y in x]", "assert solve(y + 1 for y in range(2)) == [1, 2]", {}),
+        ("def solve(f): return f(3)", "assert solve(lambda x: x + 1) == 4", {}),
+        ("def solve(f, x): return f(x)", "assert solve(lambda y: solve(abs, -y), 3) == 3", {}),
+        (
+            "def solve(f):\n    try: return f()\n    except KeyError: return 5",
+            "def f(): raise KeyError\nassert solve(f) == 5",
+            {},
+        ),
+        ("def solve(x): return x", "f = lambda: 1\nassert solve(f) is f", {}),
+        ("async def solve(x): return x + 1", "import asyncio\nassert asyncio.run(solve(1)) == 2", {}),
+        (
+            KIND + "def solve(x): return K()",
+            "assert isinstance(solve(1), K) and not isinstance(5, K)",
+            {"from_program": ["K"]},
+        ),
+        (
+            "class K:\n    def __init__(self, a): self.a = a\n    def __eq__(self, o): return self.a == o.a\n"
+            "def solve(x): return K(x)",
+            "assert solve(1) == solve(1) and solve(1) != solve(2)",
+            {},
+        ),
+        (
+            "class P:\n    def __init__(self, a): self.a = a\ndef solve(ps): return ps[0].a",
+            "assert solve([P(5)]) == 5",
+            {},
+        ),
+        (
+            "def solve(x): raise KeyError('k', 2)",
+            "try:\n    solve(1)\nexcept KeyError as e:\n    assert e.args == ('k', 2)",
+            {},
+        ),
+        (
+            "def solve(x): raise KeyError('k')",
+            "try:\n    solve(1)\nexcept KeyError as e:\n    assert str(e) == \"'k'\"",
+            {},
+        ),
+        ("def solve(x): return [x]", "n = float('nan')\nassert solve(n) == [n] and solve(n)[0] is n", {}),
+        ("import math\ndef solve(x): return [math.nan]", "import math\nassert solve(1) == [math.nan]", {}),
+        (
+            f"def solve(x):\n    {NESTED_600.replace(chr(10), chr(10) + '    ')}return r",
+            NESTED_600 + "assert solve(1) == r",
+            {},
+        ),
+        ("def solve(x: List[int]) -> Optional[int]: return math.gcd(*x)", "assert solve([4, 6]) == 2", {}),
+        ("def solve(x): return 10 ** x", "assert solve(5000) == 10 ** 5000", {}),
+        ("def solve(x): return callable(x)", "assert solve(print) and callable(solve)", {}),
+    ],
+)
+def test_values_that_cross(verifier, program, code, more):
+    """Each passes in a plain interpreter too."""
+    (result,) = verifier.verify([(program, asserts(code, **more))])
+    assert (result.outcomes, result.reason) == ((PASS,), "")
+
+
+YES = "class Y:\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0.0\n    __lt__ = __eq__\n"
+
+
+@pytest.mark.parametrize(
+    "program, code, outcome, reason",
+    [
+        ("def solve(x): return x\nis_close = lambda *_: True", "assert is_close(solve(1), 5)", UNSUPPORTED, "is_close"),
+        ("def solve(x): return x\nimport math as np", "assert np.isclose(solve(1), 5)", UNSUPPORTED, "np"),
+        ("def solve(x): return x\nWANTED = 1", "assert solve(1) == WANTED", UNSUPPORTED, "WANTED"),
+        ("def solve(x): return 1", "import no_such_module\nassert solve(1) == 1", UNSUPPORTED, "no_such_module"),
+        ("def solve(x): return 1", "assert 1 / 0\nassert solve(1) == 1", UNSUPPORTED, "division by zero"),
+        ("def solve(x): return 1", "assert solve(object()) == 1", UNSUPPORTED, "of type object"),
+        (YES + "def solve(x): return Y()", "assert abs(solve(1) - 3.5) < 1e-6", UNSUPPORTED, "__sub__"),
+        (
+            YES + "def solve(x): return Y()",
+            "try:\n    assert solve(1) < 5\nexcept BaseException: pass",
+            UNSUPPORTED,
+            "__lt__",
+        ),
+        (YES + "def solve(x): return Y()", "assert solve(1) == 5", WRONG, ""),
+        ("def solve(x): return object()", "assert solve(1) + 1 == 5", WRONG, ""),
+        (
+            "def solve(x):\n    r = 1\n    for _ in range(10**5): r = [r]\n    return r",
+            "assert solve(1) == 5",
+            WRONG,
+            "",
+        ),
+        ("def solve(x):\n    r = []\n    r.append(r)\n    return r", "assert solve(1) == 5", WRONG, ""),
+        ("def solve(x): return 'x' * (1 << 25)", "assert solve(1) == 'x'", WRONG, ""),
+        ("def solve(x): return 'x' * (1 << 25)", "assert solve(1) == 'x' * (1 << 25)", UNSUPPORTED, "too large"),
+        ("def other(): pass", "assert solve(2, 4) == 2", ERROR, ""),
+        ("def other(): pass", "assert gcd(2, 4) == 2", ERROR, ""),  # the prelude's gcd is not the program's
+    ],
+)
+def test_what_cannot_be_judged_is_not_the_programs_fault(verifier, program, code, outcome, reason):
+    entry = "gcd" if "gcd" in code else "solve"
+    (result,) = verifier.verify([(program, asserts(code, entry_point=entry))])
+    assert result.outcomes == (outcome,) and reason in result.reason
+
+
+@pytest.mark.parametrize(
+    "program, given, output, more",
+    [
+        ("print('x')\nexit()", "", "x", {}),
+        ("print('x')\nquit(0)", "", "x", {}),
+        ("print(open('/dev/stdin').read())", "in", "in", {}),
+        ("import pathlib\nprint(pathlib.Path('/dev/stdin').read_text())", "in", "in", {}),
+        ("import os\nf = os.fdopen(1, 'w')\nf.write('hi')", "", "hi", {}),
+        ("f = open(1, 'wb', closefd=False)\nf.write(b'hi')", "", "hi", {}),
+        ("import inspect\ndef f():\n    return 1\nprint(inspect.getsource(f))", "", "def f(): return 1", {}),
+        ("def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(995))", "", "995", {}),
+        ("print(int(input()) + 1)", "9" * 5000, "1" + "0" * 5000, {}),
+        ("print(0.333333)", "", "0.333333333333", {"tolerance": 1e-5}),
+        ("print(0.5)", "", "0.50", {"tolerance": 0}),
+        ("print(sum(map(ord, input())) > 0)", "\ud800", "True", {}),
+        ("print(deque([1])[0], sorted(Counter('ab')), floor(2.5))", "", "1 ['a', 'b'] 2", {}),
+        ("import asyncio\nasync def main(): print(3)\nasyncio.run(main())", "", "3", {}),
+    ],
+)
+def test_what_a_plain_interpreter_accepts(verifier, program, given, output, more):
+    tests = StdioTests(style="stdio", cases=[{"input": given, "output": output}], **more)
+    assert verifier.verify([(program, tests)])[0].outcomes == (PASS,)
+
+
+@pytest.mark.parametrize(
+    "printed, expected, tolerance, same",
+    [
+        ("0.5", "0.50", 0, True),
+        ("0.50000001", "0.5", 0, False),
+        ("1e3", "1000", 0, True),
+        ("1.0001", "1", 1e-3, True),
+        ("1.01", "1", 1e-3, False),
+        ("1000001", "1000000", 1e-3, True),  # relatively
+        ("nan", "nan", 1.0, True),  # as texts
+        ("nan", "1", 1.0, False),
+        ("inf", "1e999", 1.0, False),
+        ("YES", "yes", 1.0, False),
+        ("9" * 5000, "9" * 4999 + "8", 1e-9, False),
+        ("9" * 5000, "9" * 5000 + ".0", 0, True),
+        ("1_0", "10", 1.0, False),
+        ("1 2", "1", 5.0, False),
+        ("1e99999", "1e99999", 0.1, True),
+    ],
+)
+def test_a_tolerance_that_the_problem_names(printed, expected, tolerance, same):
+    assert same_output(printed, expected, tolerance) is same
+
+
+def test_many_tests_are_judged(verifier):
+    """More texts than a process has descriptors."""
+    tests = asserts(*["import math\nassert math.isclose(solve(1), 2)"] * 70)
+    with CodeVerifier(1, max_tests=70, tier=verifier.tier) as patient:
+        assert patient.verify([("def solve(x): return 2.0", tests)])[0].outcomes == (PASS,) * 70
+
+
+def test_the_prelude_hides_no_builtin():
+    names = {}
+    exec(host.PRELUDE, names)
+    assert not (names.keys() - {"__builtins__"}) & set(dir(builtins))
+    assert {"List", "Optional", "math", "Counter"} <= names.keys()
+
+
+def test_no_exception_but_the_sandboxes_leaves_verify(verifier, monkeypatch):
+    """A fault of ours in one job costs no other its verdict, and no program is blamed for it."""
+    real = verify_code.run_tests
+
+    def fails(borrow, program, *rest):
+        if "odd" in program:
+            raise RecursionError("odd")
+        return real(borrow, program, *rest)
+
+    monkeypatch.setattr(verify_code, "run_tests", fails)
+    odd, good = verifier.verify([("odd", stdio(("", "1"), ("", "2"))), ("print(1)", stdio(("", "1")))])
+    assert (odd.outcomes, odd.judged, good.passed) == ((UNSUPPORTED,) * 2, False, True)
+    assert "RecursionError: odd" in odd.reason
+
+
+@pytest.mark.parametrize(
+    "outcomes, judged",
+    [
+        ([PASS], True),
+        ([UNSUPPORTED], False),
+        ([PASS, UNSUPPORTED], False),
+        ([WRONG, UNSUPPORTED], True),
+        ([ERROR], True),
+    ],
+)
+def test_a_failing_test_is_a_verdict_whatever_the_others_are(outcomes, judged):
+    result = CodeResult(tuple(outcomes), True, "x")
+    assert result.judged is judged and not (result.passed and UNSUPPORTED in outcomes)
 
 
 def test_only_the_first_tests_count(verifier):

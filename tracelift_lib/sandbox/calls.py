@@ -396,7 +396,9 @@ class RpcClient:
             return {"x": number_of(self.functions, value)}
         if isinstance(value, Iterator):
             return [encode(item, self._handle, 1) for item in _items(value)]
-        raise self.unsupported(f"the test passes a {type(value).__name__}, which cannot travel to the program")
+        raise self.unsupported(
+            f"the test passes a value of type {type(value).__name__}, which cannot travel to the program"
+        )
 
     def _found(self, tag: str, body: Any) -> Any:
         if tag == "x":

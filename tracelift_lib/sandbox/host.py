@@ -348,9 +348,10 @@ def _shown(binds: Sequence[str], hidden: Sequence[str]) -> tuple[list[str], list
     shown, listed = [], []
     queue = list(binds)
     for path in queue:  # grows
-        inside = [place for place in hidden if place != path and place.startswith(f"{path}/")]
-        if not inside:
-            shown += [path] if path not in hidden else []
+        if path in hidden:
+            continue
+        if not any(place.startswith(f"{path}/") for place in hidden):
+            shown.append(path)
             continue
         listed.append(path)
         queue += [entry.path for entry in os.scandir(path) if not entry.is_symlink()]

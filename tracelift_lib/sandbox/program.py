@@ -87,7 +87,9 @@ _open = io.open
 
 def open_file(file: Any, *arguments: Any, **keywords: Any) -> Any:
     """`open`; there is no /proc for the links of /dev/stdin and the like."""
-    return _open(STREAMS.get(file, file) if type(file) is str else file, *arguments, **keywords)
+    if isinstance(file, (str, os.PathLike)):
+        file = STREAMS.get(os.fspath(file), file)
+    return _open(file, *arguments, **keywords)
 
 
 STREAMS = {f"/dev/{name}": number for number, name in enumerate(("stdin", "stdout", "stderr"))}

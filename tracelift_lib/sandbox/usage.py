@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -32,8 +33,10 @@ class Usage:
 class Meter:
     """Looks at the processes of a test. groups: descriptors of a control group's files, by what they tell."""
 
-    def __init__(self, proc: int, groups: dict[str, int], scratch: str = "/"):
-        self.proc, self.groups, self.disk = proc, groups, os.stat(scratch).st_dev
+    def __init__(self, proc: int, groups: dict[str, int]):
+        self.proc, self.groups = proc, groups
+        with open(os.memfd_create("x"), "rb") as file:  # inputs and outputs are such files: they are not on disk
+            self.in_memory = os.fstat(file.fileno()).st_dev
         fields = self.status("self")
         self.own_pages, self.own_space = int(fields[21]), int(fields[20])  # every fork shares them
         self.own_memory = self.group_memory()[0]
@@ -121,19 +124,23 @@ class Meter:
     def unlinked(self, ancestor: int) -> int:
         """Bytes of files that a test holds open and that are in no folder any more."""
         total, seen = 0, set()
+        for status in self._open_files(ancestor):
+            on_disk = stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev != self.in_memory
+            if on_disk and status.st_ino not in seen:
+                seen.add(status.st_ino)
+                total += status.st_blocks * 512
+        return total
+
+    def _open_files(self, ancestor: int) -> Iterator[os.stat_result]:
         for pid in self.processes(ancestor):
             with suppress(OSError):  # it has ended meanwhile
                 folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.proc)
                 try:
-                    files = [os.stat(name, dir_fd=folder) for name in os.listdir(folder)]
+                    for name in os.listdir(folder):
+                        with suppress(FileNotFoundError):  # closed meanwhile
+                            yield os.stat(name, dir_fd=folder)
                 finally:
                     os.close(folder)
-                for status in files:
-                    on_disk = stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev == self.disk
-                    if on_disk and status.st_ino not in seen:
-                        seen.add(status.st_ino)
-                        total += status.st_blocks * 512
-        return total
 
 
 # --- disk, where a test has a folder on it -------------------------------------------------------------

@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any
 
 MAX_DEPTH = 1000  # containers in containers: more cannot be compared by the interpreter either
+MAX_TEXT = 8 << 20  # characters
 MAX_FIELDS = 100  # of a named tuple
 
 
@@ -126,10 +127,14 @@ EXCEPTIONS = {name: kind for name, kind in NAMED.items() if isinstance(kind, typ
 def encode(value: Any, keep: Callable[[Any], Any], depth: int = 0) -> Any:
     """JSON for a value. Subclasses of builtin types travel as their base; `keep` gives the JSON of any other object."""
     small = isinstance(value, int) and not abs(value) >> 53
-    if small or value is None or isinstance(value, str):
+    if small or value is None:
+        return value
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise ProtocolError(f"a text of {len(value)} characters")
         return value
     if isinstance(value, float):
-        return value if value == value else keep(value)
+        return value if value == value else {"n": "nan"} if value is math.nan else keep(value)
     if depth > MAX_DEPTH:
         raise ProtocolError(f"more than {MAX_DEPTH} containers inside each other")
     if type(value) is list:

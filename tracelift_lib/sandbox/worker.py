@@ -244,7 +244,7 @@ class Server:
         self.runner: int | None = None
         self.readable = None if self.namespaces else self.rules_for_reading()
         self.progress = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each fork until that comes to the program
-        self.meter = Meter(self.proc, setting["groups"], setting["scratch"] or "/")
+        self.meter = Meter(self.proc, setting["groups"])
         if self.namespaces:
             mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
         filter_system_calls(setting["filter"])
