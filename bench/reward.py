@@ -9,7 +9,8 @@ written here from the description of it; the engine is the library's.
 
 The table has one process with 1, 4 and 32 completions a step (the paper's launch has 1 in each of 8 processes), in
 front of a server of stated capacity, of which it has the eighth part. The engine's baseline is `fresh` (K runs without
-a trace for each completion, timed in), or `cached`: drawn once for each problem, with the drawing timed in and out.
+a trace for each completion, timed in), or `cached`: drawn once for each problem, in bulk before the training, with the
+problem's part of that timed in (as if every problem came once, in one training) and out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ REPEATS = 3  # of the engine's runs; the median counts
 SHAPES = {1: (1, 1), 4: (1, 4), 32: (8, 4)}  # completions a process -> problems x completions of each
 PROCESSES = 8  # of the paper's launch; they share the server
 SLOTS, LATENCY, ANSWER = 64, 0.2, 32  # answers written at once, seconds and tokens of each: 10,240 tokens a second
+BULK = 64  # problems whose baselines are drawn together
 ENGINE = {"fresh": "baseline fresh, timed in", "in": "baseline cached, timed in", "out": "baseline cached, not timed"}
 MAX_TOKENS, TEMPERATURE = 64, 1.0
 SHAPE = Qwen2Shape(
@@ -69,7 +71,7 @@ SHAPE = Qwen2Shape(
 
 def batch(n: int = PROBLEMS, generations: int = GENERATIONS) -> tuple[list[Problem], list[str]]:
     """So many completions of each of n problems, no two alike."""
-    problems = generate_splits({"rl": PROBLEMS}, {"rl": [2, 3]}, 9, 20, 0)["rl"][:n]
+    problems = generate_splits({"rl": max(n, PROBLEMS)}, {"rl": [2, 3]}, 9, 20, 0)["rl"][:n]
     pairs = [(p, wrap_trace(f"{p.reference_solution}\nTry {i}.")) for p in problems for i in range(generations)]
     return [p for p, _ in pairs], [text for _, text in pairs]
 
@@ -162,17 +164,27 @@ def engine_run(url: str, scorer: Scorer, problems: list[Problem], completions: l
 # --- one process of a launch, and its part of a server --------------------------------------------
 
 
-def engine_seconds(url: str, scorer: Scorer, problems: list[Problem], completions: list[str], way: str) -> float:
-    """Median wall seconds of the rewards of a step, with all that the ENGINE's `way` times."""
+def engine_seconds(
+    url: str, scorer: Scorer, problems: list[Problem], completions: list[str], baseline: dict | None
+) -> float:
+    """Median wall seconds of the rewards of a step; without a baseline it is drawn for each completion."""
     asker, seconds = executor(url), []
     for seed in range(1 + REPEATS):
         start = time.monotonic()
-        baseline = None if way == "fresh" else draw_baseline(asker, problems, seed)
-        start = time.monotonic() if way == "out" else start
         score_step(engine_of(asker, scorer, problems, baseline, "separate"), problems, completions, seed)
         seconds.append(time.monotonic() - start)
     asker.backend.close()
     return statistics.median(seconds[1:])  # the first opens connections
+
+
+def engine_times(url: str, scorer: Scorer, problems: list[Problem], completions: list[str]) -> dict[str, float]:
+    """Seconds of a step for each way of ENGINE; `in` adds the step's problems' part of drawing BULK problems."""
+    asker, many, start = executor(url), batch(BULK, 1)[0], time.monotonic()
+    baseline = draw_baseline(asker, many, 1)
+    each = (time.monotonic() - start) / BULK
+    asker.backend.close()
+    fresh, out = (engine_seconds(url, scorer, problems, completions, known) for known in (None, baseline))
+    return {"fresh": fresh, "in": out + each * len({p.problem_id for p in problems}), "out": out}
 
 
 def shapes(scorer: Scorer, completions_a_process: Sequence[int] = tuple(SHAPES)) -> list[dict]:
@@ -185,8 +197,8 @@ def shapes(scorer: Scorer, completions_a_process: Sequence[int] = tuple(SHAPES))
         with serving(*server) as url:
             times = [timed(plain_loop, url, scorer, problems, completions) for _ in range(1 if n > 4 else REPEATS)]
             other = statistics.median(times)
-            for way, words in ENGINE.items():
-                ours = engine_seconds(url, scorer, problems, completions, way)
+            for way, ours in engine_times(url, scorer, problems, completions).items():
+                words = ENGINE[way]
                 note = f"{n} completions a process, K = {K}, {words}; server: {capacity}; ratio: plain loop / ours"
                 rows.append(row(f"reward_{n}_{way}", ours, other, other / ours, "s", note))
     return rows

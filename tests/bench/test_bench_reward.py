@@ -55,25 +55,26 @@ def test_a_server_of_stated_capacity_writes_no_more_at_once():
 
 
 def test_the_baseline_is_timed_in_and_out(monkeypatch):
-    """A clock that only calls of the executor move: K runs for each problem, or with the completions."""
-    now, asked = [0.0], []
+    """A clock that only calls move: 32 s for the 64 problems drawn in bulk, so a half for each of the step's two."""
+    now, known = [0.0], []
 
     def draw(asker, problems, seed):
-        now[0] += 1.0
-        return {}
+        assert len(problems) == bench.BULK
+        now[0] += 32.0
+        return {"drawn": True}
 
-    def score(engine, problems, completions, seed):
-        asked.append((engine, len(problems)))
-        now[0] += 4.0
+    def score(baseline, problems, completions, seed):
+        known.append(baseline)
+        now[0] += 4.0 if baseline else 5.0
 
-    monkeypatch.setattr(bench.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(bench, "draw_baseline", draw)
     monkeypatch.setattr(bench, "score_step", score)
     monkeypatch.setattr(bench, "engine_of", lambda asker, scorer, problems, baseline, s_run: baseline)
     monkeypatch.setattr(bench, "executor", lambda url: SimpleNamespace(backend=SimpleNamespace(close=lambda: None)))
-    found = {way: bench.engine_seconds("u", None, [1], ["z"], way) for way in bench.ENGINE}
-    assert found == {"fresh": 4.0, "in": 5.0, "out": 4.0}
-    assert [engine for engine, _ in asked[: 1 + bench.REPEATS]] == [None] * (1 + bench.REPEATS)  # fresh has no cache
+    problems, completions = bench.batch(2, 4)
+    assert bench.engine_times("u", None, problems, completions) == {"fresh": 5.0, "in": 4.0 + 2 * 0.5, "out": 4.0}
+    assert known == [None] * (1 + bench.REPEATS) + [{"drawn": True}] * (1 + bench.REPEATS)
 
 
 def test_the_shapes_are_those_of_launches():

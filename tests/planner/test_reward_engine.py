@@ -317,6 +317,22 @@ def test_every_kind_of_failure_gives_none_is_counted_and_stops_the_run(tmp_path,
         call(e, [wrap_trace("good")], ["a"])
 
 
+@pytest.mark.parametrize(
+    "change, q, s, u",
+    [
+        ({"runs": RUNS | {"good": CallFailed("executor_timeout", "late")}}, 0.8, 0, 0 - 1 / 4),
+        ({"scorer": FailingScorer()}, 0.5, 1, 2 / 3 - 1 / 4),
+        ({"verifier": FailingVerifier()}, 0.8, 0, 0 - 1 / 4),
+    ],
+)
+def test_failures_as_the_released_code_has_them(tmp_path, change, q, s, u):
+    """docs/method.md section 9: failed runs are attempts without success, a failed score is 0.5; they are counted."""
+    e = engine(tmp_path, failed="released_code", **change)
+    (row,) = score(e, [wrap_trace("good")], ["a"])
+    assert (row["q"], row["s"], row["u"]) == pytest.approx((q, s, u))
+    assert row["reward"] == pytest.approx(0.5 * s + 0.5 * q * u) and e.failures.total() == 1
+
+
 def test_one_failed_call_leaves_the_others_their_rewards(tmp_path):
     e = engine(tmp_path, runs=RUNS | {"bad": CallFailed("executor_connection", "gone")})
     rows = score(e, [wrap_trace(z) for z in ("good", "bad", "lucky")], ["a"] * 3)

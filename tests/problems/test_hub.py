@@ -16,6 +16,7 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
+from tracelift_lib.evaluation.natural_sets import load_natural
 from tracelift_lib.groups.group_files import load_groups
 from tracelift_lib.groups.seeds import GSM8K_REVISION
 from tracelift_lib.models.loading import fetch
@@ -191,7 +192,8 @@ def test_errors_of_httpx_are_explained_too(tmp_path, monkeypatch, error):
     assert "cannot be reached" in message(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", fail)
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    for load in (lambda: load_gsm8k(None, "test", "0" * 40), lambda: list(load_groups("ScottHan/TraceLift-Groups"))):
+    groups, natural = lambda: list(load_groups("ScottHan/TraceLift-Groups")), lambda: load_natural("prmbench", None)
+    for load in (lambda: load_gsm8k(None, "test", "0" * 40), groups, natural):
         with pytest.raises(InputError, match="cannot be reached"):
             load()
 

@@ -84,6 +84,7 @@ class Execution(Section):
     problems: Positive = Field(description="test problems that notebook 03 measures")
     max_failure_rate: Share = Field(0.02, description="share of failed rewards that stops a run")
     min_failures: Positive = Field(10, description="failed rewards, at least, before their share stops a run")
+    failed: Literal["no_reward", "released_code"] = Field("no_reward", description="reward of a trace if a call failed")
     backend: BackendSettings = LocalBackendSettings()
     scorer: ScorerSettings | None = Field(None, description="q from this service; null: from the trained reward model")
     baseline: Literal["cached", "fresh"] = Field("cached", description="no-trace runs: M once, or K for each trace")

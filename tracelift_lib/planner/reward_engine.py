@@ -44,6 +44,7 @@ Score = float | CallFailed
 PARTS = ("s", "q", "u", "j", "c", "t")  # in the order in which the arms take them
 BASELINE = "baseline_success"  # mean verdict without a trace
 FORMAT_ERRORS = "format_errors"  # share of completions without a trace
+FAILED_SCORE = 0.5  # of the released code's reward model, if the call fails
 STEPS = "steps"  # folder of each step's stats, beside the files of rollouts
 
 
@@ -57,9 +58,11 @@ class RewardEngine:
 
     A completion without a well-formed trace gets reward 0 in every arm: it cannot have helped. If any part that the
     arm needs fails (executor, verifier, RM, judge), the reward is None, which TRL leaves out of the group; the failure
-    is counted by its kind. A failure is never a reward. The run stops when `min_failures` rewards or more have failed
-    and their share is above `max_failure_rate`: early in a run, one lost call is a large share and says nothing. With a
-    rate of 0 the first failure stops it.
+    is counted by its kind. A failure is never a reward, unless `failed` is `released_code`: then runs that failed are
+    attempts without success, and a score that failed is 0.5 (docs/method.md section 9).
+
+    The run stops when `min_failures` rewards or more have failed and their share is above `max_failure_rate`: early in
+    a run, one lost call is a large share and says nothing. With a rate of 0 the first failure stops it.
 
     Attributes:
         baseline: problem id -> no-trace verdicts, drawn once from the frozen executor; None: drawn anew (`fresh`).
@@ -83,6 +86,7 @@ class RewardEngine:
     ties: Sequence[float] | None = None
     judge: TraceScorer | None = None
     min_failures: int = 10
+    failed: Literal["no_reward", "released_code"] = "no_reward"
     n_rewards: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     began: float = 0.0
@@ -172,10 +176,13 @@ class RewardEngine:
 
     def _part(self, problem: Problem, runs: Runs, without: Runs | None = None, q: Score = 0.0, j: Score = 0.0) -> dict:
         """One trace's parts, or the first failure. Of separate runs the first is s."""
-        for result in (runs, without, q, j):
-            if isinstance(result, CallFailed):
-                log.warning("no reward for a trace of problem %s: %s", problem.problem_id, result)
-                return {**dict.fromkeys(PARTS, math.nan), "reward": None, "failure": result.kind}
+        failure = next((result for result in (runs, without, q, j) if isinstance(result, CallFailed)), None)
+        if failure:
+            log.warning("a reward of problem %s: %s", problem.problem_id, failure)
+            if self.failed == "no_reward":
+                return {**dict.fromkeys(PARTS, math.nan), "reward": None, "failure": failure.kind}
+            runs, without = _as_attempts(runs, self.k + 1), _as_attempts(without, self.k)
+            q, j = (FAILED_SCORE if isinstance(score, CallFailed) else score for score in (q, j))
         parts = dict.fromkeys(PARTS, 0.0) | {"s": runs[0].s, "q": q, "j": j}
         if compares(self.arm):
             merged = self.s_run == "merged"
@@ -186,14 +193,14 @@ class RewardEngine:
             parts |= {"u": uplift(with_trace, no_trace), BASELINE: _mean(no_trace)}
             if "c" in NEEDS[self.arm]:
                 parts["c"] = float(code_coefficient(sum(with_trace), sum(no_trace), self.k, self.ties))
-        return parts
+        return parts | ({"failure": failure.kind} if failure else {})
 
     def _reward(self, rows: list[dict]) -> None:
         """Put the rewards in, once all of a problem's completions have their parts; a failed one has None already."""
         outcomes: dict[str, set[float]] = {}
         for row in rows:
             outcomes.setdefault(row["problem_id"], set()).add(row["s"])
-        for row in (row for row in rows if row["trace"] and not row["failure"]):
+        for row in (row for row in rows if row["trace"] and row["reward"] is not None):
             row["t"] = float("t" in NEEDS[self.arm] and len(outcomes[row["problem_id"]]) == 1)
             row["reward"] = ARMS[self.arm](*(row[name] for name in PARTS))
 
@@ -231,6 +238,11 @@ class RewardEngine:
                 f"{failed} of {self.n_rewards} rewards failed ({kinds}), more than the allowed share "
                 f"{self.max_failure_rate} (execution.max_failure_rate); see {self.log_folder}"
             )
+
+
+def _as_attempts(runs: Runs | None, n: int) -> list[Verdict] | None:
+    """Runs, or if they failed n attempts without success."""
+    return [Verdict(0, 0.0, "failed")] * n if isinstance(runs, CallFailed) else runs
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -70,6 +70,8 @@ def _fields(preset: Preset, *names: str) -> dict[str, Any]:
             del whole["execution"][name]
     scorer, backend = whole["execution"].pop("scorer"), whole["execution"]["backend"]
     del whole["execution"]["min_failures"]  # whether a run is stopped is no part of its result
+    if whole["execution"]["failed"] == "no_reward":  # as it was before that setting
+        del whole["execution"]["failed"]
     decisive = ("kind", "model", "api", *(["extra_body"] if backend.get("extra_body") else []))
     whole["execution"]["backend"] = {k: v for k, v in backend.items() if k in decisive}
     if scorer:  # where and how patiently a server is asked is no part of the result
@@ -674,6 +676,7 @@ class TrainedPlanner(Stage):
             seed=derived_seed(seed, rank) if rank else seed,  # else all would draw the same numbers
             max_failure_rate=e.max_failure_rate,
             min_failures=e.min_failures,
+            failed=e.failed,
             log_folder=out / WORK / "rollouts" / (OTHER_PROCESS.format(rank) if rank else ""),
         )
         start, t = run.need("planner").path, preset.planner_training
