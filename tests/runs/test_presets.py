@@ -370,7 +370,7 @@ MISSING = [  # preset, overrides, what the message must say
     ("check", {"planner": None}, ["planner: is null; add this section"]),
     ("check", {"groups": None}, ["groups: is null"]),
     ("check", {"evaluation": None}, ["evaluation: is null"]),
-    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 12"]),
+    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 10, 12"]),
     ("check", {"evaluation.splits": ["test", "nosuch"]}, ["evaluation.splits: 'nosuch' is no split of problems.sizes"]),
     ("check", {"evaluation.splits": []}, ["evaluation.splits: [] must name at least one"]),
     ("check", {"planner_training.arms": []}, ["planner_training.arms: [] must name at least one"]),
