@@ -6,7 +6,9 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PORT ?= 8888
 LAB_ARGS ?=
+LAB_FOLDER ?= notebooks
 VENV ?= .venv
+LAB_CONFIG ?= $(VENV)/etc/jupyter
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 # Exact versions are locked for the extra dev; another choice of extras is resolved from the pins in pyproject.toml.
@@ -68,8 +70,8 @@ bench: setup ## speed against the plain ways of doing the same, into build/bench
 	$(BIN)/python -m bench.all $(if $(BENCH),--only $(BENCH))
 
 lab: setup ## open JupyterLab; the notebooks/*.py open as notebooks
-	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) notebooks
+	$(BIN)/jupytext-config --settings-file $(LAB_CONFIG)/labconfig/default_setting_overrides.json set-default-viewer python
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) $(LAB_FOLDER)
 
 notebooks: setup ## regenerate notebooks/*.ipynb (without outputs) from their sources *.py
 	$(BIN)/tracelift convert

@@ -17,7 +17,7 @@ SMALL = {
     "reward_model": None,
     "prediction": None,
     "evaluation": None,
-    "leaves_out": dict.fromkeys(("01", "02", "06", "07", "08", "12"), "not tested here"),
+    "leaves_out": dict.fromkeys(("01", "02", "06", "07", "08", "10", "12"), "not tested here"),
     "planner_training.steps": 1,
     "planner_training.arms": ["llm_judge"],
     "execution.problems": 4,

@@ -152,7 +152,7 @@ def test_several_overrides_and_the_seed():
 
 
 def test_a_section_may_be_left_out_with_the_notebooks_that_need_it():
-    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "08", "12"), "no reward model")}
+    out = {"leaves_out": dict.fromkeys(("02", "05", "06", "07", "08", "10", "12"), "no reward model")}
     assert load_preset("check", overrides=out | {"reward_model": None}).reward_model is None
 
 
@@ -370,7 +370,7 @@ MISSING = [  # preset, overrides, what the message must say
     ("check", {"planner": None}, ["planner: is null; add this section"]),
     ("check", {"groups": None}, ["groups: is null"]),
     ("check", {"evaluation": None}, ["evaluation: is null"]),
-    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 12"]),
+    ("check", {"planner_training": None}, ["planner_training: is null", "00, 05, 06, 07, 08, 10, 12"]),
     ("check", {"evaluation.splits": ["test", "nosuch"]}, ["evaluation.splits: 'nosuch' is no split of problems.sizes"]),
     ("check", {"evaluation.splits": []}, ["evaluation.splits: [] must name at least one"]),
     ("check", {"planner_training.arms": []}, ["planner_training.arms: [] must name at least one"]),
@@ -384,7 +384,11 @@ MISSING = [  # preset, overrides, what the message must say
         {"planner_training.arms": ["exec_only"]},
         ["planner_training.arms: has no 'tracelift'", "notebooks 08, 12"],
     ),
-    ("check", {"planner_training.arms": ["tracelift"]}, ["planner_training.arms: has no 'exec_only'", "07, 08, 12"]),
+    (
+        "check",
+        {"planner_training.arms": ["tracelift"]},
+        ["planner_training.arms: has no 'exec_only'", "07, 08, 10, 12"],
+    ),
     ("check", {"planner_training.seeds": []}, ["planner_training.seeds"]),
     ("check", {"planner_training.seeds": [0, 1, 0]}, ["planner_training.seeds", "none twice"]),
     ("check", {"leaves_out": {"13": "no such notebook"}}, ["leaves_out: no notebook '13'", "00, 01"]),
@@ -411,7 +415,7 @@ def test_what_a_notebook_would_ask_for_in_vain_is_refused_when_the_preset_is_loa
 
 def test_what_only_left_out_notebooks_need_may_be_missing():
     """Without training no split `rl`, no planner; with a scoring service no reward model for arms with q."""
-    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "08", "12"), "no training here")}
+    out = {"leaves_out": dict.fromkeys(("00", "05", "06", "07", "08", "10", "12"), "no training here")}
     sizes = {"problems.sizes": {"train": 9, "test": 5}}
     assert load_preset("smol", overrides=out | sizes | {"planner": None, "planner_training": None}).planner is None
     out = {"leaves_out": dict.fromkeys(("00", "02", "06", "12"), "a service scores")}

@@ -1,5 +1,6 @@
 """The trace viewer: what it works out from rollouts, and what a browser draws of traces that mean harm."""
 
+import functools
 import math
 import unicodedata
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from browser import needs_browser
 from common import story
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracelift_lib.problems.problem import Problem
@@ -148,6 +149,7 @@ def test_problems_are_found_or_named(tmp_path, capsys):
 # --- what is drawn ----------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(st.text(st.characters(codec=None), min_size=1, max_size=80))
 def test_no_text_can_hide_or_leave_its_place(text):
     """Any text at all, lone surrogates too: the page can be written, and every character of it can be seen."""
@@ -155,7 +157,12 @@ def test_no_text_can_hide_or_leave_its_place(text):
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in shown)
     case = hostile_case(text)
     body = viewer.page([case], whole=False).encode("utf-8").decode()
-    assert len(body.split("<")) == len(viewer.page([hostile_case("a")], whole=False).split("<"))
+    assert body.count("<") == tags_of_a_harmless_page()
+
+
+@functools.cache
+def tags_of_a_harmless_page():
+    return viewer.page([hostile_case("a")], whole=False).count("<")
 
 
 def hostile_case(text, domain="math"):
