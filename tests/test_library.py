@@ -144,6 +144,7 @@ CITED = re.compile(r"(?<![\w./*-])((?:[\w-]+/)*[\w-]+\.(?:md|py|yaml|toml))(?![\
 OUTSIDE = {  # files of other projects, or that a run or a user makes
     "README.md",
     "adapter_config.json",
+    "summary.md",
     "spawn.py",
 }
 
