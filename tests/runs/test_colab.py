@@ -151,6 +151,17 @@ def test_what_was_installed_is_tried_in_a_fresh_python(monkeypatch, returncode, 
     assert re.search(words, found) if words else found == ""
 
 
+def test_what_does_not_work_together_stops_before_the_notebook(pip, monkeypatch):
+    """Tried if pip has replaced anything that matters; nothing has to be tried twice."""
+    versions, fault = iter(range(1000)), "torch cannot use this GPU"
+    monkeypatch.setattr(colab, "_version", lambda name: f"2.11.{next(versions)}")
+    monkeypatch.setattr(colab, "what_fails", lambda gpu: fault)
+    with pytest.raises(SystemExit, match=fault):
+        colab.prepare()
+    monkeypatch.setattr(colab, "_version", lambda name: "2.11.0")
+    colab.prepare()
+
+
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
     """Commands that pip would have got; nothing is installed. Colab's own packages lie there, unless a test says so."""

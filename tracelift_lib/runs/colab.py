@@ -18,6 +18,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 TORCH = (2, 11), (2, 13)  # releases of torch that the project has run with, the first and the last
+TRIED = "torch", "transformers", "peft", "trl"  # imported once after any of them was replaced
 TORCHVISION = 15  # torchvision 0.(n + 15) is built for torch 2.n; torchaudio has torch's own numbers
 TORCHAO = "0.16.0"  # the oldest that peft 0.21.2 works beside
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
@@ -52,13 +53,14 @@ def prepare() -> None:
     print("installing what is lacking here of the packages in pyproject.toml", flush=True)
     gpu = bool(shutil.which("nvidia-smi"))
     before, wanted = _loaded_versions(), fitting(requirements(*["unsloth"] * gpu), _version, gpu)
+    tried = [_version(name) for name in TRIED]
     if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted]).returncode:
         raise SystemExit("pip could not install these packages; its messages above say why")
     if replaced := sorted(name for name, version in before.items() if _version(name) != version):
         raise SystemExit(
             f"{', '.join(replaced)} changed while in use: choose Runtime > Restart session, then run this cell again"
         )
-    if fault := what_fails(gpu):
+    if tried != [_version(name) for name in TRIED] and (fault := what_fails(gpu)):
         raise SystemExit(fault)
     os.chdir(PROJECT / "notebooks")
 
@@ -102,7 +104,7 @@ def fitting(wanted: list[str], version_of: Callable[[str], str | None], gpu: boo
 
 def what_fails(gpu: bool) -> str:
     """Whether the packages work together, tried in a fresh Python; empty if they do."""
-    script = "import torch, transformers, peft, trl; print(torch.__version__, torch.cuda.is_available())"
+    script = f"import {', '.join(TRIED)}; print(torch.__version__, torch.cuda.is_available())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if done.returncode:
         return f"the installed packages do not work together:\n{done.stderr[-1500:]}\nRuntime > Disconnect and delete"
