@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from browser import needs_browser
 from common import story
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracelift_lib.problems.problem import Problem
@@ -150,12 +150,14 @@ def test_problems_are_found_or_named(tmp_path, capsys):
 
 
 @settings(max_examples=25)
+@example("\u202e\x1b[31m")
 @given(st.text(st.characters(codec=None), min_size=1, max_size=80))
 def test_no_text_can_hide_or_leave_its_place(text):
     """Any text at all, lone surrogates too: the page can be written, and every character of it can be seen."""
     shown = viewer.visible(text)
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in shown)
     case = hostile_case(text)
+    assert "\x1b" not in str(case) and "\u202e" not in str(case)
     body = viewer.page([case], whole=False).encode("utf-8").decode()
     assert body.count("<") == tags_of_a_harmless_page()
 

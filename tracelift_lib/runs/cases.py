@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,20 @@ from tracelift_lib.verifier.verify_code import CodeVerifier, extract_program
 REQUIRED = ("problem_id", "trace", "reward")  # columns without which a table is none of rollouts
 GROUP = ["arm", "seed", "step", "problem_id"]  # what the completions of one group share
 COMPARED = ("exec_only", "tracelift")
+MOST = 4_000  # characters of one text that are shown
 LONGEST = 20_000  # characters of one text that are read: nothing that a planner writes on purpose is longer
+
+
+def visible(text: str, most: int = MOST) -> str:
+    """Plain text in which nothing hides: control, format and surrogate characters as ⟨U+202E⟩, a long text cut."""
+    cut = f" … ({len(text) - most:,} more characters)" if len(text) > most else ""
+    return "".join(map(_shown, text[:most])) + cut
+
+
+def _shown(character: str) -> str:
+    usual = character in "\n\t " or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return character if usual else f"⟨U+{ord(character):04X}⟩"
+
 
 # --- what a case holds ----------------------------------------------------------------------------------
 
@@ -101,7 +115,7 @@ class Case:
                 paid = ", ".join(f"{arm} r={r:.2f} A={a:+.2f}" for arm, (r, a) in trace.paid.items())
                 lines.append(f"[{name}] {trace.times} x {trace.label} {trace.note}: {paid}")
                 lines += [f"    {MARKS[step.mark]} {step.text}" for step in trace.steps]
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 MARKS = {"right": "+", "wrong": "x", "missing": "?", "": " "}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,30 +22,19 @@ from pygments.lexers import PythonLexer
 from tracelift_lib.problems.files import InputError
 from tracelift_lib.problems.problem import Problem
 from tracelift_lib.runs import cases as cs
+from tracelift_lib.runs.cases import visible
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.report import LABELS
 from tracelift_lib.verifier.verify_code import extract_program
 
-MOST = 4_000  # characters of one text on the page
 PARTS = {"s": "s", "q": "q", "u": "û", "j": "judge", "c": "c", "baseline_success": "success without a trace"}
 SYMBOLS = {"right": "✓", "wrong": "✗", "missing": "+", "": "·"}
 STYLE = HtmlFormatter(nowrap=True, noclasses=True, style="default")
 
 
-def visible(text: str, most: int = MOST) -> str:
-    """Plain text in which nothing hides: control, format and surrogate characters as ⟨U+202E⟩, a long text cut."""
-    cut = f" … ({len(text) - most:,} more characters)" if len(text) > most else ""
-    return "".join(map(_shown, text[:most])) + cut
-
-
 def short(text: str) -> str:
     """A name or a label: `visible`, on one line, cut early."""
     return visible(" ".join(text.split()), 80)
-
-
-def _shown(character: str) -> str:
-    usual = character in "\n\t " or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return character if usual else f"⟨U+{ord(character):04X}⟩"
 
 
 def coloured(answer: str) -> Markup:
