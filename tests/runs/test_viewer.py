@@ -68,6 +68,8 @@ def test_rules_take_the_group_with_the_largest_value_and_a_problem_once():
     assert chosen.iloc[0] == pytest.approx(0.7071, abs=1e-3)  # exec_only 0 for both, tracelift +-0.7071
     assert cs.choose(rollouts, "disagreement", 1).to_dict() == {("tracelift", 0, 3, "apart"): pytest.approx(0.8)}
     assert cs.choose(rollouts, "failures", 5).to_dict() == {("tracelift", 0, 0, "same"): 0.5}
+    graded = table(row("a", s=0.2), row("b", s=1.0), row("c", s=0.68), row(None, malformed="x"))
+    assert cs.choose(graded, "failures", 1).tolist() == [0.75]  # partial credit is no success
 
 
 def test_two_arms_stand_side_by_side_and_equal_traces_once():

@@ -224,7 +224,9 @@ def _disagreement(table: pd.DataFrame) -> pd.Series:
 
 
 def _failures(table: pd.DataFrame) -> pd.Series:
-    failed = table["trace"].isna() | table["reward"].isna() | (table.get("s", table["reward"]) <= 0)
+    """A program that fails its tests may still earn something (docs/method.md section 4): only s = 1 is a success."""
+    wrong = table["s"] < 1 if "s" in table else table["reward"] <= 0
+    failed = table["trace"].isna() | table["reward"].isna() | wrong
     return failed.astype(float).groupby([table[k] for k in GROUP]).mean()
 
 
