@@ -91,16 +91,17 @@ for trace in (problem.reference_solution, None):
 # %% [markdown]
 # ## The verifier in math takes one answer, or none
 #
-# A lenient verifier would pay for guessing. In the strict rule only a *stated* final answer counts, and a text that states two
-# different ones has none. The released code takes the last number of the text instead, which is the rule `last_number`.
-# Some models seldom say "the answer is", however they are asked; then the lenient rule is the better measure. The
-# preset chooses.
+# A lenient verifier would pay for guessing. In the strict rule only a *stated* final answer counts, up to where a reader
+# would end its sentence, and a text that states two different ones has none. The released code has a chain of rules
+# (`released_code`): the text behind `####`, else behind "answer is" up to the next full stop, else the last number.
+# `last_number` takes that always. The preset chooses; `docs/answers.md` has what each rule gets wrong.
 
 # %%
 texts = ["Answer: 12", "The answer is $1,200.00.", r"So \boxed{3/4}.", "The answer is 3 or 4.",
-         "Answer: 3. No, wait. Answer: 4.", "12 apples and 5 pears", "#### 7"]
-pd.DataFrame({"text": texts, "strict": [str(final_answer(t)) for t in texts],
-              "last_number": [str(final_answer(t, "last_number")) for t in texts]})
+         "Answer: 3. No, wait. Answer: 4.", "12 apples and 5 pears", "#### 7", "The answer is 3.5",
+         "The answer is 18. She sells 9 eggs.", "The answer is 18.\n\nQuestion: Tom has 15 apples."]
+RULES = ("strict", "released_code", "last_number")
+pd.DataFrame({"text": texts} | {rule: [str(final_answer(t, rule)) for t in texts] for rule in RULES})
 
 # %%
 assert verify_math("The answer is 1,200.", "1200") == 1
@@ -293,6 +294,44 @@ axis.axvline(mean, color="C3", label=f"mean {mean:.2f}")
 axis.set(xlabel="uplift of the reference trace", ylabel="problems", title="The same kind of trace helps unequally")
 axis.legend()
 report.save_figure(run, figure, "uplift_distribution", uplift, [files, *model_files], n)
+
+# %% [markdown]
+# ## Judging the judge
+#
+# Every verdict above is one rule's. First, texts whose label is known without a rule: right and wrong conclusions of
+# this run's problems, each written in the ways that models write them. A *false negative* is a right answer that a rule
+# calls wrong. (On 2,001 right recorded solutions of GSM8K no rule has one: those all end in the same words.)
+
+# %%
+WAYS = {"plain statement": "The answer is {}.", "boxed": r"So it is $\boxed{{{}}}$.", "Minerva": "Final Answer: The final "
+        "answer is ${}$. I hope it is correct.", "a remark behind it": "The answer is {}. That took 3 steps.",
+        "the next question": "The answer is {}.\n\nQuestion: Tom has 99 apples. How many are left?",
+        "with cents": "The answer is ${}.00", "only a number": "= {}", "two answers": "The answer is {} or 1000."}
+judged = [{"way": way, "right": shift == 0, **{rule: verify_math(text.format(int(p.answer) + shift), p.answer, rule)
+                                               for rule in RULES}}
+          for p in run.problems("test")[:20] if p.answer.isdigit() for way, text in WAYS.items() for shift in (0, 1)]
+shares = pd.DataFrame(judged).groupby(["right", "way"], sort=False)[list(RULES)].mean() if judged else pd.DataFrame()
+display(shares.rename({True: "right, called right", False: "wrong, called right"}, level="right").round(2)
+        if judged else "no whole numbers to judge here")
+
+# %% [markdown]
+# `released_code` reads "with cents" because it stops at the point; it would read 3.5 as 3 for the same reason. "two
+# answers" is a guess: `released_code` pays for it if its first half is right, `last_number` if its last is, `strict` never.
+# Now the answers of this run: the same saved texts, three rules. What changes is not only how many are right, but by how
+# much a trace seems to help.
+
+# %%
+truth = {p.problem_id: p.answer for p in run.problems("test") if p.domain == "math"}
+again = verdicts[verdicts["problem_id"].isin(truth) & verdicts["condition"].isin(["none", "reference"])]
+for rule in RULES:
+    again = again.assign(**{rule: [verify_math(y, truth[p], rule) for y, p in zip(again["answer"], again["problem_id"])]})
+if len(again):
+    by_rule = again.groupby("condition")[list(RULES)].mean().T
+    by_rule["uplift of the reference"] = by_rule["reference"] - by_rule["none"]
+    by_rule["verdicts other than strict"] = [(again[rule] != again["strict"]).mean() for rule in RULES]
+    display(by_rule.round(3))
+else:
+    print("This preset's answers are programs, which are run and not read.")
 
 # %% [markdown]
 # ## How noisy is $\hat u$?

@@ -362,7 +362,7 @@ def test_sets_are_refused_while_they_are_loaded(tmp_path):
         (tmp_path / "gsm8k" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     with pytest.raises(InputError, match=r"problem gsm8k-train-00001: answer '3 or 4'"):
         list(load_seeds(SeedSettings(source="gsm8k", folder=tmp_path)))
-    problems = GSM8K(source="gsm8k", folder=str(tmp_path), revision="unused", sizes={"train": 1, "test": 2})
+    problems = GSM8K(source="gsm8k", folder=str(tmp_path), revision="unused", sizes={"test": 2})
     run = SimpleNamespace(preset=SimpleNamespace(problems=problems, seed=0))
     with pytest.raises(InputError, match=r"problem gsm8k-test-00001: answer '3 or 4'"):
         Problems().build(run, tmp_path)
