@@ -287,7 +287,7 @@ READABLE = {
     "packages_of_the_interpreter": "import sysconfig\nfor p in {sysconfig.get_paths()['purelib'], '/usr/lib/python3/dist-packages',\n"
     "          '/usr/local/lib/python3.11/dist-packages'}:\n    for r, d, fs in os.walk(p):\n        for f in fs:\n"
     "            look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n        if found: break",
-    "data_sets_of_the_system": "for r, d, fs in os.walk('/usr/share'):\n    if 'zoneinfo' not in r:\n        for f in fs[:3]:\n"
+    "data_sets_of_the_system": "import itertools\nfor r, d, fs in itertools.islice(os.walk('/usr/share'), 200):\n    if 'zoneinfo' not in r:\n        for f in fs[:3]:\n"
     "            look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
     "local_software": "for r, d, fs in os.walk('/usr/local'):\n    if r == sys.prefix: d.clear(); continue\n    for f in fs:\n"
     "        look(f, lambda: not os.path.islink(os.path.join(r, f)) and open(os.path.join(r, f), 'rb').read(1) or None)\n    if found: break",
