@@ -96,12 +96,14 @@ def right(prompt, seed=0, i=0):
 
 
 def test_two_stage_rows_by_hand(tmp_path):
-    """Problem 0: a trace; 1: no tags. The executor is right where it sees 'good'; without a trace it is not asked."""
+    """Problem 0: a trace; 1: no tags. The executor is right where shown 'good'; without a trace it is not asked."""
     planner = Planner(
         lambda prompt, i: wrap_trace("good plan") if "Question 0" in prompt and i == 0 else "no tags at all here"
     )
     backend = Script(lambda prompt, seed, i: right(prompt) if "good" in prompt else "The answer is 77.")
-    rows = evaluate_set(loaded_set(2), Policy("p", 3, planner, "rev"), executor(backend), 2, 0, tmp_path, "exe")
+    rows = evaluate_set(
+        loaded_set(2), Policy("p", 3, planner, "rev"), executor(backend), 2, 0, tmp_path, {"executor_revision": "exe"}
+    )
     assert rows["problem_id"].tolist() == ["own-0", "own-0", "own-1", "own-1"] and rows["sample"].tolist() == [
         0,
         1,
@@ -174,11 +176,17 @@ def test_a_larger_limit_asks_only_the_new_problems(tmp_path):
 
 
 def test_outputs_that_another_verifier_judged_are_judged_again(tmp_path):
-    rows = evaluate_set(loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, verifier_version="old")
+    rows = evaluate_set(
+        loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, {"verifier_version": "old"}
+    )
     part = next(tmp_path.glob("*.parquet"))
     rows.assign(success=0.0, outcome="wrong").to_parquet(part)
-    kept = evaluate_set(loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, verifier_version="old")
-    new = evaluate_set(loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, verifier_version="new")
+    kept = evaluate_set(
+        loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, {"verifier_version": "old"}
+    )
+    new = evaluate_set(
+        loaded_set(2), Policy(ALONE), executor(Script(right)), 1, 0, tmp_path, {"verifier_version": "new"}
+    )
     assert not kept["success"].any() and new["success"].all() and set(new["outcome"]) == {"right"}
 
 

@@ -503,3 +503,27 @@ def test_the_graph_of_check():
         "planner",
         "reward_model",
     }
+
+
+# --- benchmarks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ({"sets": {"gsm9k": 5}}, "benchmarks.sets: no set 'gsm9k'; there are .*gsm8k"),
+        (
+            {"sets": {"gsm8k": 5}, "planners": ["none", "tracelif"]},
+            "benchmarks.planners: 'tracelif' is none of .*tracelift",
+        ),
+    ],
+)
+def test_unknown_sets_and_planners_of_benchmarks_are_refused(value, words):
+    with pytest.raises(InputError, match=words):
+        load_preset("tiny", overrides={"benchmarks": value})
+
+
+def test_benchmarks_change_no_key_of_a_stage():
+    plain, more = (load_preset("tiny", overrides=o) for o in (None, {"benchmarks": {"sets": {"gsm8k": 5}}}))
+    keys = [{label: key_of(p, *result) for label, result in stage_graph(p).items()} for p in (plain, more)]
+    assert keys[0] == keys[1] and keys[0]

@@ -34,7 +34,7 @@ from tracelift_lib.verifier.verdicts import Verifier
 REGISTRY = Path(__file__).with_name("sets")
 PAGE = "docs/add_a_benchmark.md"
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
-GENERATED = 500  # problems of a set that is made on the spot
+GENERATED = 200  # problems of a set that is made on the spot
 
 
 class Hub(Section):

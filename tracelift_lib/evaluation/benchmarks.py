@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,16 +72,15 @@ def evaluate_set(
     samples: int,
     seed: int,
     folder: Path,
-    executor_revision: str = "",
+    facts: Mapping[str, str] | None = None,
     limits: PromptLimits | None = None,
-    verifier_version: str = "",
 ) -> pd.DataFrame:
     """One row for each problem and sample, saved in `folder` every CHUNK problems; what is there is not asked again.
 
     Columns: set, domain, policy, policy_seed, problem_id, sample, problem, truth; completion, trace, well_formed,
     answer; rule, success, s, outcome; trace_tokens and answer_tokens (NaN where there is no trace, or no tokenizer
     here), cut (a text ended at its limit of tokens), seconds (of the chunk, shared out), seed, planner_revision,
-    executor_revision, verifier_version. Outputs that another version of the verifier has judged are judged again.
+    and `facts` of code and executor. Outputs that another `verifier_version` judged than theirs are judged again.
 
     A problem's draws depend on `seed` and on the problems of its chunk only, so a run that was cut off and one that was
     not give the same. A sample is a trace and one answer with it, or one answer where there is no planner.
@@ -111,8 +110,7 @@ def evaluate_set(
                     policy_seed=policy.seed,
                     rule=spec.rule,
                     planner_revision=policy.revision,
-                    executor_revision=executor_revision,
-                    verifier_version=verifier_version,
+                    **{"verifier_version": "", **(facts or {})},
                 )
                 name = hashlib.sha256("\0".join(p.problem_id for p in new).encode()).hexdigest()[:12]
                 _save(rows, folder / f"{name}.parquet")
@@ -121,8 +119,9 @@ def evaluate_set(
     wanted = {p.problem_id: i for i, p in enumerate(loaded.problems)}
     rows = pd.concat(parts, ignore_index=True)
     rows = rows[rows["problem_id"].isin(wanted)].sort_values(["problem_id", "sample"], ignore_index=True)
-    stale = rows["verifier_version"] != verifier_version
-    return _judged_again(rows, stale, loaded.problems, asked.verifier, verifier_version) if stale.any() else rows
+    version = (facts or {}).get("verifier_version", "")
+    stale = rows["verifier_version"] != version
+    return _judged_again(rows, stale, loaded.problems, asked.verifier, version) if stale.any() else rows
 
 
 def _judged_again(

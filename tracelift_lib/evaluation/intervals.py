@@ -238,6 +238,7 @@ def verdict(found: Comparison, expected: Literal["more", "less"] | None = None, 
     if math.isnan(found.low):
         return "not testable here (no values on one side)"
     if found.low <= 0 <= found.high:
-        return f"no difference found (smallest detectable {found.detectable:.3f})"
+        known = not math.isnan(found.detectable)
+        return "no difference found" + (f" (smallest detectable {found.detectable:.3f})" if known else "")
     side = "more" if found.low > 0 else "less"
     return side if expected is None else "agrees" if side == expected else "disagrees"

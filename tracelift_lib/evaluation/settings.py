@@ -54,3 +54,25 @@ class NaturalErrors(Section):
             if own and (public or not re.fullmatch(r"[a-z][a-z0-9_]*", name)):
                 raise ValueError(f"sets: name your own set by a word of its own, such as mine, not {name!r}")
         return self
+
+
+class Benchmarks(Section):
+    """Benchmark sets that notebook 07 and `tracelift evaluate --preset` ask planners and the executor for.
+
+    No other result depends on it.
+    """
+
+    sets: dict[str, Positive] = Field(
+        min_length=1, description="set of evaluation/sets/, or a file -> problems, at most"
+    )
+    planners: list[str] = Field(
+        ["none", "reference"],
+        min_length=1,
+        description="none, reference, warm_start or an arm; the first is compared with",
+    )
+    samples: Positive = Field(1, description="of each problem; 1 is greedy")
+    planner_tokens: Positive | None = Field(
+        None, description="of a trace, at most; null: planner_training.max_completion"
+    )
+    executor_tokens: Positive | None = Field(None, description="of an answer; null: execution.max_new_tokens")
+    code_tokens: Positive | None = Field(None, description="of a program; null: executor_tokens, or 768")

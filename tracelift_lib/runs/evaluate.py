@@ -39,6 +39,7 @@ from tracelift_lib.models.generation import Sampler, Sampling
 from tracelift_lib.models.loading import load_model, load_tokenizer
 from tracelift_lib.problems.files import InputError, file_sha256, git_revision, write_json
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
+from tracelift_lib.problems.records import MissingSet
 from tracelift_lib.runs import report, store
 from tracelift_lib.runs.code_hash import hashes
 from tracelift_lib.runs.pipeline import WARM_START, Run
@@ -62,6 +63,7 @@ class Options:
     top_p: float | None = None
     planner_tokens: int | None = None
     executor_tokens: int | None = None
+    code_tokens: int | None = None
     batch_tokens: int = 8192
     style: str | None = None
 
@@ -73,6 +75,7 @@ class Options:
         if given is None and self.samples == 1:
             drawn = 0.0
         wanted = self.planner_tokens if planner else self.executor_tokens
+        wanted = self.code_tokens or wanted if kind == "code" else wanted
         usual = TOKENS[kind] if own is None or kind == "code" else own.max_new_tokens
         top_p = self.top_p if self.top_p is not None else own.top_p if own else 1.0
         return Sampling(drawn, top_p, wanted or usual, own.batch_tokens if own else self.batch_tokens)
@@ -104,11 +107,16 @@ def model_folder(named: str) -> tuple[Path, str]:
     return Path(folder), Path(folder).name
 
 
-def read_executor(named: str, options: Options) -> tuple[Executor, str]:
+def _run_of(preset: str, run: Run | None) -> Run:
+    """`run` if it is of this preset: it may have overrides and another seed."""
+    return run if run and run.preset.name == preset else Run(preset)
+
+
+def read_executor(named: str, options: Options, run: Run | None = None) -> tuple[Executor, str]:
     """The executor and its revision: a folder, a hub name, `run:PRESET`, or `http://HOST/v1#MODEL` of a server."""
     style, verifier = options.style, Verifier()
     if named.startswith(RUN):
-        run = Run(named.removeprefix(RUN).split("/")[0])
+        run = _run_of(named.removeprefix(RUN).split("/")[0], run)
         executor = run.executor()
         revision = run.need("executor").digest[:12] if run.preset.local_executor else run.preset.execution.backend.model
         return replace(executor, style=style or executor.style), revision
@@ -125,13 +133,13 @@ def read_executor(named: str, options: Options) -> tuple[Executor, str]:
     return Executor(LocalBackend(sampler), style or "instruct", limits, verifier), revision
 
 
-def read_policies(named: str, options: Options) -> Iterator[Policy]:
+def read_policies(named: str, options: Options, run: Run | None = None) -> Iterator[Policy]:
     """The policies of one word of --planner, one after another: those of `run:PRESET/ARM` are its seeds."""
     if named in ("none", "reference"):
         yield Policy(ALONE if named == "none" else REFERENCE)
     elif named.startswith(RUN):
         preset, _, which = named.removeprefix(RUN).partition("/")
-        run = Run(preset)
+        run = _run_of(preset, run)
         for policy in _chosen(run, which, named):
             planner = run.planner(None if policy == WARM_START else policy)
             sampler = replace(planner, sampling=options.sampling("planner", planner.sampling))
@@ -168,19 +176,27 @@ def _revision(run: Run, policy: dict[str, Any]) -> str:
 
 
 def evaluate(
-    planners: Sequence[str], executor: str, loaded: Sequence[LoadedSet], options: Options, out: Path, limits=None
+    planners: Sequence[str],
+    executor: str,
+    loaded: Sequence[LoadedSet],
+    options: Options,
+    out: Path,
+    run: Run | None = None,
 ) -> pd.DataFrame:
-    """All rows of all policies on all sets, kept under `out`; manifest.json and the tables beside them.
+    """All rows of all policies on all sets, kept under `out` with a manifest.json.
+
+    run: that of words `run:PRESET...`, if it has overrides or a seed of its own.
 
     Raises:
         InputError: a planner, executor or set is not there. CallFailed: a server gave no answer; call again to go on.
     """
     start, parts, facts = time.monotonic(), [], []
-    asked, executor_revision = read_executor(executor, options)
+    asked, executor_revision = read_executor(executor, options, run)
     own = asked.backend.sampler.sampling if isinstance(asked.backend, LocalBackend) else None
-    limits = limits or (asked.limits if executor.startswith(RUN) else None)
+    limits = asked.limits if executor.startswith(RUN) else None
+    code = {"verifier_version": _hash(hashes("verifier", "sandbox")), "code_revision": git_revision()}
     for named in planners:
-        for policy in read_policies(named, options):
+        for policy in read_policies(named, options, run):
             if policy.planner is not None:
                 sampling = sampling_facts(policy.planner)
                 facts.append({"policy": policy.name, "seed": policy.seed, "revision": policy.revision, **sampling})
@@ -189,10 +205,11 @@ def evaluate(
                 fit = _with_sampling(asked, options.sampling(one.set.domain, own if executor.startswith(RUN) else None))
                 identity = _identity(part, policy, fit, executor_revision, options, limits)
                 folder = out / "parts" / f"{policy.name.replace('/', '-')}-{policy.seed}" / f"{one.set.name}-{identity}"
-                version = _hash(hashes("verifier", "sandbox"))
-                common = (options.samples, options.seed, folder, executor_revision, limits, version)
+                made_by = {"executor_revision": executor_revision, **code}
+                common = (options.samples, options.seed, folder, made_by, limits)
                 parts.append(evaluate_set(part, policy, fit, *common))
     rows = pd.concat(parts, ignore_index=True)
+    out.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(out / "answers.parquet", index=False)
     manifest = {
         "planners": facts,
@@ -204,7 +221,7 @@ def evaluate(
         "seconds": round(time.monotonic() - start, 1),
         "hardware": store.hardware(),
         "packages": store.versions(),
-        "revision": git_revision(),
+        "revision": " ".join(sorted(rows["code_revision"].unique())),
     }
     write_json(out / "manifest.json", manifest)
     return rows
@@ -261,11 +278,43 @@ def _set_facts(loaded: LoadedSet) -> dict[str, Any]:
     return {**facts, "problems": len(loaded.problems), "refused": refused}
 
 
-def write_tables(rows: pd.DataFrame, loaded: Sequence[LoadedSet], ks: Sequence[int], out: Path) -> str:
-    """CSV files of all tables in `out`, and the summary (also summary.md), which is returned."""
+def evaluate_preset(run: Run, data: str | None = None) -> tuple[pd.DataFrame, list[LoadedSet], dict[str, str], Path]:
+    """The section `benchmarks` of a preset: (rows, sets, name -> why a set is not there, folder of results).
+
+    Raises:
+        InputError: the preset has no such section, or none of its sets is there.
+        store.MissingArtifact: a model has not been made; names the notebook that makes it.
+    """
+    b = run.preset.benchmarks
+    if b is None:
+        raise InputError(
+            f"preset {run.preset.name}: benchmarks: is null; add this section, or name --planner and --sets"
+        )
+    loaded, absent = [], {}
+    for name, limit in b.sets.items():
+        try:
+            loaded.append(load_set(name, data, limit, run.preset.seed))
+        except MissingSet as error:
+            absent[name] = str(error)
+    if not loaded:
+        raise InputError(next(iter(absent.values())))
+    words = [w if w in ("none", "reference") else f"{RUN}{run.preset.name}/{w}" for w in b.planners]
+    drawn = b.model_dump(exclude={"sets", "planners"})
+    out = store.home() / "runs" / run.preset.results / "benchmarks"
+    rows = evaluate(words, f"{RUN}{run.preset.name}", loaded, Options(seed=run.preset.seed, **drawn), out, run)
+    return rows, loaded, absent, out
+
+
+def control_and_same(rows: pd.DataFrame) -> tuple[str, list[str]]:
+    """The policy that others are compared with, and those whose model is its own."""
     control = rows["policy"].iloc[0]
     revisions = rows.groupby("policy")["planner_revision"].first()
-    same = [p for p in revisions.index if p != control and revisions[p] and revisions[p] == revisions[control]]
+    return control, [p for p in revisions.index if p != control and revisions[p] and revisions[p] == revisions[control]]
+
+
+def write_tables(rows: pd.DataFrame, loaded: Sequence[LoadedSet], ks: Sequence[int], out: Path) -> str:
+    """CSV files of all tables in `out`, and the summary (also summary.md), which is returned."""
+    control, same = control_and_same(rows)
     found = {
         "shares": tables.shares(rows, ks),
         "comparisons": tables.comparisons(rows, control, same),
@@ -298,10 +347,11 @@ def write_tables(rows: pd.DataFrame, loaded: Sequence[LoadedSet], ks: Sequence[i
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tracelift evaluate", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--planner", required=True, help="comma-separated: none, reference, a folder, NAME[@REVISION] on the hub, "
+    add("--preset", help="its section `benchmarks` says planners, sets and sampling; nothing else is needed")
+    add("--planner", help="comma-separated: none, reference, a folder, NAME[@REVISION] on the hub, "
         "run:PRESET/ARM[/SEED]; the first is what the others are compared with")  # fmt: skip
-    add("--executor", required=True, help="a folder, NAME[@REVISION] on the hub, run:PRESET, or http://HOST/v1#MODEL")
-    add("--sets", required=True, help=f"comma-separated: {', '.join(set_names())}, or files (.jsonl, .yaml)")
+    add("--executor", help="a folder, NAME[@REVISION] on the hub, run:PRESET, or http://HOST/v1#MODEL")
+    add("--sets", help=f"comma-separated: {', '.join(set_names())}, or files (.jsonl, .yaml)")
     add("--data", help="folder with the sets; without it $TRACELIFT_DATA, else the hub")
     add("--limit", type=_positive, help="problems of each set, at most; a larger limit keeps what a smaller one did")
     add("--samples", type=_positive, default=1, help="traces and answers of each problem; 1 is greedy")
@@ -312,9 +362,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--top-p", type=float)
     add("--planner-tokens", type=_positive, help="of a trace, at most")
     add("--executor-tokens", type=_positive, help="of an answer, at most")
+    add("--code-tokens", type=_positive, help="of a program, at most; default: --executor-tokens")
     add("--batch-tokens", type=_positive, default=8192)
     add("--style", choices=["short", "instruct"], help="of prompts; default: the run's, else instruct")
-    add("--out", default="build/benchmarks", help="folder of results; the same command goes on where it was")
+    add("--out", help="folder of results; the same command goes on where it was (build/benchmarks)")
     return parser
 
 
@@ -326,7 +377,12 @@ def _positive(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 1 if a server failed (again goes on), 2 for bad input (InputError)."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.preset:
+        return _of_preset(given)
+    if not (given.planner and given.executor and given.sets):
+        parser.error("name --planner, --executor and --sets, or --preset")
     fields = Options.__dataclass_fields__
     options = Options(**{name: getattr(given, name) for name in fields})
     ks = [_positive(k) for k in given.pass_at.split(",")]
@@ -339,7 +395,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"{one.set.name}: {len(one.problems)} problems, {len(one.refused)} left out; {one.set.licence}", flush=True
         )
-    out = store.home() / given.out
+    out = store.home() / (given.out or "build/benchmarks")
     out.mkdir(parents=True, exist_ok=True)
     try:
         rows = evaluate(given.planner.split(","), given.executor, loaded, options, out)
@@ -348,4 +404,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(write_tables(rows, loaded, ks, out))
     print(f"\n{out}: answers.parquet, manifest.json, summary.md and the tables as CSV")
+    return 0
+
+
+def _of_preset(given: argparse.Namespace) -> int:
+    rows, loaded, absent, out = evaluate_preset(Run(given.preset), given.data)
+    print(write_tables(rows, loaded, [1], out))
+    for name, why in absent.items():
+        print(f"\n{name}: not testable here: {why}")
     return 0

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ConfigDict, RootModel, ValidationError
 
+from tracelift_lib.evaluation.benchmark_sets import read_set, set_names
 from tracelift_lib.planner.rewards import NEEDS
 from tracelift_lib.problems.files import PROJECT, InputError
 from tracelift_lib.problems.settings import Section, TinyWorld
@@ -48,7 +49,10 @@ def load_preset(
         data["seed"] = seed
     try:
         preset = Preset.model_validate(data)
-        wrong = [*_contradictions(preset, name), *(_untrainable(preset) if changed else _unmet(preset))]
+        wrong = [
+            *_contradictions(preset, name),
+            *(_untrainable(preset) if changed else [*_unmet(preset), *_unknown_benchmarks(preset)]),
+        ]
     except ValidationError as error:
         wrong = list(_explain(error))
     if wrong:
@@ -240,6 +244,18 @@ def _unmet(preset: Preset) -> Iterator[str]:
             wanted[line].add(number)
     for line, numbers in wanted.items():
         yield f"{line} (for notebooks {', '.join(sorted(numbers))}), or say under leaves_out why these are not run"
+
+
+def _unknown_benchmarks(preset: Preset) -> Iterator[str]:
+    """Planners of the section `benchmarks` that are not trained here, and sets that are not there."""
+    known = {"none", "reference", "warm_start", *(preset.value("planner_training.arms") or [])}
+    for word in sorted(set(preset.value("benchmarks.planners") or []) - known):
+        yield f"benchmarks.planners: {word!r} is none of {', '.join(sorted(known))}"
+    for name in preset.value("benchmarks.sets") or {}:
+        with contextlib.suppress(InputError):
+            read_set(name)
+            continue
+        yield f"benchmarks.sets: no set {name!r}; there are {', '.join(set_names())}, or name a file"
 
 
 def _untrainable(preset: Preset) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from tracelift_lib.evaluation.settings import Evaluation, NaturalErrors
+from tracelift_lib.evaluation.settings import Benchmarks, Evaluation, NaturalErrors
 from tracelift_lib.executor.settings import Execution
 from tracelift_lib.groups.kinds import kinds_of
 from tracelift_lib.groups.settings import Groups
@@ -42,6 +42,7 @@ class Preset(Section):
     prediction: Prediction | None = None
     evaluation: Evaluation | None = None
     natural_errors: NaturalErrors | None = None
+    benchmarks: Benchmarks | None = None
     variants: dict[str, dict[str, Any]] = Field(
         {}, description="name -> values of keys that differ from this preset; notebook 08 trains and compares them"
     )
