@@ -7,6 +7,7 @@ for must be there, so that a run does not fail after hours.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections import defaultdict
