@@ -143,8 +143,8 @@ except SandboxError as error:  # without a sandbox no program is run at all
 # passed, 0.2 if the program ran to its end, 0.05 if it crashed or ran out of time. Uplift counts a program only if it
 # passes all tests.
 #
-# **What the sandbox stops**: the tests of this project hold over sixty hostile programs against each kind of sandbox
-# (`tests/hostile_programs.py`: bombs, escapes, forged output, lies to the comparison), and each must end in the right
+# **What the sandbox stops**: the tests of this project hold over three hundred hostile programs against each kind of
+# sandbox (`docs/sandbox.md`: bombs, escapes, forged output, lies to the comparison), and each must end in the right
 # verdict with nothing left behind. **What it does not stop**: a hole in the kernel that all of this rests on; a program
 # that learns something from how long things take; a program that passes the tests and is wrong elsewhere. The last is the
 # one that reinforcement learning finds first: the verdict is only as good as the tests.

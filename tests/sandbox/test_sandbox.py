@@ -131,7 +131,7 @@ WIDE, NARROW = sample(4), sample(1000)
 def test_the_suite_is_large_and_names_are_unique():
     names = [attack.name for attack in ALL]
     assert len(set(names)) == len(names) >= 300
-    assert len({attack.target for attack in ALL}) >= 40 == len(NARROW) - 7
+    assert len({attack.target for attack in ALL}) == len(NARROW) >= 40
 
 
 def test_the_table_of_tiers_is_that_of_this_suite():
