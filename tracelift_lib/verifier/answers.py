@@ -86,6 +86,7 @@ APART = re.compile(
 UNDONE = re.compile(r"(?:[\d.,\s(){}+*/-]|\\(?:frac|cdot|times|div)(?![a-z]))+")
 SIGNS = str.maketrans(
     {
+        "\u2013": "-",
         "\u2212": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": r"\div ",
         "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u221e": r"\infty ", "\u222a": r"\cup ",
         "\u2208": r"\in ", "\u00b1": r"\pm ", "\u2248": r"\approx ", "\u03c0": r"\pi ", "\u03b8": r"\theta ",
@@ -95,6 +96,7 @@ SIGNS = str.maketrans(
 )  # fmt: skip
 SPELLINGS = [  # other ways to write the same LaTeX; the order counts
     (r",\\!\s*|\{,\}", ","),
+    (r"^([\s$]*)\\(?:approx|sim)(?![a-z])", r"\1"),
     (r"\\(?:left|right|bigg?|Bigg?)[lr]?(?![a-zA-Z])|\\(?=[$%])|\\middle(?=\|)", ""),
     (r"\\[dtc]frac", r"\\frac"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\\(?:degree|q?quad|displaystyle|limits)\b|(?<!\\)\\[!,;: ()[\]]", " "),

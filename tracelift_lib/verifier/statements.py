@@ -10,7 +10,7 @@ from tracelift_lib.verifier.answers import MAX_ANSWER
 # Ways to state a final answer; a text may use several, but they must agree. What "is correct" is no answer, and a list
 # of choices (A: 3, B: 4) states none.
 STATED = re.compile(
-    r"####\s*|(?:answer\**\s*(?:is\b(?!\s+(?:not|correct|right|wrong|incorrect|reasonable)\b)(?!n't)\s*:?|[:=])"
+    r"####\s*|(?:answer\**\s*(?:(?:is|(?:would|will|should|must)\s+be)\b(?!\s+(?:not|correct|right|wrong|incorrect|reasonable)\b)(?!n't)\s*:?|[:=])"
     r"|final\s+answer\**\s*\n|(?<![^\n])A:[ \t](?![^\n]*\n\s*B:))(?:\s|\*\*)*",
     re.IGNORECASE,
 )
@@ -36,6 +36,7 @@ SHORT_FORM = re.compile(r"\b(?:approx|ca|no|vs|cf|e\.g|i\.e|mr|mrs|dr|st|[ap]\.?
 IS = re.compile(
     r"^[^\W\d_][^=]*?(?:\bis|\bare|\bequals|\bwas)\b\s*:?\s*(?=[^\s])(?!.*\b(?:is|are|equals|was)\b)", re.DOTALL
 )
+REMARK = re.compile(r"(?<=[\w%])\s+\([^()]*(?:[a-z]{2}|=|[*+/-]\s)[^()]*\)\s*\.?\s*$")  # "12 (3 * 4)", "5 (not 6)"
 # What a model writes on behind its answer: the next problem of a few-shot prompt, or the next turn of a chat.
 RUN_ON = re.compile(
     r"\n\s*(?:\W{0,4}(?:Question|Problem|Exercise)\b|Q\d*\s*[:.])|\bQuestion\s*\d*\s*:|<\|(?:im_start|im_end|eot_id|endoftext|user)"
@@ -130,4 +131,5 @@ def _sentence_answer(sentence: str) -> list[tuple[str, bool]]:
         return [] if introduces else [("", False)]
     subject = IS.match(sentence)  # "The largest $n$ is 34"
     answer = sentence[subject.end() :] if subject else sentence
-    return [(answer, MATHS.search(answer) is not None or re.search(r"\\[(\[]", answer) is not None)]
+    maths = MATHS.search(answer) is not None or re.search(r"\\[(\[]", answer) is not None
+    return [(answer if maths else REMARK.sub("", answer), maths)]
