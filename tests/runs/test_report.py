@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from tracelift_lib.problems.files import InputError
 from tracelift_lib.runs import report, store
 from tracelift_lib.runs.presets import load_preset
 from tracelift_lib.runs.store import Artifact, MissingArtifact
@@ -128,3 +129,90 @@ def test_every_claim_has_a_source_and_no_invented_figure():
     assert "+0.84" in figures["gain_over_exec_only"] and "2 to 4 points" in figures["gain_over_exec_only"]
     assert "95.5 %" in figures["judge_saturation"] and "30 tokens" in figures["shorter_traces"]
     assert "not available" in figures["rm_held_out"] and "not available" in figures["ablations"]
+
+
+# --- the ledger of claims ---------------------------------------------------------------------
+
+
+def claim(**more):
+    evidence = {"table": "p/t.csv", "row": {"measure": "success"}, "value": "difference", "expected": "more"}
+    evidence |= {"command": "make reproduce PRESET=p", "code": ["notebooks/07_evaluate.py"]}
+    return {"id": "c", "claim": "A beats B", "figure": "2 points", "source": "Table 1", "evidence": evidence | more}
+
+
+def evidence_table(folder, low=0.01, high=0.2, preset="p", **more):
+    table = pd.DataFrame(
+        [{"measure": m, "difference": 0.1, "low": low, "high": high, **more} for m in ("success", "x")]
+    )
+    (folder / "p").mkdir(exist_ok=True)
+    table.assign(preset=preset, n="20 problems", seeds="0 1", revision="b" * 10).to_csv(
+        folder / "p" / "t.csv", index=False
+    )
+
+
+def test_a_claim_is_read_from_its_table(tmp_path):
+    evidence_table(tmp_path)
+    untested = {"id": "d", "claim": "C", "figure": "not available", "source": "x", "not_tested": "needs a judge"}
+    rows = report.ledger([claim(), claim(expected="less"), untested], tmp_path)
+    assert rows["verdict"].tolist() == ["agrees", "disagrees", "needs a judge"]
+    one = rows.iloc[0]
+    assert one["ours"] == "0.100 [0.010, 0.200]" and one["n"] == "20 problems; seeds 0 1" and one["preset"] == "p"
+    assert one["command"] == "make reproduce PRESET=p" and one["paper"] == "2 points" and one["where"] == "Table 1"
+
+
+def test_the_smallest_detectable_difference_stands_beside_no_difference(tmp_path):
+    evidence_table(tmp_path, low=-0.01, detectable=0.15)
+    assert report.ledger([claim()], tmp_path)["verdict"].tolist() == ["no difference found (smallest detectable 0.150)"]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"table": "p/other.csv"}, "claim c: .*other.csv is missing; `make reproduce PRESET=p` writes it"),
+        ({"row": {"measure": "faithful"}}, "0 rows have"),
+        ({"row": {"n": "20 problems"}}, "2 rows have"),
+        ({"row": {"split": "test"}}, "no column 'split'"),
+    ],
+)
+def test_evidence_that_is_not_there_fails(tmp_path, more, words):
+    evidence_table(tmp_path)
+    with pytest.raises(InputError, match=words):
+        report.ledger([claim(**more)], tmp_path)
+
+
+def test_evidence_of_a_preset_that_is_no_result_fails(tmp_path):
+    evidence_table(tmp_path, preset="check (not a result)")
+    with pytest.raises(InputError, match="not a result"):
+        report.ledger([claim()], tmp_path)
+
+
+def test_evidence_older_than_its_code_is_named(tmp_path):
+    """The revision of the table is in no history here."""
+    evidence_table(tmp_path)
+    lines = report.stale_evidence([claim()], tmp_path)
+    assert lines == ["claim c: p/t.csv is of revision bbbbbbbbbb, before this history"]
+
+
+def test_the_committed_ledger_can_be_made():
+    """Every claim's table is there, its row is one, and it is of a preset that is a result."""
+    rows = report.ledger(report.claims())
+    assert len(rows) == len(report.claims()) and (rows["verdict"] != "").all()
+    assert {"agrees", "not tested yet"} <= set(rows["verdict"])
+
+
+def test_presets_with_most_seeds_stand_first():
+    assert sorted(["smol_short", "tiny", "tiny_code"], key=report._most_seeds_first) == [
+        "tiny",
+        "tiny_code",
+        "smol_short",
+    ]
+
+
+def test_costs_of_notebooks_come_from_the_manifests(tmp_path):
+    (tmp_path / "steps.csv").write_text("step,tokens_so_far\n0,100\n1,250\n")
+
+    def made(stage, seconds, memory):
+        return Artifact(tmp_path, {"stage": stage, "seconds": seconds, "peak_memory_gb": memory})
+
+    table = report.notebook_costs([made("planner_training", 60, 1.5), made("planner_training", 120, 2.0)])
+    assert table.iloc[0].tolist() == ["05_train_planner_lora", 2, 3.0, 2.0, 500]

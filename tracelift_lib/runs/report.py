@@ -13,10 +13,12 @@ import seaborn as sns
 import yaml
 from matplotlib.figure import Figure
 
-from tracelift_lib.problems.files import PROJECT, InputError, git_revision
+from tracelift_lib.evaluation.intervals import Comparison, verdict
+from tracelift_lib.problems.files import PROJECT, InputError, changed_since, git_revision
 from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset, preset_names
+from tracelift_lib.runs.stages import STAGES
 
 Sources = Sequence[store.Artifact]  # the stages that data were computed from
 COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
@@ -95,9 +97,101 @@ def claims() -> list[dict]:
     return yaml.safe_load(CLAIMS.read_text())
 
 
+def ledger(claims: list[dict], folder: Path = CLAIMS.parent) -> pd.DataFrame:
+    """A row for each claim: what the paper reports, what the committed tables show, verdict, and the command.
+
+    A claim's `evidence` names a table, the row that it reads, and which side of 0 the claim expects (`expected`), if it
+    is about a difference. A claim without evidence has its reason in `not_tested`.
+
+    Raises:
+        InputError: the table is missing, has no such row, or is of a preset whose outputs are no result; names the
+            claim, the file and what to do.
+    """
+    return pd.DataFrame(_ledger_row(claim, folder) for claim in claims)
+
+
+def _ledger_row(claim: dict, folder: Path) -> dict[str, str]:
+    evidence = claim.get("evidence")
+    row = {"claim": claim["claim"], "paper": claim["figure"], "where": claim["source"]}
+    none = {"ours": "", "preset": "", "n": "", "verdict": claim.get("not_tested", "not run"), "command": ""}
+    return row | (_shown(claim["id"], evidence, folder) if evidence else none)
+
+
+def _shown(claim: str, evidence: dict, folder: Path) -> dict[str, str]:
+    """What the evidence of a claim shows, from its table."""
+    path = folder / evidence["table"]
+    where = f"claim {claim}: {path}"
+    if not path.exists():
+        raise InputError(f"{where} is missing; `{evidence['command']}` writes it")
+    table = pd.read_csv(path)
+    for column, value in evidence["row"].items():
+        if column not in table:
+            raise InputError(f"{where}: has no column {column!r}; correct `row` of the claim")
+        table = table[table[column].astype(str) == str(value)]
+    if len(table) != 1:
+        raise InputError(f"{where}: {len(table)} rows have {evidence['row']}, not one; correct `row` of the claim")
+    found = table.iloc[0]
+    if "not a result" in str(found["preset"]):
+        raise InputError(f"{where}: is of preset {found['preset']}; take evidence of a preset that is a result")
+    value = found[evidence["value"]]
+    if "expected" in evidence:
+        detectable = found.get("detectable", float("nan"))
+        size = Comparison(value, found["low"], found["high"], detectable, found.get("p", float("nan")))
+        said = verdict(size, evidence["expected"])
+    else:
+        said = evidence["verdict"]
+    ours = with_interval(value, found["low"], found["high"]) if "low" in found else f"{value:.3f}"
+    seeds = f"{found['n']}; seeds {found['seeds']}"
+    return {"ours": ours, "preset": found["preset"], "n": seeds, "verdict": said, "command": evidence["command"]}
+
+
+def stale_evidence(claims: list[dict], folder: Path = CLAIMS.parent) -> list[str]:
+    """A line for each claim whose table was made before the last change of the code that makes it (`code`).
+
+    A revision that this history does not have counts as older.
+    """
+    lines = []
+    for claim in claims:
+        evidence = claim.get("evidence")
+        if not evidence:
+            continue
+        table = pd.read_csv(folder / evidence["table"])
+        for revision in sorted(set(" ".join(table["revision"]).split())):
+            changed = changed_since(revision.rstrip("+"), evidence["code"])
+            if changed:
+                lines.append(f"claim {claim['id']}: {evidence['table']} is of revision {revision}, before {changed}")
+                break
+    return lines
+
+
 def cost_table(artifacts: Sources) -> pd.DataFrame:
     """Seconds and peak memory of each stage's run, from the manifests."""
     return pd.DataFrame([a.manifest for a in artifacts])[["stage", "seconds", "peak_memory_gb"]]
+
+
+def notebook_costs(artifacts: Sources) -> pd.DataFrame:
+    """What the stages of each notebook cost, from their manifests: a row a notebook.
+
+    Minutes are summed over results that a CPU makes side by side; planner tokens are completions drawn in training.
+    """
+    rows = [
+        {
+            "notebook": STAGES[a.manifest["stage"]].notebook,
+            "results": 1,
+            "minutes": a.manifest["seconds"] / 60,
+            "peak memory, GB": a.manifest["peak_memory_gb"],
+            "planner tokens": _tokens_drawn(a),
+        }
+        for a in artifacts
+    ]
+    how = {"results": "sum", "minutes": "sum", "peak memory, GB": "max", "planner tokens": "sum"}
+    table = pd.DataFrame(rows).groupby("notebook").agg(how).reset_index()
+    return table.round({"minutes": 1, "peak memory, GB": 1})
+
+
+def _tokens_drawn(artifact: store.Artifact) -> int:
+    log = artifact.path / "steps.csv"
+    return int(pd.read_csv(log)["tokens_so_far"].max()) if log.exists() else 0
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -126,30 +220,57 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 
 def write_summary(
-    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str, sources: Sources
+    run: Run,
+    main: pd.DataFrame,
+    bounds: pd.DataFrame,
+    ledger: pd.DataFrame,
+    hardware: str,
+    sources: Sources,
+    costs: pd.DataFrame | None = None,
 ) -> str:
-    """The run's results in Markdown, for the README: written beside its figures, and returned."""
+    """The run's results in Markdown, for the README, with what they cost: written beside its figures, and returned."""
     facts = provenance(run, sources, "", run.preset.planner_training.seeds)
     head = (
         f"`make reproduce PRESET={run.preset.name} SEED={run.preset.seed}`: preset {facts['preset']}, "
         f"planner seeds {facts['seeds']}, revision {facts['revision']}; on {hardware}. "
         "Means with 95 % intervals over problems and seeds."
     )
-    tables = (main, bounds.round(3), ledger.drop(columns="source"))
+    tables = [main, bounds.round(3), ledger.drop(columns="source"), *([] if costs is None else [costs])]
     text = "\n\n".join([head, *map(markdown_table, tables)])
     (figures_folder(run) / "summary.md").write_text(text + "\n")
     return text
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`tracelift readme`: put the committed summaries (paper_figures/*/summary.md) between the README's markers."""
-    argparse.ArgumentParser(prog="tracelift readme").parse_args(arguments)
+    """`tracelift readme`: put the ledger of claims and the committed summaries between the README's markers.
+
+    With --check nothing is written: the exit status is 1 if a claim's evidence is older than its code.
+    """
+    parser = argparse.ArgumentParser(prog="tracelift readme")
+    parser.add_argument("--check", action="store_true", help="fail if a claim's evidence is older than its code")
+    table = ledger(claims())
+    if parser.parse_args(arguments).check:
+        stale = stale_evidence(claims())
+        print("\n".join(stale) or "every claim's evidence is of the present code")
+        return int(bool(stale))
     readme, begin, end = PROJECT / "README.md", "<!-- results -->", "<!-- /results -->"
     before, _, rest = readme.read_text().partition(begin)
     _, found, after = rest.partition(end)
     if not found:
         raise InputError(f"{readme}: no {begin} ... {end}")
-    summaries = {name: CLAIMS.parent / name / "summary.md" for name in preset_names() if load_preset(name).is_result}
-    parts = [f"### Preset `{name}`\n\n{path.read_text().strip()}" for name, path in summaries.items() if path.exists()]
+    parts = [f"### Claims\n\n{markdown_table(table)}"]
+    for name in sorted(filter(_is_result, preset_names()), key=_most_seeds_first):
+        path = CLAIMS.parent / name / "summary.md"
+        parts += [f"### Preset `{name}`\n\n{path.read_text().strip()}"] if path.exists() else []
     readme.write_text("\n\n".join([before + begin, *parts, end + after]))
     return 0
+
+
+def _is_result(preset: str) -> bool:
+    return load_preset(preset).is_result
+
+
+def _most_seeds_first(preset: str) -> tuple[int, str]:
+    """The best evidence stands first: as many seeds of planner training as there are."""
+    training = load_preset(preset).planner_training
+    return -len(training.seeds if training else ()), preset
