@@ -504,7 +504,7 @@ if len(bench):
     report.save_table(run, shares.rename(columns={"seeds": "planner seeds"}), "benchmarks", made_by, n_bench)
     shown = shares.assign(value=[report.with_interval(r.success, r.low, r.high, 2) for r in shares.itertuples()])
     display(shown.pivot(index="set", columns="policy", values="value"))
-    display(shares[["policy", "set", "malformed", "trace_tokens", "answer_tokens", "cut"]].dropna().round(2))
+    display(shares[["policy", "set", "malformed", "trace_tokens", "answer_tokens", "cut"]][shares["cut"].notna()].round(2))
 
 # %%
 control, same = evaluate.control_and_same(bench) if len(bench) else ("", [])
