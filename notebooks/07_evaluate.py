@@ -28,8 +28,6 @@ SEED = None
 OVERRIDES = {}
 
 # %%
-from types import SimpleNamespace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -483,6 +481,8 @@ display(Markdown("\n".join(lines) or "- Not measured: the true steps of these pr
 # needs no new answer. A set that is not there is *not testable here*.
 
 # %%
+from types import SimpleNamespace
+
 bench, absent = pd.DataFrame(), {}
 if run.preset.benchmarks:
     bench, sets, absent, folder = evaluate.evaluate_preset(run)
