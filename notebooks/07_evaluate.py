@@ -34,8 +34,9 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from tracelift_lib.evaluation.intervals import crossed_interval, newcombe
-from tracelift_lib.runs import report
+from tracelift_lib.evaluation import benchmark_tables, intervals
+from tracelift_lib.evaluation.intervals import crossed_interval, holm, newcombe, verdict
+from tracelift_lib.runs import evaluate, report
 from tracelift_lib.runs.pipeline import WARM_START, Run
 
 report.set_theme()
@@ -87,6 +88,7 @@ for split in settings.splits:
 # | faithful | the trace makes exactly the true calculations for the true reasons (code: and states the true plan) |
 # | quality | the RM's score $q$; biased in favour of an arm that was trained on it |
 # | tokens | length of a trace, of well-formed ones only |
+# | malformed | share of completions without a well-formed trace: no success, and no length |
 # | sufficient | who follows the trace to the letter, without the problem, gets it right (sufficiency, both papers) |
 # | causal | success, less the success once one step of the trace is falsified (causal importance, 2604.22074; one falsified step, 2605.24286) |
 # | second | success of a second executor, of another seed and size, for which no planner was ever trained |
@@ -99,8 +101,9 @@ for split in settings.splits:
 truth = "faithful" in rows
 if "corrupted" in rows:
     rows["causal"] = rows["success"] - rows["corrupted"]
-SHARES = ("success", "faithful", "quality", "sufficient", "second", "intermediate")
-measures = [m for m in ("success", "faithful", "quality", "tokens", "sufficient", "causal", "second", "intermediate")
+rows["malformed"], rows["tokens"] = 1 - rows["well_formed"], rows["tokens"].where(rows["well_formed"] == 1)
+SHARES = ("success", "faithful", "quality", "malformed", "sufficient", "second", "intermediate")
+measures = [m for m in ("success", "faithful", "quality", "tokens", "malformed", "sufficient", "causal", "second", "intermediate")
             if m in rows and rows[m].notna().any()]
 if not truth:
     display(Markdown("**The true steps of these problems are not known, so faithfulness is not measured.**"))
@@ -168,7 +171,10 @@ display(Markdown("\n".join(lines)))
 # takes the table of seeds by problems and adds up both kinds of variance, each with the $t$ quantile of its own number. A
 # bootstrap over three seeds is too narrow (it can only repeat the three it has: tests in `tests/evaluation` count how
 # often each kind of interval misses), and five are little better. Comparisons are *paired*: the same problems and seeds on both sides, so
-# that what is common to both cancels. The intervals are for one comparison at a time; of twenty, one misses.
+# that what is common to both cancels. The intervals are for one comparison at a time; of twenty, one misses: `p_holm` is
+# corrected for the whole table. Beside each difference stands the smallest one that so many problems and seeds would have
+# found in four of five such experiments (`detectable`): that is what "no difference found" leaves open. A planner without
+# a gradient at any step is the warm start itself; comparing the two is *not run*.
 
 # %%
 def matrix(values, part):
@@ -186,7 +192,7 @@ def linear(arm, measure, split):
     value = (1 - part["faithful"] if measure == "unfaithful"
              else (part["habit"] == measure.removeprefix("habit ")).astype(float) if measure.startswith("habit ")
              else part[measure])
-    above, below = matrix(value * among, part), matrix(among, part)
+    above, below = matrix(value.where(among > 0, 0.0) * among, part), matrix(among, part)
     if not below.any():
         return np.full_like(above, np.nan)  # no success, or no trace, at all
     estimate = above.mean() / below.mean()
@@ -203,15 +209,21 @@ def level(arm, measure, split):
 
 def compare(treated, control, measure, split):
     """One row of a comparison: the mean difference with its interval, paired over problems and seeds."""
-    mean, low, high = crossed_interval(linear(treated, measure, split), linear(control, measure, split))
-    return {"split": split, "comparison": f"{treated} - {control}", "measure": measure,
-            "difference": mean, "low": low, "high": high}
+    found = intervals.compare(linear(treated, measure, split), linear(control, measure, split))
+    return {"split": split, "comparison": f"{treated} - {control}", "measure": measure, **found._asdict(),
+            "verdict": verdict(found, same=not {treated, control} & with_gradient)}
 
 
+def adjusted(table):
+    """The table with p values corrected for all its rows (Holm); a row without a comparison does not count."""
+    return table.assign(p_holm=holm(table["p"].where(~table["verdict"].str.startswith("not")))) if len(table) else table
+
+
+with_gradient = {arm for arm in arms if run.moved(arm)}
 levels = pd.DataFrame(level(arm, m, split) for split in settings.splits for arm in everyone for m in measures)
 report.save_table(run, levels, "evaluation_levels", sources, n, seeds)
 shown = levels.assign(value=[report.with_interval(r.mean, r.low, r.high, 2) for r in levels.itertuples()])
-main = [m for m in ("success", "faithful", "quality", "tokens") if m in measures]
+main = [m for m in ("success", "faithful", "quality", "tokens", "malformed") if m in measures]
 shown.pivot(index=["split", "policy"], columns="measure", values="value")[main]
 
 # %% [markdown]
@@ -220,7 +232,8 @@ shown.pivot(index=["split", "policy"], columns="measure", values="value")[main]
 # The gain of each arm over the common start. Training worked if the interval of the success gain lies above 0.
 
 # %%
-gains = pd.DataFrame(compare(arm, "warm_start", m, split) for split in settings.splits for arm in arms for m in measures)
+gains = adjusted(pd.DataFrame(
+    compare(arm, "warm_start", m, split) for split in settings.splits for arm in arms for m in measures))
 report.save_table(run, gains, "gain_over_warm_start", sources, n, seeds)
 gains[gains["measure"].isin(["success", "faithful"])].round(3)
 
@@ -231,9 +244,8 @@ gains[gains["measure"].isin(["success", "faithful"])].round(3)
 # that measure; it does not mean that they are the same.
 
 # %%
-contrast = pd.DataFrame(
-    compare(arm, "exec_only", m, split) for split in settings.splits for arm in arms if arm != "exec_only" for m in measures
-)
+contrast = adjusted(pd.DataFrame(
+    compare(arm, "exec_only", m, split) for split in settings.splits for arm in arms if arm != "exec_only" for m in measures))
 if len(contrast):
     contrast["excludes 0"] = (contrast["low"] > 0) | (contrast["high"] < 0)
     report.save_table(run, contrast, "tracelift_against_exec_only", sources, n, seeds)
@@ -400,10 +412,9 @@ def say(row):
     treated, control = row.comparison.split(" - ")
     if np.isnan(row.difference):
         return f"{row.measure}, {row.split}: nothing to compare {names[treated]} and {names[control]} by"
-    if row.low > 0 or row.high < 0:
-        more = "more" if row.low > 0 else "less"
-        return f"{row.measure}, {row.split}: {names[treated]} has {more} than {names[control]}, {size}"
-    return f"{row.measure}, {row.split}: cannot tell {names[treated]} and {names[control]} apart, {size}"
+    if row.verdict in ("more", "less"):
+        return f"{row.measure}, {row.split}: {names[treated]} has {row.verdict} than {names[control]}, {size}"
+    return f"{row.measure}, {row.split}, {names[treated]} and {names[control]}: {row.verdict}, {size}"
 
 
 def lines_of(table, wanted, splits):
@@ -463,6 +474,55 @@ display(Markdown("\n".join(lines) or "- Not measured: the true steps of these pr
 # seeds in the first table. (2) Take the three examples above: for each, write the shortest change to the *problem* after
 # which the same reasoning gives a wrong answer.
 #
+# ## Second half: the sets that people publish on
+#
+# The section `benchmarks` of a preset names sets, planners and sampling; `tracelift evaluate` does the same for any planner
+# and any executor (docs/add_a_benchmark.md). Every output is kept, so this goes on where it was, and another answer rule
+# needs no new answer. A set that is not there is *not testable here*.
+
+# %%
+from types import SimpleNamespace
+
+bench, absent = pd.DataFrame(), {}
+if run.preset.benchmarks:
+    bench, sets, absent, folder = evaluate.evaluate_preset(run)
+    evaluate.write_tables(bench, sets, [1], folder)
+    made_by = [SimpleNamespace(revision=r) for r in bench["code_revision"].unique()]
+    n_bench = ", ".join(f"{len(s.problems)} {s.set.name}" for s in sets) + f" problems x {run.preset.benchmarks.samples}"
+    for name, why in absent.items():
+        print(f"{name}: not testable here ({why})")
+else:
+    print("this preset has no section `benchmarks`: its models know only the generated worlds (see preset smol)")
+
+# %% [markdown]
+# Success in each condition, with a Wilson interval of problems (0 of 16 is not the interval from 0 to 0); micro counts
+# problems alike, macro sets. Lengths are those of well-formed traces, and the share of malformed ones stands beside them.
+
+# %%
+shares = benchmark_tables.shares(bench) if len(bench) else bench
+if len(bench):
+    report.save_table(run, shares.rename(columns={"seeds": "planner seeds"}), "benchmarks", made_by, n_bench)
+    shown = shares.assign(value=[report.with_interval(r.success, r.low, r.high, 2) for r in shares.itertuples()])
+    display(shown.pivot(index="set", columns="policy", values="value"))
+    display(shares[["policy", "set", "malformed", "trace_tokens", "answer_tokens", "cut"]][shares["cut"].notna()].round(2))
+
+# %%
+control, same = evaluate.control_and_same(bench) if len(bench) else ("", [])
+against_control = benchmark_tables.comparisons(bench, control, same) if len(bench) else bench
+if len(against_control):
+    report.save_table(run, against_control.rename(columns={"seeds": "planner seeds"}), "benchmarks_compared", made_by, n_bench)
+    display(against_control.round(3))
+
+# %% [markdown]
+# How much of a difference between two papers is only the rule by which a final answer is read? The same outputs, judged by each:
+
+# %%
+rules = benchmark_tables.by_rule(bench) if len(bench) else bench
+if len(rules):
+    report.save_table(run, rules, "benchmarks_by_rule", made_by, n_bench)
+    display(rules.pivot(index=["set", "policy"], columns="rule", values="success").round(3))
+
+# %% [markdown]
 # **Next:** [08_ablations](08_ablations.ipynb).
 
 # %%

@@ -112,12 +112,6 @@ def matrix(name, arm, measure, split, seeds):
     return np.stack([per_problem(table[table["split"] == split], measure) for table in tables])
 
 
-def moved(name, arm):
-    """Whether any step of any seed had a gradient."""
-    logs = [runs[name].need("planner_training", arm=arm, seed=seed).path / "steps.csv" for seed in seeds_of[name, arm]]
-    return any(pd.read_csv(log).get("grad_norm", pd.Series(0.0)).max() > 0 for log in logs)
-
-
 def effect(name, arm, measure, split):
     """One row: the mean difference to exec_only of the same seeds, with its 95 % interval."""
     home = name if (name, "exec_only") in seeds_of else OWN
@@ -125,7 +119,7 @@ def effect(name, arm, measure, split):
     treated, control = (matrix(*cell, measure, split, seeds) for cell in ((name, arm), (home, "exec_only")))
     interval = crossed_interval(treated, control)
     return {"variant": name, "arm": arm, "against": home, "measure": measure, "split": split, "pairs of seeds": len(seeds),
-            "moved": moved(name, arm), **dict(zip(("difference", "low", "high"), interval))}
+            "moved": runs[name].moved(arm), **dict(zip(("difference", "low", "high"), interval))}
 
 
 cells = [cell for cell in seeds_of if cell[1] != "exec_only"]
@@ -226,7 +220,7 @@ def part_of_reward(control, measure, split):
     seeds = sorted(set(seeds_of[ours]) & set(seeds_of[theirs]))
     interval = crossed_interval(*(matrix(*cell, measure, split, seeds) for cell in (ours, theirs)))
     return {"part": PARTS[control], "without it": control, "measure": measure, "split": split, "pairs of seeds": len(seeds),
-            "moved": moved(*ours) or moved(*theirs), **dict(zip(("difference", "low", "high"), interval))}
+            "moved": runs[ours[0]].moved(ours[1]) or runs[theirs[0]].moved(theirs[1]), **dict(zip(("difference", "low", "high"), interval))}
 
 
 parts = pd.DataFrame(part_of_reward(control, *outcome) for control in PARTS if control in cell_of for outcome in OUTCOMES)

@@ -30,6 +30,7 @@ OVERRIDES = {}
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tracelift_lib.evaluation.intervals import Comparison, verdict
 from tracelift_lib.runs import report
 from tracelift_lib.runs.pipeline import WARM_START, Run
 
@@ -55,7 +56,8 @@ levels = tables["evaluation_levels"]
 levels["value"] = [report.with_interval(r.mean, r.low, r.high, 2) for r in levels.itertuples()]
 values = levels.pivot(index="policy", columns=["measure", "split"], values="value")
 sound = ["success"] + ["faithful"] * truth
-columns = [(m, first) for m in sound] + [(m, split) for split in others for m in sound] + [(m, first) for m in ("quality", "tokens")]
+columns = [(m, first) for m in sound] + [(m, split) for split in others for m in sound] + [(m, first) for m in ("quality", "tokens", "malformed")]
+columns = [c for c in columns if c in values]
 main = values[columns].set_axis([f"{m}, {split.replace('_', ' ')}" for m, split in columns], axis=1)
 main = main.loc[["warm_start", *run.preset.planner_training.arms]].reset_index()
 main["policy"] = main["policy"].map(lambda p: report.LABELS.get(p, p))
@@ -93,21 +95,13 @@ bounds.round(3)
 NOT_RUN = "not run: no step of these trainings had a gradient"
 
 
-def moved(arm):
-    """Whether any step of any training of this arm had a gradient."""
-    logs = [run.need("planner_training", **p).path / "steps.csv" for p in run.policies() if p["arm"] == arm]
-    return any((pd.read_csv(log).get("grad_norm", pd.Series(0.0)) > 0).any() for log in logs)
-
-
-trained = {arm for arm in run.preset.planner_training.arms if moved(arm)}
+trained = {arm for arm in run.preset.planner_training.arms if run.moved(arm)}
 
 
 def judged(row, up=True):
     """(what this run measured, verdict) of a claim that `row.difference` is positive (or negative)."""
-    text = report.with_interval(row["difference"], row["low"], row["high"])
-    side = (row["low"] > 0) if up else (row["high"] < 0)
-    other = (row["high"] < 0) if up else (row["low"] > 0)
-    return text, "agrees" if side else "disagrees" if other else "no difference found"
+    found = Comparison(*row[list(Comparison._fields)])
+    return report.with_interval(*found[:3]), verdict(found, "more" if up else "less")
 
 # %%
 def compared(name, treated, control, measure, split, up=True):
@@ -179,6 +173,14 @@ report.save_table(run, ledger, "claims_ledger", sources, "see each row", run.pre
 display(ledger.style.hide(axis="index").set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
 
 # %% [markdown]
+# The same for what is committed: each claim with its best evidence, whatever run you look at here. A table that is missing, or
+# of a preset that is no result, is an error; `tracelift readme --check` names what is older than its code.
+
+# %%
+committed = report.ledger(report.claims())
+display(committed.style.hide(axis="index").set_properties(**{"white-space": "pre-wrap", "text-align": "left"}))
+
+# %% [markdown]
 # ## What it cost
 #
 # From the manifests of the stages, so these are the times of the runs that made them, not of this notebook. On a CPU the
@@ -199,7 +201,8 @@ total
 # ## The summary
 
 # %%
-summary = report.write_summary(run, main, bounds, ledger, stages[1].manifest["hardware"], sources)
+costs = report.notebook_costs(stages)
+summary = report.write_summary(run, main, bounds, ledger, stages[1].manifest["hardware"], sources, costs)
 display(Markdown(summary))
 
 # %% [markdown]

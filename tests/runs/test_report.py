@@ -131,27 +131,100 @@ def test_every_claim_has_a_source_and_no_invented_figure():
     assert "not available" in figures["rm_held_out"] and "not available" in figures["ablations"]
 
 
-def ledger(folder, name, claim, measured, verdict):
-    (folder / name).mkdir(exist_ok=True)
-    row = {"claim": [claim], "paper": ["-"], f"this run ({name})": [measured], "verdict": [verdict]}
-    pd.DataFrame(row).to_csv(folder / name / "claims_ledger.csv", index=False)
+# --- the ledger of claims ---------------------------------------------------------------------
 
 
-def test_the_readme_shows_the_best_evidence_of_each_domain(tmp_path, monkeypatch):
-    """A preset that did not test a claim leaves it to the next one of its domain."""
-    claim = report.claims()[0]["claim"]
-    monkeypatch.setattr(report, "CLAIMS", tmp_path / "claims.yaml")
-    (tmp_path / "claims.yaml").write_text(
-        f'[{{claim: "{claim}", figure: "2"}}, {{claim: b, figure: "3", not_tested: not tested here}}]'
+def claim(**more):
+    evidence = {"table": "p/t.csv", "row": {"measure": "success"}, "value": "difference", "expected": "more"}
+    evidence |= {"command": "make reproduce PRESET=p", "code": ["notebooks/07_evaluate.py"]}
+    return {"id": "c", "claim": "A beats B", "figure": "2 points", "source": "Table 1", "evidence": [evidence | more]}
+
+
+def evidence_table(folder, low=0.01, high=0.2, preset="p", **more):
+    table = pd.DataFrame(
+        [{"measure": m, "difference": 0.1, "low": low, "high": high, **more} for m in ("success", "x")]
     )
-    ledger(tmp_path, "tiny_arms", claim, "0", "not run: no gradient")
-    ledger(tmp_path, "tiny", claim, "0.1 [0.0, 0.2]", "agrees")
-    ledger(tmp_path, "tiny_code", claim, "0.3 [0.2, 0.4]", "disagrees")
-    rows = [tuple(row) for row in report.best_evidence().itertuples(index=False)]
-    assert rows == [
-        (claim, "2", "**agrees**: 0.1 [0.0, 0.2] (`tiny`)", "**disagrees**: 0.3 [0.2, 0.4] (`tiny_code`)"),
-        ("b", "3", "not tested here", "not tested here"),
+    (folder / "p").mkdir(exist_ok=True)
+    table.assign(preset=preset, n="20 problems", seeds="0 1", revision="b" * 10).to_csv(
+        folder / "p" / "t.csv", index=False
+    )
+
+
+def test_a_claim_is_read_from_its_table(tmp_path):
+    evidence_table(tmp_path)
+    untested = {"id": "d", "claim": "C", "figure": "not available", "source": "x", "not_tested": "needs a judge"}
+    rows = report.ledger([claim(), claim(expected="less"), untested], tmp_path)
+    assert rows["verdict"].tolist() == ["agrees", "disagrees", "needs a judge"]
+    one = rows.iloc[0]
+    assert one["ours"] == "0.100 [0.010, 0.200]" and one["n"] == "20 problems; seeds 0 1" and one["preset"] == "p"
+    assert one["command"] == "make reproduce PRESET=p" and one["paper"] == "2 points" and one["where"] == "Table 1"
+
+
+def test_the_smallest_detectable_difference_stands_beside_no_difference(tmp_path):
+    evidence_table(tmp_path, low=-0.01, detectable=0.15)
+    assert report.ledger([claim()], tmp_path)["verdict"].tolist() == ["no difference found (smallest detectable 0.150)"]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"table": "p/other.csv"}, "claim c: .*other.csv is missing; `make reproduce PRESET=p` writes it"),
+        ({"row": {"measure": "faithful"}}, "0 rows have"),
+        ({"row": {"n": "20 problems"}}, "2 rows have"),
+        ({"row": {"split": "test"}}, "no column 'split'"),
+    ],
+)
+def test_evidence_that_is_not_there_fails(tmp_path, more, words):
+    evidence_table(tmp_path)
+    with pytest.raises(InputError, match=words):
+        report.ledger([claim(**more)], tmp_path)
+
+
+def test_evidence_of_a_preset_that_is_no_result_fails(tmp_path):
+    evidence_table(tmp_path, preset="check (not a result)")
+    with pytest.raises(InputError, match="not a result"):
+        report.ledger([claim()], tmp_path)
+
+
+def test_evidence_older_than_its_code_is_named(tmp_path):
+    """The revision of the table is in no history here."""
+    evidence_table(tmp_path)
+    lines = report.stale_evidence([claim()], tmp_path)
+    assert lines == ["claim c: p/t.csv is of revision bbbbbbbbbb, before this history"]
+
+
+def test_the_committed_ledger_can_be_made():
+    """Every claim's table is there, its row is one, and it is of a preset that is a result."""
+    rows = report.ledger(report.claims())
+    assert set(rows["claim"]) == {c["claim"] for c in report.claims()} and (rows["verdict"] != "").all()
+    assert "agrees" in set(rows["verdict"])
+
+
+def test_presets_with_most_seeds_stand_first():
+    assert sorted(["smol_short", "tiny", "tiny_code"], key=report._most_seeds_first) == [
+        "tiny",
+        "tiny_code",
+        "smol_short",
     ]
+
+
+def test_costs_of_notebooks_come_from_the_manifests(tmp_path):
+    (tmp_path / "steps.csv").write_text("step,tokens_so_far\n0,100\n1,250\n")
+
+    def made(stage, seconds, memory):
+        return Artifact(tmp_path, {"stage": stage, "seconds": seconds, "peak_memory_gb": memory})
+
+    table = report.notebook_costs([made("planner_training", 60, 1.5), made("planner_training", 120, 2.0)])
+    assert table.iloc[0].tolist() == ["05_train_planner_lora", 2, 3.0, 2.0, 500]
+
+
+def test_a_claim_may_have_evidence_of_several_presets(tmp_path):
+    evidence_table(tmp_path, verdict="agrees here", said="0.1 of 0.2")
+    two = claim()
+    two["evidence"] += [{**two["evidence"][0], "value": "said", "verdict_in": "verdict"}]
+    del two["evidence"][1]["expected"]
+    rows = report.ledger([two], tmp_path)
+    assert rows["verdict"].tolist() == ["agrees", "agrees here"] and rows["claim"].nunique() == 1
 
 
 def test_the_committed_pages_are_those_of_the_committed_tables(tmp_path, monkeypatch):

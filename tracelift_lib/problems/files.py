@@ -188,6 +188,14 @@ def git_revision() -> str:
     return (revision or "uncommitted") + ("+" if changed else "")
 
 
+def changed_since(revision: str, paths: list[str]) -> str | None:
+    """The newest commit that changed `paths` after `revision`, if there is one; "this history" if it is not in it."""
+    try:
+        return _git("log", "-1", "--format=%h", "--abbrev=10", f"{revision}..HEAD", "--", *paths) or None
+    except subprocess.CalledProcessError:
+        return "this history"
+
+
 def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(PROJECT), *arguments], check=True, capture_output=True, text=True

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from tracelift_lib.executor.backends import Backend, LocalBackend, ServerBackend
@@ -200,6 +201,11 @@ class Run:
         t = self.preset.planner_training
         sampling = Sampling(t.temperature, t.top_p, t.max_completion, self.preset.execution.batch_tokens)
         return Sampler(load_policy(start, trained), load_tokenizer(start), sampling)
+
+    def moved(self, arm: str) -> bool:
+        """Whether any step of any training of this arm had a gradient; without one it is the warm start itself."""
+        logs = [self.need("planner_training", **p).path / "steps.csv" for p in self.policies() if p["arm"] == arm]
+        return any((pd.read_csv(log).get("grad_norm", pd.Series(0.0)) > 0).any() for log in logs)
 
     def policies(self) -> list[dict[str, Any]]:
         """Every (arm, seed) of the preset."""

@@ -13,10 +13,12 @@ import seaborn as sns
 import yaml
 from matplotlib.figure import Figure
 
-from tracelift_lib.problems.files import PROJECT, InputError, git_revision
+from tracelift_lib.evaluation.intervals import Comparison, verdict
+from tracelift_lib.problems.files import PROJECT, InputError, changed_since, git_revision
 from tracelift_lib.runs import store
 from tracelift_lib.runs.pipeline import Run
 from tracelift_lib.runs.presets import load_preset, preset_names
+from tracelift_lib.runs.stages import STAGES
 
 Sources = Sequence[store.Artifact]  # the stages that data were computed from
 COLUMN_WIDTH = 3.5  # inches; a figure must read well in one column of a paper
@@ -24,8 +26,6 @@ CHARACTERS_AN_INCH = 24  # of a footer
 PALETTE = {"warm_start": "#7f7f7f", "exec_only": "#0072b2", "tracelift": "#d55e00"}
 LABELS = {"warm_start": "warm start", "exec_only": "exec-only", "tracelift": "TraceLift"}
 CLAIMS = PROJECT / "paper_figures" / "claims.yaml"
-# domain -> presets whose ledgers the README shows, best first
-EVIDENCE = {"stories": ("tiny_arms", "tiny"), "programs": ("tiny_code",)}
 
 
 def set_theme() -> None:
@@ -97,9 +97,97 @@ def claims() -> list[dict]:
     return yaml.safe_load(CLAIMS.read_text())
 
 
+def ledger(claims: list[dict], folder: Path = CLAIMS.parent) -> pd.DataFrame:
+    """A row for each evidence of a claim: what the paper reports, what the committed table shows, verdict, command.
+
+    An evidence names a table, the row that it reads, and which side of 0 the claim expects (`expected`), if it is about
+    a difference. A claim without evidence has its reason in `not_tested`.
+
+    Raises:
+        InputError: the table is missing, has no such row, or is of a preset whose outputs are no result; names the
+            claim, the file and what to do.
+    """
+    rows = []
+    for claim in claims:
+        row = {"claim": claim["claim"], "paper": claim["figure"], "where": claim["source"]}
+        none = {"ours": "", "preset": "", "n": "", "verdict": claim.get("not_tested", "not run"), "command": ""}
+        rows += [row | _shown(claim["id"], e, folder) for e in claim.get("evidence", [])] or [row | none]
+    return pd.DataFrame(rows)
+
+
+def _shown(claim: str, evidence: dict, folder: Path) -> dict[str, str]:
+    """What the evidence of a claim shows, from its table."""
+    path = folder / evidence["table"]
+    where = f"claim {claim}: {path}"
+    if not path.exists():
+        raise InputError(f"{where} is missing; `{evidence['command']}` writes it")
+    table = pd.read_csv(path)
+    for column, value in evidence["row"].items():
+        if column not in table:
+            raise InputError(f"{where}: has no column {column!r}; correct `row` of the claim")
+        table = table[table[column].astype(str) == str(value)]
+    if len(table) != 1:
+        raise InputError(f"{where}: {len(table)} rows have {evidence['row']}, not one; correct `row` of the claim")
+    found = table.iloc[0]
+    if "not a result" in str(found["preset"]):
+        raise InputError(f"{where}: is of preset {found['preset']}; take evidence of a preset that is a result")
+    value = found[evidence["value"]]
+    if "expected" in evidence:
+        detectable = found.get("detectable", float("nan"))
+        size = Comparison(value, found["low"], found["high"], detectable, found.get("p", float("nan")))
+        said = verdict(size, evidence["expected"])
+    else:
+        said = evidence.get("verdict") or found[evidence["verdict_in"]]
+    ours = value if isinstance(value, str) else f"{value:.3f}"
+    ours = with_interval(value, found["low"], found["high"]) if "low" in found else ours
+    seeds = f"{found['n']}; seeds {found['seeds']}"
+    return {"ours": ours, "preset": found["preset"], "n": seeds, "verdict": said, "command": evidence["command"]}
+
+
+def stale_evidence(claims: list[dict], folder: Path = CLAIMS.parent) -> list[str]:
+    """A line for each claim whose table was made before the last change of the code that makes it (`code`).
+
+    A revision that this history does not have counts as older.
+    """
+    lines = []
+    for claim, evidence in ((c, e) for c in claims for e in c.get("evidence", [])):
+        table = pd.read_csv(folder / evidence["table"])
+        for revision in sorted(set(" ".join(table["revision"]).split())):
+            changed = changed_since(revision.rstrip("+"), evidence["code"])
+            if changed:
+                lines.append(f"claim {claim['id']}: {evidence['table']} is of revision {revision}, before {changed}")
+                break
+    return lines
+
+
 def cost_table(artifacts: Sources) -> pd.DataFrame:
     """Seconds and peak memory of each stage's run, from the manifests."""
     return pd.DataFrame([a.manifest for a in artifacts])[["stage", "seconds", "peak_memory_gb"]]
+
+
+def notebook_costs(artifacts: Sources) -> pd.DataFrame:
+    """What the stages of each notebook cost, from their manifests: a row a notebook.
+
+    Minutes are summed over results that a CPU makes side by side; planner tokens are completions drawn in training.
+    """
+    rows = [
+        {
+            "notebook": STAGES[a.manifest["stage"]].notebook,
+            "results": 1,
+            "minutes": a.manifest["seconds"] / 60,
+            "peak memory, GB": a.manifest["peak_memory_gb"],
+            "planner tokens": _tokens_drawn(a),
+        }
+        for a in artifacts
+    ]
+    how = {"results": "sum", "minutes": "sum", "peak memory, GB": "max", "planner tokens": "sum"}
+    table = pd.DataFrame(rows).groupby("notebook").agg(how).reset_index()
+    return table.round({"minutes": 1, "peak memory, GB": 1})
+
+
+def _tokens_drawn(artifact: store.Artifact) -> int:
+    log = artifact.path / "steps.csv"
+    return int(pd.read_csv(log)["tokens_so_far"].max()) if log.exists() else 0
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -128,41 +216,48 @@ def read_tables(run: Run, names: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 
 def write_summary(
-    run: Run, main: pd.DataFrame, bounds: pd.DataFrame, ledger: pd.DataFrame, hardware: str, sources: Sources
+    run: Run,
+    main: pd.DataFrame,
+    bounds: pd.DataFrame,
+    ledger: pd.DataFrame,
+    hardware: str,
+    sources: Sources,
+    costs: pd.DataFrame | None = None,
 ) -> str:
-    """The run's results in Markdown, for the README: written beside its figures, and returned."""
+    """The run's results in Markdown, for the README, with what they cost: written beside its figures, and returned."""
     facts = provenance(run, sources, "", run.preset.planner_training.seeds)
     head = (
         f"`make reproduce PRESET={run.preset.name} SEED={run.preset.seed}`: preset {facts['preset']}, "
         f"planner seeds {facts['seeds']}, revision {facts['revision']}; on {hardware}. "
         "Means with 95 % intervals over problems and seeds."
     )
-    tables = (main, bounds.round(3), ledger.drop(columns="source"))
+    tables = [main, bounds.round(3), ledger.drop(columns="source"), *([] if costs is None else [costs])]
     text = "\n\n".join([head, *map(markdown_table, tables)])
     (figures_folder(run) / "summary.md").write_text(text + "\n")
     return text
 
 
-def best_evidence() -> pd.DataFrame:
-    """A row for each claim; for each domain the committed ledger of the best preset that tested it, else why not."""
-    paths = {name: CLAIMS.parent / name / "claims_ledger.csv" for presets in EVIDENCE.values() for name in presets}
-    ledgers = {name: pd.read_csv(path).set_index("claim") for name, path in paths.items() if path.exists()}
+def main(arguments: list[str] | None = None) -> int:
+    """`tracelift readme`: the ledger of claims into README.md, the committed summaries into docs/results.md.
 
-    def shown(claim: dict, presets: Sequence[str]) -> str:
-        for name in (n for n in presets if n in ledgers and claim["claim"] in ledgers[n].index):
-            row = ledgers[name].loc[claim["claim"]]
-            if not row["verdict"].startswith("not "):
-                return f"**{row['verdict']}**: {row[f'this run ({name})']} (`{name}`)"
-        return claim.get("not_tested", "not tested")
-
-    return pd.DataFrame(
-        {
-            "claim": claim["claim"],
-            "the paper's figure": claim["figure"],
-            **{domain: shown(claim, presets) for domain, presets in EVIDENCE.items()},
-        }
-        for claim in claims()
-    )
+    With --check nothing is written: the exit status is 1 if a claim's evidence is older than its code.
+    """
+    parser = argparse.ArgumentParser(prog="tracelift readme")
+    parser.add_argument("--check", action="store_true", help="fail if a claim's evidence is older than its code")
+    table = ledger(claims())
+    if parser.parse_args(arguments).check:
+        stale = stale_evidence(claims())
+        print("\n".join(stale) or "every claim's evidence is of the present code")
+        return int(bool(stale))
+    parts = []
+    for name in sorted(filter(_is_result, preset_names()), key=_most_seeds_first):
+        path = CLAIMS.parent / name / "summary.md"
+        parts += [f"## Preset `{name}`\n\n{path.read_text().strip()}"] if path.exists() else []
+    _fill(PROJECT / "docs" / "results.md", "results", "\n\n".join(parts))
+    shown = table[["claim", "paper", "ours", "preset", "verdict"]].copy()
+    shown.loc[shown["claim"].duplicated(), ["claim", "paper"]] = ""  # said once
+    _fill(PROJECT / "README.md", "claims", markdown_table(shown))
+    return 0
 
 
 def _fill(page: Path, name: str, text: str) -> None:
@@ -175,11 +270,11 @@ def _fill(page: Path, name: str, text: str) -> None:
     page.write_text("\n\n".join([before + begin, text, end + after]), encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """`tracelift readme`: the table of claims into README.md, summaries of presets into docs/results.md."""
-    argparse.ArgumentParser(prog="tracelift readme").parse_args(arguments)
-    summaries = {name: CLAIMS.parent / name / "summary.md" for name in preset_names() if load_preset(name).is_result}
-    parts = [f"## Preset `{name}`\n\n{path.read_text().strip()}" for name, path in summaries.items() if path.exists()]
-    _fill(PROJECT / "docs" / "results.md", "results", "\n\n".join(parts))
-    _fill(PROJECT / "README.md", "claims", markdown_table(best_evidence()))
-    return 0
+def _is_result(preset: str) -> bool:
+    return load_preset(preset).is_result
+
+
+def _most_seeds_first(preset: str) -> tuple[int, str]:
+    """The best evidence stands first: as many seeds of planner training as there are."""
+    training = load_preset(preset).planner_training
+    return -len(training.seeds if training else ()), preset
