@@ -65,7 +65,7 @@ class Planner:
 
     def __init__(self, write):
         self.write, self.sampling = write, Sampling(0.7, 1.0, 5, 100)
-        self.tokenizer = type("T", (), {"chat_template": None, "__call__": self._tokens})()
+        self.tokenizer = type("T", (), {"chat_template": None, "bos_token": None, "__call__": self._tokens})()
 
     @staticmethod
     def _tokens(self, texts, add_special_tokens=False):

@@ -25,7 +25,7 @@ def test_per_problem_means_come_in_order_of_the_ids():
 
 
 class FakeTokenizer:
-    chat_template = None
+    chat_template = bos_token = None
 
     def __call__(self, texts):
         return {"input_ids": [list(range(len(t.split()))) for t in texts]}

@@ -76,6 +76,7 @@ def test_mbpp_takes_its_training_ids_only(tmp_path):
         "code": ["assert add(1, 2) == 3"],
         "setup": "",
         "entry_point": "add",
+        "from_program": [],
     }
 
 
@@ -90,7 +91,7 @@ def test_contests_need_a_python_3_solution_that_parses(tmp_path):
     assert seed.problem_id == "contests-train-good" and seed.task_type == "stdio"
     assert seed.reference_solution == "print(2 * int(input()))"
     cases = [{"input": "1\n", "output": "2\n"}, {"input": "4\n", "output": "8\n"}]
-    assert seed.metadata["tests"] == {"style": "stdio", "cases": cases}
+    assert seed.metadata["tests"] == {"style": "stdio", "cases": cases, "tolerance": None}
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_preset_paper_has_the_papers_hyperparameters():
     assert (t.temperature, t.top_p, t.max_completion) == (0.7, 1.0, 512)
     assert (t.parameters, t.lora_r, t.lora_alpha, t.lora_dropout) == ("lora", 16, 32, 0.05)
     assert len(t.seeds) == 3 and t.loss_type == "grpo"
-    assert (e.k, e.baseline_samples, e.temperature, e.max_new_tokens, e.s_run) == (3, 3, 0.5, 256, "separate")
+    assert (e.k, e.baseline_samples, e.temperature, e.max_new_tokens) == (3, 3, 0.5, 256)
+    released = load_preset("paper_released").execution  # its way to run the executor; preset paper has a cheaper one
+    assert (released.s_run, released.baseline) == ("separate", "fresh")
     assert (paper.limits.problem, paper.limits.trace) == (2500, 2000)
     assert paper.planner.model_id == paper.executor.model_id == "Qwen/Qwen2.5-7B-Instruct"
 

@@ -736,6 +736,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, base, tokenizer, grou
     child = os.fork()
     if not child:
         monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
+        monkeypatch.setattr(supervised, "SAVE_SHARE", 1.0)
         original = training.GroupTrainer.__init__
 
         def with_killer(self, *args, **kwargs):

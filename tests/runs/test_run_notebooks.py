@@ -61,7 +61,7 @@ def test_notebooks_say_their_aims_first_and_what_was_seen_last(source):
     cells = jupytext.read(source).cells
     assert cells[0].source.startswith(f"# {source.name[:2]} ·")
     assert "**After this notebook you can**" in cells[0].source and "**Time:**" in cells[0].source
-    assert any("## What we saw" in c.source for c in cells[-12:])
+    assert any("## What we saw" in c.source for c in cells[-16:])
 
 
 # --- conversion -------------------------------------------------------------------------------

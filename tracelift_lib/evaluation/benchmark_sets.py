@@ -235,8 +235,7 @@ def _hub_files(spec: BenchmarkSet) -> Iterator[tuple[str, dict]]:
 
     for name in spec.hub.files:
         try:
-            where = {"revision": spec.hub.revision, "repo_type": "dataset"}
-            path = huggingface_hub.hf_hub_download(spec.hub.name, name, **where)
+            path = huggingface_hub.hf_hub_download(spec.hub.name, name, revision=spec.hub.revision, repo_type="dataset")
         except HUB_ERRORS as error:
             local = f"put {spec.files[0]} into a folder and name it with --data"
             raise MissingSet(explain(error, spec.hub.name, spec.hub.revision, "data set", local)) from None

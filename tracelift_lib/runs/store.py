@@ -73,7 +73,7 @@ class Artifact:
 
     def cost(self) -> str:
         """Time and memory of the run that made it, for people."""
-        m = self.json(ORIGIN) if ORIGIN in self.manifest["files"] else self.manifest
+        m = self.json(ORIGIN) if ORIGIN in self.manifest.get("files", ()) else self.manifest
         return (
             f"{m['stage']}: {m['seconds']:.0f} s, peak memory {m['peak_memory_gb']:.1f} GB, "
             f"on {m['hardware']}, revision {m['revision']}"
