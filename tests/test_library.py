@@ -28,7 +28,7 @@ FLOORS = [
     {"runs"},
 ]
 ROOMS = sorted(set().union(*FLOORS))
-CORE_LINES, LIBRARY_LINES = 2_500, 8_900
+CORE_LINES, LIBRARY_LINES = 2_500, 12_600
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 FILES = sorted(LIBRARY.rglob("*.py"))
 
