@@ -168,6 +168,8 @@ def verdict(e):
     """What a cell shows, in words."""
     if not e.moved:
         return "not run: no gradient at any step"
+    if e["pairs of seeds"] == 1:
+        return "cannot tell: one seed, whose luck no interval over problems holds"
     if e.low > 0 or e.high < 0:
         return "helps" if e.low > 0 else "harms"
     if abs(e.predicted) < MARGIN:
@@ -175,7 +177,7 @@ def verdict(e):
     return "cannot tell"
 
 
-effects["verdict"] = [verdict(e) for e in effects.itertuples()]
+effects["verdict"] = [verdict(e) for _, e in effects.iterrows()]
 sources = list(evaluated.values())
 sizes = next(iter(rows.values())).groupby("split")["problem_id"].nunique()
 n = " + ".join(f"{sizes[s]} {s}" for s in dict.fromkeys(s for _, s in OUTCOMES)) + f" problems x {run.preset.evaluation.traces} traces"
