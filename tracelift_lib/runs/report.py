@@ -138,8 +138,10 @@ def _shown(claim: str, evidence: dict, folder: Path) -> dict[str, str]:
         said = verdict(size, evidence["expected"])
     else:
         said = evidence.get("verdict") or found[evidence["verdict_in"]]
-    ours = value if isinstance(value, str) else f"{value:.3f}"
-    ours = with_interval(value, found["low"], found["high"]) if "low" in found else ours
+    if isinstance(value, str):  # in words
+        ours = value
+    else:
+        ours = with_interval(value, found["low"], found["high"]) if "low" in found else f"{value:.3f}"
     seeds = f"{found['n']}; seeds {found['seeds']}"
     return {"ours": ours, "preset": found["preset"], "n": seeds, "verdict": said, "command": evidence["command"]}
 
