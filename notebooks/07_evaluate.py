@@ -219,6 +219,7 @@ def adjusted(table):
     return table.assign(p_holm=holm(table["p"].where(~table["verdict"].str.startswith("not")))) if len(table) else table
 
 
+# %%
 with_gradient = {arm for arm in arms if run.moved(arm)}
 levels = pd.DataFrame(level(arm, m, split) for split in settings.splits for arm in everyone for m in measures)
 report.save_table(run, levels, "evaluation_levels", sources, n, seeds)
@@ -501,7 +502,8 @@ else:
 # %%
 shares = benchmark_tables.shares(bench) if len(bench) else bench
 if len(bench):
-    report.save_table(run, shares.rename(columns={"seeds": "planner seeds"}), "benchmarks", made_by, n_bench)
+    kept = shares.drop(columns="seconds", errors="ignore").rename(columns={"seeds": "planner seeds"})  # tables repeat, times do not
+    report.save_table(run, kept, "benchmarks", made_by, n_bench)
     shown = shares.assign(value=[report.with_interval(r.success, r.low, r.high, 2) for r in shares.itertuples()])
     display(shown.pivot(index="set", columns="policy", values="value"))
     display(shares[["policy", "set", "malformed", "trace_tokens", "answer_tokens", "cut"]][shares["cut"].notna()].round(2))

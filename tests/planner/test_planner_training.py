@@ -134,6 +134,7 @@ def test_preset_paper_has_the_papers_hyperparameters():
 def test_a_policy_that_collapses_stops_the_run_and_nothing_is_lost(home, monkeypatch):
     """A learning rate of 30 ruins the policy in its first step; two windows of 3 steps show it."""
     monkeypatch.setattr(supervised, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(supervised, "SAVE_SHARE", 1.0)
     collapsing = {"steps": 9, "warmup_steps": 0, "learning_rate": 30.0}
     with pytest.raises(TrainingCollapsed) as caught:
         train("no_uplift", **collapsing, collapse={"window": 3})

@@ -312,7 +312,9 @@ def package_folders(tier: Tier, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         spec = importlib.util.find_spec(name)
         folder = spec and spec.origin and os.path.dirname(os.path.realpath(spec.origin))
-        if folder and (tier in NAMESPACE_TIERS or os.geteuid() != 0 or _open_to_all(Path(folder, "."))):
+        if not folder or (tier in NAMESPACE_TIERS and Path(folder).is_relative_to("/tmp")):  # the program's own there
+            continue
+        if tier in NAMESPACE_TIERS or os.geteuid() != 0 or _open_to_all(Path(folder, ".")):
             found[name] = folder
     return found
 
