@@ -69,7 +69,7 @@ print(run.preset.execution)
 # vllm serve Qwen/Qwen2.5-7B-Instruct --generation-config vllm --max-model-len 4096 --port 8000 --data-parallel-size 4
 # ```
 #
-# and in the preset `execution.backend: {kind: server, base_urls: ["http://localhost:8000/v1"], model: ...}`; the README has
+# and in the preset `execution.backend: {kind: server, base_urls: ["http://localhost:8000/v1"], model: ...}`; docs/running.md has
 # more. Requests go out side by side, failed ones are tried again, and one that fails for good is counted and
 # left out: a failure is never a reward.
 #

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hostile_kinds import ALL
@@ -329,6 +330,15 @@ def test_installed_packages_are_out_of_sight():
     shown, listed = host._shown(binds, ["/usr/share", "/usr/lib/python3/dist-packages"])
     assert "/usr/share" not in shown and "/usr" in listed and "/usr/bin" in shown
     assert not any(path.startswith("/usr/lib/python3/dist-packages") for path in shown)
+
+
+def test_a_package_below_tmp_is_not_offered_where_tmp_is_the_programs_own(monkeypatch):
+    """In the namespace tiers /tmp is the program's folder; what lies there on the host cannot be seen."""
+    places = {"inside": "/tmp/project/inside/__init__.py", "outside": "/opt/outside/__init__.py"}
+    monkeypatch.setattr(host, "interpreter", lambda tier: os.path.realpath(sys.executable))
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=places[name]))
+    for tier in ("bubblewrap", "namespaces"):
+        assert host.package_folders(tier, [*places]) == {"outside": "/opt/outside"}
 
 
 def test_a_package_that_is_allowed_can_be_imported_and_no_other():

@@ -93,35 +93,43 @@ def evaluate_set(
     asked = SetExecutor(
         executor.backend, style, fit, Verifier(spec.rule, executor.verifier.style), spec.templates(style)
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
-    done = {problem for part in parts for problem in part["problem_id"]}
-    title = f"{spec.name}, {policy.name}" + (f"/{policy.seed}" if policy.planner else "")
-    with tqdm(total=len(loaded.problems), desc=title, unit=" problems") as bar:
-        for start in range(0, len(loaded.problems), CHUNK):
-            chunk = loaded.problems[start : start + CHUNK]
-            new = [p for p in chunk if p.problem_id not in done]
-            if new:
-                rows = _chunk_rows(new, policy, asked, samples, derived_seed(seed, policy.seed, new[0].problem_id))
-                rows = rows.assign(
-                    set=spec.name,
-                    domain=spec.domain,
-                    policy=policy.name,
-                    policy_seed=policy.seed,
-                    rule=spec.rule,
-                    planner_revision=policy.revision,
-                    **{"verifier_version": "", **(facts or {})},
-                )
-                name = hashlib.sha256("\0".join(p.problem_id for p in new).encode()).hexdigest()[:12]
-                _save(rows, folder / f"{name}.parquet")
-                parts.append(rows)
-            bar.update(len(chunk))
+    parts = _all_parts(loaded, policy, asked, samples, seed, folder, facts or {})
     wanted = {p.problem_id: i for i, p in enumerate(loaded.problems)}
     rows = pd.concat(parts, ignore_index=True)
     rows = rows[rows["problem_id"].isin(wanted)].sort_values(["problem_id", "sample"], ignore_index=True)
     version = (facts or {}).get("verifier_version", "")
     stale = rows["verifier_version"] != version
     return _judged_again(rows, stale, loaded.problems, asked.verifier, version) if stale.any() else rows
+
+
+def _all_parts(
+    loaded: LoadedSet,
+    policy: Policy,
+    asked: SetExecutor,
+    samples: int,
+    seed: int,
+    folder: Path,
+    facts: Mapping[str, str],
+) -> list[pd.DataFrame]:
+    """The rows that `folder` has, and those of the problems that are missing there, which are asked and saved now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = loaded.set
+    parts = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    done = {problem for part in parts for problem in part["problem_id"]}
+    same = {"set": spec.name, "domain": spec.domain, "policy": policy.name, "policy_seed": policy.seed}
+    same |= {"rule": spec.rule, "planner_revision": policy.revision, "verifier_version": "", **facts}
+    title = f"{spec.name}, {policy.name}" + (f"/{policy.seed}" if policy.planner else "")
+    with tqdm(total=len(loaded.problems), desc=title, unit=" problems") as bar:
+        for start in range(0, len(loaded.problems), CHUNK):
+            chunk = loaded.problems[start : start + CHUNK]
+            if new := [p for p in chunk if p.problem_id not in done]:
+                rows = _chunk_rows(new, policy, asked, samples, derived_seed(seed, policy.seed, new[0].problem_id))
+                rows = rows.assign(**same)
+                name = hashlib.sha256("\0".join(p.problem_id for p in new).encode()).hexdigest()[:12]
+                _save(rows, folder / f"{name}.parquet")
+                parts.append(rows)
+            bar.update(len(chunk))
+    return parts
 
 
 def _judged_again(

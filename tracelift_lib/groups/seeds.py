@@ -191,7 +191,7 @@ TEST_SPLITS = {"gsm8k": "test.jsonl", "mbpp": "mbpp.jsonl", "contests": "test.js
 
 
 def benchmark_problems(folder: Path | None, needed: str | None = None) -> Iterator[tuple[str, str]]:
-    """(id, text) of every test problem in `folder`, laid out as README says; what is absent is named on the way.
+    """(id, text) of every test problem in `folder`, laid out as docs/running.md says; what is absent is named.
 
     Without a folder the test splits of GSM8K, MBPP and the source that is `needed` come from the hub. Covers GSM8K
     test, MATH-500, ProcessBench, HumanEval, MBPP 11 to 510, APPS and code_contests test.

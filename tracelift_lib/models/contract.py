@@ -3,8 +3,8 @@
 Training (TRL's rollouts), evaluation, the executor in this process and a server must agree on these, or else the policy
 that is trained is another one than the policy that is judged. So they are decided here only, and nothing is left to
 what a checkpoint suggests for itself: Qwen2.5-Instruct, for one, ships a repetition penalty of 1.05 to 1.1, which
-punishes an executor for copying numbers from the trace. A server needs the same (README: `--generation-config vllm`).
-Source: ours.
+punishes an executor for copying numbers from the trace. A server needs the same (`--generation-config vllm`,
+docs/running.md). Source: ours.
 """
 
 from __future__ import annotations

@@ -219,11 +219,9 @@ def evaluate(
         "style": asked.style,
         "limits": {one.set.name: asdict(limits_of(one.set.domain, limits)) for one in loaded},
         "seconds": round(time.monotonic() - start, 1),
-        "hardware": store.hardware(),
-        "packages": store.versions(),
         "revision": " ".join(sorted(rows["code_revision"].unique())),
     }
-    write_json(out / "manifest.json", manifest)
+    write_json(out / "manifest.json", manifest | {"hardware": store.hardware(), "packages": store.versions()})
     return rows
 
 
